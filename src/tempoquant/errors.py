@@ -1,0 +1,32 @@
+"""Errors a user can act on: each message is one line that names the value and what would be valid."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class TempoquantError(Exception):
+    """Base of all errors that this package raises on purpose; the command line prints its message alone."""
+
+
+class InputError(TempoquantError, ValueError):
+    """A value given by the user is not valid."""
+
+
+class FormatError(TempoquantError):
+    """A folder or file is not what it should be: foreign, truncated, tampered with or too new."""
+
+
+class NumericsError(TempoquantError):
+    """A computation produced NaN or infinity; the message says where."""
+
+
+def unknown(what: str, value: str, valid: Iterable[str]) -> InputError:
+    """The error for a name outside a closed set, nearest valid names first.
+
+    >>> str(unknown("method", "tfmq", ["rtn", "tfmq-dm"]))
+    "unknown method 'tfmq': did you mean tfmq-dm? Valid: rtn, tfmq-dm"
+    """
+    names = sorted(valid)
+    near = difflib.get_close_matches(value, names, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return InputError(f"unknown {what} {value!r}: {hint}Valid: {', '.join(names)}")

@@ -1,0 +1,52 @@
+"""What this package calls a denoiser: a module, how to call it, the schedule it was trained for and its sample shape."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Conditioning = Mapping[str, Any]
+"""Keyword arguments of the denoiser beside sample and time step; tensors have the batch as their first dimension."""
+
+Call = Callable[..., Tensor]
+
+
+def plain_call(module: nn.Module, sample: Tensor, timestep: Tensor, **conditioning: Any) -> Tensor:
+    """Call ``module(sample, timestep, **conditioning)`` and return its tensor, whatever it comes wrapped in.
+
+    Args:
+        module: the denoiser.
+        sample: (B, *sample_shape).
+        timestep: (B,), the schedule's values.
+        conditioning: further keyword arguments.
+    """
+    output = module(sample, timestep, **conditioning)
+    if isinstance(output, Tensor):
+        return output
+    return output.sample if hasattr(output, "sample") else output[0]
+
+
+@dataclass
+class Denoiser:
+    """A denoiser of any class, wrapped once.
+
+    Args:
+        module: the network; called with a noisy sample (B, *sample_shape) and time steps (B,).
+        scheduler: a diffusers scheduler in the configuration the network was trained for.
+        sample_shape: shape of one sample without the batch, e.g. ``(3, 64, 64)``.
+        call: ``call(module, sample, timestep, **conditioning) -> Tensor`` of the sample's shape.
+        name: what reports call it.
+    """
+
+    module: nn.Module
+    scheduler: Any
+    sample_shape: tuple[int, ...]
+    call: Call = plain_call
+    name: str = "denoiser"
+
+    def __call__(self, sample: Tensor, timestep: Tensor | int, **conditioning: Any) -> Tensor:
+        """The network's output for ``sample`` (B, *sample_shape) at ``timestep`` (one value, or (B,))."""
+        steps = torch.as_tensor(timestep, device=sample.device)
+        return self.call(self.module, sample, steps.expand(sample.shape[0]), **conditioning)
