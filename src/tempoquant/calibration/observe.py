@@ -1,0 +1,48 @@
+"""Seeing every quantizer's input while the denoiser runs: layers by hooks, attention operands by their watch."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from tempoquant.layers import AttentionProducts, QuantizedLayer
+from tempoquant.layers.attention import OPERANDS
+
+See = Callable[[str, Tensor], None]
+
+
+@contextmanager
+def observed(layers: Mapping[str, QuantizedLayer], attention: Mapping[str, AttentionProducts], see: See) -> Iterator[None]:  # fmt: skip
+    """Within the block, ``see(site, x)`` is called with the input of every quantizer of every call.
+
+    Sites are layer names, and ``owner:index:operand`` for attention products (see :func:`product_sites`).
+    """
+    handles = [layer.register_forward_pre_hook(_layer_hook(name, see)) for name, layer in layers.items()]
+    products = [(owner, i, p) for owner, a in attention.items() for i, p in enumerate(a.products)]
+    for owner, i, product in products:
+        product.watch = partial(_operand, see, owner, i)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for _, _, product in products:
+            product.watch = None
+
+
+def product_sites(attention: Mapping[str, AttentionProducts]) -> list[str]:
+    """The sites of all attention operands, four a product."""
+    return [f"{o}:{i}:{name}" for o, a in attention.items() for i in range(len(a.products)) for name in OPERANDS]
+
+
+def _operand(see: See, owner: str, index: int, name: str, x: Tensor) -> None:
+    see(f"{owner}:{index}:{name}", x)
+
+
+def _layer_hook(name: str, see: See) -> Callable[[Any, tuple], None]:
+    def hook(module: Any, args: tuple) -> None:
+        see(name, args[0])
+
+    return hook

@@ -1,0 +1,18 @@
+"""The format on disk."""
+
+from tempoquant.checkpoint.blueprint import FORMAT_VERSION, Blueprint
+from tempoquant.checkpoint.component import read_component, write_component
+from tempoquant.checkpoint.evidence import EVIDENCE, read_evidence, write_evidence
+from tempoquant.checkpoint.size import SizeReport, component_sizes
+
+__all__ = [
+    "EVIDENCE",
+    "FORMAT_VERSION",
+    "Blueprint",
+    "SizeReport",
+    "component_sizes",
+    "read_component",
+    "read_evidence",
+    "write_component",
+    "write_evidence",
+]

@@ -1,0 +1,113 @@
+"""What a quantized denoiser is beside its tensors: enough to turn a stock module into it again."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from tempoquant.errors import FormatError
+from tempoquant.graph import AttentionProduct, TimeArgument
+from tempoquant.intervals import ConstantInterval, IntervalProvider, TableInterval
+from tempoquant.layers import QuantizedLayer
+from tempoquant.recipe import Recipe
+
+FORMAT_VERSION = 1
+QUANT_METHOD = "tempoquant"
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """The quantized denoiser's structure.
+
+    Attributes:
+        recipe: how it was made.
+        time_argument: where the module's forward takes the time step.
+        shared, projections: layers of the temporal information block: h, and every g_i.
+        attention: the attention products that were found.
+    """
+
+    recipe: Recipe
+    time_argument: TimeArgument
+    shared: tuple[str, ...]
+    projections: tuple[str, ...]
+    attention: tuple[AttentionProduct, ...]
+
+    def to_config(self, module: nn.Module) -> dict[str, Any]:
+        """The ``quantization_config`` of ``module``: plain JSON data, without tensors."""
+        providers = interval_providers(module)
+        index = {id(provider): i for i, provider in enumerate(providers)}
+        return {
+            "quant_method": QUANT_METHOD,
+            "format_version": FORMAT_VERSION,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "time_argument": asdict(self.time_argument),
+            "shared": list(self.shared),
+            "projections": list(self.projections),
+            "intervals": [_describe(provider) for provider in providers],
+            "layers": {
+                name: {
+                    "bits": layer.weight_bits,
+                    "symmetric": _symmetric(layer),
+                    "input": None if layer.input_interval is None else index[id(layer.input_interval)],
+                }
+                for name, layer in quantized_layers(module).items()
+            },
+            "attention": [asdict(product) for product in self.attention],
+            "operands": {
+                name: {operand: index[id(p)] for operand, p in product.intervals.items()}
+                for name, product in quantized_products(module).items()
+            },
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Blueprint":
+        """The inverse of :meth:`to_config`.
+
+        Raises:
+            FormatError: not ours, or of a newer format version.
+        """
+        if config.get("quant_method") != QUANT_METHOD:
+            raise FormatError(f"quant_method is {config.get('quant_method')!r}, not {QUANT_METHOD!r}")
+        if config.get("format_version", 0) > FORMAT_VERSION:
+            raise FormatError(
+                f"format version {config['format_version']} is newer than {FORMAT_VERSION}, the newest this "
+                "tempoquant reads: upgrade tempoquant"
+            )
+        attention = tuple(AttentionProduct(**{**a, "calls": tuple(a["calls"])}) for a in config["attention"])
+        return cls(
+            Recipe.parse(config["recipe"]),
+            TimeArgument(**config["time_argument"]),
+            tuple(config["shared"]),
+            tuple(config["projections"]),
+            attention,
+        )
+
+
+def quantized_layers(module: nn.Module) -> dict[str, QuantizedLayer]:
+    """Layers with a quantized weight or input, by name, in module order."""
+    return {n: m for n, m in module.named_modules() if isinstance(m, QuantizedLayer) and m.is_quantized}
+
+
+def quantized_products(module: nn.Module) -> dict[str, Any]:
+    """Attention products by name, in module order."""
+    from tempoquant.layers import QuantizedProduct
+
+    return {n: m for n, m in module.named_modules() if isinstance(m, QuantizedProduct)}
+
+
+def interval_providers(module: nn.Module) -> list[IntervalProvider]:
+    """Every interval provider once, in module order."""
+    return list(dict.fromkeys(m for m in module.modules() if isinstance(m, IntervalProvider)))
+
+
+def _describe(provider: IntervalProvider) -> dict[str, Any]:
+    if isinstance(provider, TableInterval):
+        return {"kind": "table", "bits": provider.bits}
+    if isinstance(provider, ConstantInterval):
+        return {"kind": "constant", "bits": provider.bits}
+    raise FormatError(f"a {type(provider).__name__} has no form on disk")
+
+
+def _symmetric(layer: QuantizedLayer) -> bool:
+    middle = 2 ** (layer.weight_bits - 1)
+    return layer.weight_zero is None or bool((layer.weight_zero == middle).all())

@@ -1,0 +1,76 @@
+"""The denoiser's own folder: ``config.json`` with the ``quantization_config``, and one safetensors file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tempoquant.checkpoint.blueprint import Blueprint
+from tempoquant.checkpoint.tensors import packed_tensors, unpack_into
+from tempoquant.errors import FormatError
+from tempoquant.intervals import Clock
+from tempoquant.layers import install_attention, install_layers
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def write_component(folder: Path, module: nn.Module, blueprint: Blueprint, clock: Clock) -> None:
+    """Write a quantized denoiser into ``folder``, which is made.
+
+    A diffusers module's config is kept, so that its class can be built again; a bare one's has only ours.
+    """
+    folder.mkdir(parents=True)
+    config = {k: v for k, v in dict(getattr(module, "config", {})).items() if k != "quantization_config"}
+    if config:
+        config["_class_name"] = type(module).__name__
+    config["quantization_config"] = blueprint.to_config(module)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, default=list) + "\n")
+    save_file(packed_tensors(module, clock), folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def read_component(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[nn.Module, Blueprint, Clock]:
+    """Read a quantized denoiser.
+
+    Args:
+        build: makes the stock module, weights as they come, from the component's config.
+
+    Raises:
+        FormatError: the folder is not ours, truncated, or does not fit the module.
+    """
+    config = read_config(folder)
+    ours = config["quantization_config"]
+    blueprint = Blueprint.from_config(ours)
+    module = build({k: v for k, v in config.items() if k != "quantization_config"})
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise FormatError(f"{folder / WEIGHTS} cannot be read: {str(error).splitlines()[0]}") from None
+    if "tempoquant.timesteps" not in tensors:
+        raise FormatError(f"{folder / WEIGHTS} has no tensor 'tempoquant.timesteps'")
+    timesteps = tensors["tempoquant.timesteps"]
+    clock = Clock(timesteps, blueprint.time_argument.position, blueprint.time_argument.name)
+    install_layers(module, ours["layers"])
+    install_attention(module, blueprint.attention)
+    unpack_into(module, ours, tensors, clock)
+    clock.attach(module)
+    return module.eval(), blueprint, clock
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The component's config.
+
+    Raises:
+        FormatError: missing, unreadable, or without a ``quantization_config``.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise FormatError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if "quantization_config" not in config:
+        raise FormatError(f"{folder} holds a denoiser that is not quantized: its config has no quantization_config")
+    return config

@@ -1,0 +1,72 @@
+"""``tempoquant.json``: what is known of a quantized folder, and the hashes that tie it to these very files."""
+
+import hashlib
+import json
+import os
+import platform
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tempoquant.errors import FormatError
+
+EVIDENCE = "tempoquant.json"
+
+
+def write_evidence(folder: Path, facts: dict[str, Any]) -> None:
+    """Write ``facts`` with versions and the hash of every other file of ``folder``."""
+    packages = ("tempoquant", "torch", "diffusers", "safetensors", "numpy")
+    versions = {name: metadata.version(name) for name in packages} | {"python": platform.python_version()}
+    evidence = {"format_version": 1, **facts, "versions": versions, "files": file_hashes(folder)}
+    temporary = folder / (EVIDENCE + ".writing")
+    temporary.write_text(json.dumps(evidence, indent=2) + "\n")
+    os.replace(temporary, folder / EVIDENCE)
+
+
+def read_evidence(folder: Path) -> dict[str, Any]:
+    """The folder's evidence, checked against its files; empty, with a warning, if there is none.
+
+    Raises:
+        FormatError: a file is missing, was added to the denoiser's folder, or differs from its hash.
+    """
+    path = folder / EVIDENCE
+    if not path.exists():
+        warnings.warn(f"{folder} has no {EVIDENCE}: loaded unverified", stacklevel=3)
+        return {}
+    try:
+        evidence = json.loads(path.read_text())
+        recorded = evidence["files"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise FormatError(f"{path} is not a tempoquant evidence file") from None
+    if evidence.get("format_version", 0) > 1:
+        raise FormatError(f"{path}: format version {evidence['format_version']} is newer than 1: upgrade tempoquant")
+    for name, digest in recorded.items():
+        file = folder / name
+        if not file.is_file():
+            raise FormatError(f"{file} is missing: the folder is incomplete")
+        if file_hash(file) != digest:
+            raise FormatError(f"{file} differs from its recorded hash: the folder was changed or damaged")
+    return evidence
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """blake2b of every file below ``folder`` but the evidence, by relative path."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(EVIDENCE))
+    return {p.relative_to(folder).as_posix(): file_hash(p) for p in files}
+
+
+def file_hash(path: Path) -> str:
+    """blake2b (16 bytes, hex) of a file's content."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def machine() -> dict[str, Any]:
+    """What numbers depend on: processor features and threads; no names."""
+    return {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}

@@ -1,0 +1,53 @@
+"""How large a quantized denoiser is: sums of tensor bytes, file headers beside them."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from tempoquant.checkpoint.component import WEIGHTS, read_config
+
+
+@dataclass(frozen=True)
+class SizeReport:
+    """Bytes of a stored denoiser.
+
+    Attributes:
+        total: all tensors. weights: packed weights. tables: per-step scales and zero points. headers: file headers.
+        full: all tensors of the float32 original.
+    """
+
+    total: int
+    weights: int
+    tables: int
+    headers: int
+    full: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller than float32."""
+        return self.full / self.total
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "ratio": self.ratio}
+
+
+def component_sizes(folder: Path, full_bytes: int) -> SizeReport:
+    """Sizes of the denoiser stored in ``folder``; ``full_bytes`` are the float32 original's."""
+    config = read_config(folder)["quantization_config"]
+    path = folder / WEIGHTS
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    total = sum(_bytes(t) for t in tensors.values())
+    quantized = [n for n, layer in config["layers"].items() if layer["bits"] != 32]
+    weights = sum(_bytes(tensors[f"{name}.weight"]) for name in quantized)
+    rows = tensors["tempoquant.timesteps"].numel()
+    tables = rows * sum(entry["kind"] == "table" for entry in config["intervals"])
+    width = 4 + tensors["tempoquant.interval_zero"].element_size()
+    return SizeReport(total, weights, tables * width, path.stat().st_size - total, full_bytes)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

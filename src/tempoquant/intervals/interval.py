@@ -1,0 +1,105 @@
+"""Intervals and what provides them. The contract: row -> (s_in, z, s_out, q_min, q_max)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tempoquant.errors import TempoquantError
+from tempoquant.intervals.clock import Clock
+from tempoquant.numerics import QParams
+
+
+class Interval(NamedTuple):
+    """A quantizer at one moment: ``x_hat = s_out (clamp(round(x / s_in) + z, q_min, q_max) - z)``.
+
+    Each field is a tensor of shape () when all items of a batch share it, or (B,) when their time steps differ.
+    ``zero`` is integer-valued float32: zero is always on the grid. ``s_out`` is ``s_in`` but for quantizers with a
+    separate output scale (DuQ, QIL).
+    """
+
+    s_in: Tensor
+    zero: Tensor
+    s_out: Tensor
+    q_min: Tensor
+    q_max: Tensor
+
+    def over(self, x: Tensor) -> "Interval":
+        """The same interval with fields shaped to broadcast over ``x`` (B or k B first, e.g. heads folded in)."""
+        if self.s_in.dim() == 0:
+            return self
+        if x.shape[0] % self.s_in.numel():
+            raise TempoquantError(
+                f"{self.s_in.numel()} time steps cannot be spread over an input of shape {tuple(x.shape)}"
+            )
+        repeats, ones = x.shape[0] // self.s_in.numel(), (1,) * (x.dim() - 1)
+        return Interval(*(f if f.dim() == 0 else f.repeat_interleave(repeats).view(-1, *ones) for f in self))
+
+
+class IntervalProvider(nn.Module):
+    """Gives the interval of the clock's current row.
+
+    Subclasses implement :meth:`at`, a pure function of the row. ``bits`` is the width that reports show.
+    """
+
+    q_min: Tensor
+    q_max: Tensor
+
+    def __init__(self, bits: int, q_min: int, q_max: int):
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("q_min", torch.tensor(float(q_min)), persistent=False)
+        self.register_buffer("q_max", torch.tensor(float(q_max)), persistent=False)
+
+    def at(self, row: Tensor | None) -> Interval:
+        """The interval of ``row``, int64 of shape () or (B,)."""
+        raise NotImplementedError(f"{type(self).__name__} must define at(row)")
+
+    def forward(self) -> Interval:
+        return self.at(None)
+
+
+class ConstantInterval(IntervalProvider):
+    """One interval for every time step."""
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, qparams: QParams, bits: int):
+        super().__init__(bits, qparams.q_min, qparams.q_max)
+        self.register_buffer("scale", qparams.scale.float().reshape(()))
+        self.register_buffer("zero", qparams.zero.float().reshape(()))
+
+    def at(self, row: Tensor | None) -> Interval:
+        return Interval(self.scale, self.zero, self.scale, self.q_min, self.q_max)
+
+
+class TableInterval(IntervalProvider):
+    """One interval a row (finite set calibration: TFMQ-DM, CVPR 2024, section 4.3).
+
+    Layers that see the same input share one instance: the table is stored once.
+
+    Args:
+        qparams: scale and zero of shape (R,).
+        clock: the clock whose current row selects the entry.
+    """
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, qparams: QParams, bits: int, clock: Clock):
+        super().__init__(bits, qparams.q_min, qparams.q_max)
+        if qparams.scale.shape != (len(clock),):
+            raise TempoquantError(f"a table of {tuple(qparams.scale.shape)} does not fit a clock of {len(clock)} rows")
+        self.register_buffer("scale", qparams.scale.float())
+        self.register_buffer("zero", qparams.zero.float())
+        self.clock = clock
+
+    def at(self, row: Tensor | None) -> Interval:
+        if row is None:
+            raise TempoquantError("a per-step interval was asked for before the denoiser was called with a time step")
+        scale = self.scale[row]
+        return Interval(scale, self.zero[row], scale, self.q_min, self.q_max)
+
+    def forward(self) -> Interval:
+        return self.at(self.clock.row)

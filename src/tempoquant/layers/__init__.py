@@ -1,0 +1,18 @@
+"""Quantized Linear, Conv2d and attention products. They call a kernel; simulation is the default one."""
+
+from tempoquant.layers.attention import AttentionProducts, QuantizedProduct
+from tempoquant.layers.install import install_attention, install_layers
+from tempoquant.layers.layer import QuantConv2d, QuantizedLayer, QuantLinear, to_quantized
+from tempoquant.layers.simulation import simulate
+
+__all__ = [
+    "AttentionProducts",
+    "QuantConv2d",
+    "QuantLinear",
+    "QuantizedLayer",
+    "QuantizedProduct",
+    "install_attention",
+    "install_layers",
+    "simulate",
+    "to_quantized",
+]

@@ -1,0 +1,168 @@
+"""How to quantize, as data: validated, versioned, the same in YAML, JSON and Python. Methods are known by name only."""
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tempoquant.errors import InputError
+
+FLOAT_BITS = 32
+WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
+RECIPE_VERSION = 1
+
+
+class Part(BaseModel):
+    """Base of all recipe parts: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _check_bits(bits: int | None) -> int | None:
+    if bits is not None and bits not in WIDTHS:
+        raise ValueError(f"bits = {bits} is not supported: valid are 2 to 8, 16, and 32 for float")
+    return bits
+
+
+class Override(Part):
+    """Bits for some layers, overriding the recipe's.
+
+    ``match`` is a pattern of layer names (``*`` and ``?``), or a role: ``@first`` and ``@last`` (image layers in order
+    of execution), ``@second``, ``@shared[0]`` (the temporal block's h, in order), ``@strided`` (downsampling).
+    """
+
+    match: str
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+
+    _bits = field_validator("weight_bits", "activation_bits")(_check_bits)
+
+    def matches(self, name: str, roles: frozenset[str]) -> bool:
+        return self.match in roles if self.match.startswith("@") else fnmatchcase(name, self.match)
+
+
+class Weights(Part):
+    """Weight quantization. ``symmetric`` unset: symmetric at 8 bits and more, asymmetric below."""
+
+    bits: int = 4
+    symmetric: bool | None = None
+    range: Literal["minmax", "mse"] = "mse"
+    rounding: Literal["nearest", "reconstruct"] = "reconstruct"
+
+    _bits = field_validator("bits")(_check_bits)
+
+
+class Activations(Part):
+    """Activation quantization of image-dependent layers: how a range is chosen, and whether it moves with the step."""
+
+    bits: int = 8
+    range: Literal["minmax", "ema", "percentile", "mse"] = "minmax"
+    steps: Literal["constant", "per-step"] = "constant"
+
+    _bits = field_validator("bits")(_check_bits)
+
+
+class Attention(Part):
+    """Quantization of the attention products q k^T and softmax v."""
+
+    quantize: bool = True
+    softmax_bits: int = 8
+
+    _bits = field_validator("softmax_bits")(_check_bits)
+
+
+class Temporal(Part):
+    """What is done for the layers that see only the time step.
+
+    ``reconstruction``: ``tiar`` against their own outputs, ``block`` inside the blocks they belong to (the papers'
+    "Prev"), ``nearest`` (their "Freeze"). ``calibration``: ``finite-set`` gives one exact interval a step,
+    ``constant`` one for all.
+    """
+
+    reconstruction: Literal["tiar", "block", "nearest"] = "tiar"
+    calibration: Literal["finite-set", "constant"] = "finite-set"
+
+
+class Calibration(Part):
+    """The recording and how much of it each stage reads.
+
+    Attributes:
+        samples: recorded trajectories. steps, sampler, eta: the schedule they follow.
+        rows: recorded inputs that weights are reconstructed on.
+        rows_per_step: recorded inputs of every step that activation ranges are read from.
+        dtype: storage of the recording.
+    """
+
+    samples: int = Field(64, ge=1)
+    steps: int = Field(50, ge=1)
+    sampler: str | None = None
+    eta: float = Field(0.0, ge=0, le=1)
+    rows: int = Field(128, ge=1)
+    rows_per_step: int = Field(8, ge=1)
+    dtype: Literal["float16", "float32"] = "float16"
+
+
+class Recipe(Part):
+    """Everything that decides a quantized model, next to the model itself."""
+
+    version: Literal[1] = RECIPE_VERSION
+    method: str
+    reading: Literal["paper", "released"] = "paper"
+    effort: Literal["fast", "balanced", "paper"] = "fast"
+    weights: Weights = Weights()
+    activations: Activations = Activations()
+    attention: Attention = Attention()
+    temporal: Temporal = Temporal()
+    calibration: Calibration = Calibration()
+    policy: tuple[Override, ...] = ()
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Short name for tables, e.g. ``tfmq-dm W4A8``."""
+        return f"{self.method} W{self.weights.bits}A{self.activations.bits}"
+
+    def bits_of(self, name: str, roles: frozenset[str] = frozenset()) -> tuple[int, int]:
+        """Weight and activation bits of a layer: the last matching override wins."""
+        weight, activation = self.weights.bits, self.activations.bits
+        for override in self.policy:
+            if override.matches(name, roles):
+                weight = override.weight_bits or weight
+                activation = override.activation_bits or activation
+        return weight, activation
+
+    def symmetric(self, bits: int) -> bool:
+        """Whether a weight of ``bits`` bits has a symmetric grid."""
+        return bits >= 8 if self.weights.symmetric is None else self.weights.symmetric
+
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> "Recipe":
+        """A recipe from plain data.
+
+        Raises:
+            InputError: one line that names the first wrong entry.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "recipe"
+            message = first["msg"].removeprefix("Value error, ")
+            raise InputError(f"recipe: {where} = {first.get('input')!r}: {message}") from None
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> "Recipe":
+        """Read a recipe from a YAML or JSON file."""
+        try:
+            data = yaml.safe_load(Path(path).read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError(f"recipe file {str(path)!r} cannot be read: {str(error).splitlines()[0]}") from None
+        if not isinstance(data, dict):
+            raise InputError(f"recipe file {str(path)!r} holds no mapping of recipe keys")
+        return cls.parse(data)
+
+    def to_file(self, path: Path | str) -> None:
+        """Write the recipe as YAML."""
+        Path(path).write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))

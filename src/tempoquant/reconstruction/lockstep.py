@@ -1,0 +1,78 @@
+"""Two streams in one pass: the first half of a batch runs the partly quantized network, the second the full one.
+
+Every layer sees both of its inputs at the moment it executes, so each unit is reconstructed while a single forward
+pass goes by: inputs come from the quantized prefix, targets from full precision, and nothing is run twice from the
+start or kept beyond its use.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tempoquant.layers import QuantizedLayer, simulate
+
+Visit = Callable[[str, QuantizedLayer, Tensor, Tensor], None]
+
+
+class Lockstep:
+    """Gives layers the two-stream kernel for the time of a ``with`` block.
+
+    Args:
+        layers: by name; a layer's own weight serves the first half of a batch.
+        full: full-precision weights by name, serving the second half.
+        batch: rows of both halves together.
+    """
+
+    def __init__(self, layers: Mapping[str, QuantizedLayer], full: Mapping[str, Tensor], batch: int):
+        self.layers, self.full, self.batch = layers, full, batch
+        self.visits: dict[str, Visit] = {}
+
+    def __enter__(self) -> "Lockstep":
+        for name, layer in self.layers.items():
+            layer.kernel = self._kernel(name)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for layer in self.layers.values():
+            layer.kernel = simulate
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Layers compute one stream for the time of a ``with`` block, with whatever weight they hold."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
+
+    def _kernel(self, name: str) -> Callable[[QuantizedLayer, Tensor], Tensor]:
+        def dual(layer: QuantizedLayer, x: Tensor) -> Tensor:
+            quantized, full = halves(x, self.batch)
+            if name in self.visits:
+                self.visits.pop(name)(name, layer, quantized, full)
+            out = layer.product(quantized, layer.dequantized_weight(), layer.bias)
+            return out if full is quantized else torch.cat([out, layer.product(full, self.full[name], layer.bias)])
+
+        return dual
+
+
+def halves(x: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Both streams of a tensor; the tensor twice where it has no batch (a constant the network computes for itself)."""
+    if x.dim() == 0 or x.shape[0] % batch:
+        return x, x
+    first, second = x.chunk(2)
+    return first, second
+
+
+def take_rows(value: Any, rows: Tensor | slice, batch: int) -> Any:
+    """The given rows of every tensor with ``batch`` rows inside arguments of a call."""
+    if isinstance(value, Tensor):
+        return value[rows] if value.dim() and value.shape[0] == batch else value
+    if isinstance(value, tuple | list):
+        return type(value)(take_rows(v, rows, batch) for v in value)
+    if isinstance(value, dict):
+        return {k: take_rows(v, rows, batch) for k, v in value.items()}
+    return value

@@ -1,0 +1,62 @@
+"""What happens to every layer, decided once from the recipe and the graph."""
+
+from dataclasses import dataclass
+
+from tempoquant.errors import InputError
+from tempoquant.graph import Category, DenoiserGraph
+from tempoquant.numerics.affine import grid
+from tempoquant.recipe import FLOAT_BITS, Recipe
+
+TEMPORAL = (Category.TEMPORAL, Category.TEMPORAL_CONDITION)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Bits of one layer; 32 means float."""
+
+    name: str
+    category: Category
+    weight_bits: int
+    activation_bits: int
+    symmetric: bool
+
+    @property
+    def temporal(self) -> bool:
+        """Whether the layer sees the time step (and perhaps conditioning) but never the sample."""
+        return self.category in TEMPORAL
+
+
+def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
+    """Every layer's plan in execution order.
+
+    Raises:
+        InputError: a pattern of the recipe's policy matches no layer.
+    """
+    roles = layer_roles(graph)
+    for override in recipe.policy:
+        if not any(override.matches(layer.name, roles[layer.name]) for layer in graph.layers):
+            raise InputError(f"policy pattern {override.match!r} matches no layer of this denoiser")
+    plans = {}
+    for layer in graph.layers:
+        weight_bits, activation_bits = recipe.bits_of(layer.name, roles[layer.name])
+        for bits in (weight_bits, activation_bits):
+            if bits != FLOAT_BITS:
+                grid(bits)
+        symmetric = recipe.symmetric(weight_bits)
+        plans[layer.name] = LayerPlan(layer.name, layer.category, weight_bits, activation_bits, symmetric)
+    return plans
+
+
+def layer_roles(graph: DenoiserGraph) -> dict[str, frozenset[str]]:
+    """The roles that policies name: @first, @second and @last image layer, @shared[i] of the temporal block, @strided."""
+    roles: dict[str, set[str]] = {layer.name: set() for layer in graph.layers}
+    image = [layer for layer in graph.layers if layer.category is Category.IMAGE]
+    for role, position in (("@first", 0), ("@second", 1), ("@last", -1)):
+        if len(image) > 1:
+            roles[image[position].name].add(role)
+    for i, name in enumerate(graph.shared):
+        roles[name].add(f"@shared[{i}]")
+    for layer in image:
+        if layer.strided:
+            roles[layer.name].add("@strided")
+    return {name: frozenset(found) for name, found in roles.items()}

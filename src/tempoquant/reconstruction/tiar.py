@@ -1,0 +1,91 @@
+"""Temporal information aware reconstruction (TFMQ-DM, CVPR 2024, section 4.2).
+
+The layers that see only the time step are reconstructed together against their own outputs, the temporal features
+``emb_{t,i} = g_i(h(t))``, over every recorded time step: no image is needed, and no block output pulls at them.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tempoquant.graph import TemporalProgram
+from tempoquant.layers import QuantizedLayer
+from tempoquant.numerics import QParams
+from tempoquant.progress import Progress
+from tempoquant.reconstruction.effort import Effort
+from tempoquant.reconstruction.rounding import SoftRounding
+from tempoquant.reconstruction.unit import compensate, penalty
+
+
+def tiar(program: TemporalProgram, externals: Mapping[str, Tensor], layers: Mapping[str, QuantizedLayer], weights: Mapping[str, Tensor], grids: Mapping[str, QParams], effort: Effort, seed: int, progress: Progress) -> None:  # fmt: skip
+    """Round the temporal layers in place.
+
+    Args:
+        program: the temporal information block as a function of its externals.
+        externals: recorded values, R rows each.
+        layers: temporal layers by name; those without a grid stay float.
+        weights: full-precision weights of all of them. grids: scale and zero point of those that are rounded.
+        seed: keys the random draws.
+    """
+    full = {name: layers[name].product for name in program.layers}
+    inputs: dict[str, Tensor] = {}
+
+    def exact(name: str, x: Tensor) -> Tensor:
+        inputs[name] = x
+        return full[name](x, weights[name], layers[name].bias)
+
+    targets = program.run(externals, exact)
+    fitted = dict(grids)
+
+    def rounded(name: str, x: Tensor) -> Tensor:
+        layer = layers[name]
+        if name in grids and effort.compensate:
+            integers, fitted[name] = compensate(
+                layer, weights[name], grids[name], x, inputs[name], effort, (seed, "tiar", name)
+            )
+            layer.set_weight(integers, fitted[name], _bits(grids[name]))
+        return layer.product(x, layer.dequantized_weight(), layer.bias)
+
+    program.run(externals, rounded)
+    _learn(program, externals, layers, weights, fitted, targets, effort, progress)
+
+
+def _learn(program: TemporalProgram, externals: Mapping[str, Tensor], layers: Mapping[str, QuantizedLayer], weights: Mapping[str, Tensor], grids: Mapping[str, QParams], targets: Mapping[str, Tensor], effort: Effort, progress: Progress) -> None:  # fmt: skip
+    starts = {n: layers[n].weight.float() if effort.compensate else None for n in grids}
+    roundings = {n: SoftRounding(weights[n], grids[n], starts[n]) for n in grids}
+
+    def soft(name: str, x: Tensor) -> Tensor:
+        weight = roundings[name].weight() if name in roundings else weights[name]
+        return layers[name].product(x, weight, layers[name].bias)
+
+    def hard(name: str, x: Tensor) -> Tensor:
+        rounding = roundings.get(name)
+        weight = weights[name] if rounding is None else rounding.integers() * rounding.scale
+        return layers[name].product(x, weight, layers[name].bias)
+
+    def current(name: str, x: Tensor) -> Tensor:
+        return layers[name].product(x, layers[name].dequantized_weight(), layers[name].bias)
+
+    optimizer = torch.optim.Adam([r.alpha for r in roundings.values()], lr=effort.lr)
+    before = feature_loss(program.run(externals, current), targets) if effort.compensate else torch.inf
+    with torch.enable_grad(), progress.stage("temporal features (TIAR)", effort.temporal_iterations) as advance:
+        for iteration in range(effort.temporal_iterations):
+            loss = feature_loss(program.run(externals, soft), targets)
+            loss = loss + penalty(roundings.values(), iteration, effort.temporal_iterations)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            advance(1)
+    if feature_loss(program.run(externals, hard), targets) <= before:
+        for name, rounding in roundings.items():
+            layers[name].set_weight(rounding.integers(), grids[name], _bits(grids[name]))
+
+
+def feature_loss(outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+    """``sum_i mean_t ||emb_{t,i} - emb^q_{t,i}||^2`` over all temporal layers' outputs (section 4.2)."""
+    return torch.stack([(outputs[n] - targets[n]).square().sum(-1).mean() for n in targets]).sum()
+
+
+def _bits(grid: QParams) -> int:
+    return int(grid.q_max + 1).bit_length() - 1

@@ -1,0 +1,110 @@
+"""Reconstructing one unit: closed-form rounding of its layers in order, then learned rounding of all together."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tempoquant.layers import QuantizedLayer, simulate
+from tempoquant.numerics import QParams
+from tempoquant.numerics.weights import nearest
+from tempoquant.randomness import generator
+from tempoquant.reconstruction.effort import Effort
+from tempoquant.reconstruction.gptq import Moments, compensated_rounding, fitted_scale
+from tempoquant.reconstruction.inputs import input_vectors
+from tempoquant.reconstruction.lockstep import take_rows
+from tempoquant.reconstruction.rounding import SoftRounding, beta_at, reconstruction_loss
+
+MOST_VECTORS = 32_768
+CHUNK = 32
+
+
+def compensate(layer: QuantizedLayer, weight: Tensor, qparams: QParams, quantized: Tensor, full: Tensor, effort: Effort, key: tuple) -> tuple[Tensor, QParams]:  # fmt: skip
+    """Closed-form integers and scale of one layer from its inputs in both streams.
+
+    Args:
+        weight: full precision. qparams: its grid.
+        quantized, full: the layer's input in the quantized and the full-precision stream, same shape.
+        key: names the random draw of input vectors.
+
+    Returns:
+        ``q - z`` of the weight's shape, and the grid with the scale fitted to them.
+    """
+    flat = weight.flatten(1)
+    if getattr(layer, "groups", 1) != 1:
+        return nearest(weight, qparams), qparams
+    most = min(MOST_VECTORS, effort.vectors * max(flat.shape[1], 256))
+    x = input_vectors(layer, quantized, most, generator(*key))
+    y = None if full is quantized else input_vectors(layer, full, most, generator(*key))
+    moments = Moments.of(x, y)
+    integers = compensated_rounding(flat, moments, qparams)
+    scale = fitted_scale(flat, integers, moments, qparams.scale)
+    return integers.view_as(weight), qparams._replace(scale=scale)
+
+
+def learn_rounding(module: nn.Module, layers: Mapping[str, QuantizedLayer], weights: Mapping[str, Tensor], grids: Mapping[str, QParams], call: tuple[tuple, dict[str, Any]], target: Tensor, effort: Effort, key: tuple) -> dict[str, Tensor]:  # fmt: skip
+    """AdaRound over all layers of a unit against its full-precision output; integers by layer name.
+
+    Layers that already hold integers start from them, and keep them if the learned ones have no lower hard loss.
+
+    Args:
+        module: the unit. layers: those of its layers that learn. weights, grids: full precision and grid by name.
+        call: (args, kwargs) of the unit in the quantized stream, N rows. target: its full-precision output.
+        key: names the random draws.
+    """
+    starts = {n: l.weight.float() if l.weight_scale is not None else None for n, l in layers.items()}
+    roundings = {n: SoftRounding(weights[n], grids[n], starts[n]) for n in layers}
+    known = all(start is not None for start in starts.values())
+    before = _hard_loss(module, call, target) if known else float("inf")
+    with torch.enable_grad():
+        _optimize(module, layers, roundings, call, target, effort, key)
+    learned = {n: r.integers() for n, r in roundings.items()}
+    for name, layer in layers.items():
+        layer.kernel = _fixed(learned[name] * roundings[name].scale)
+    after = _hard_loss(module, call, target)
+    for layer in layers.values():
+        layer.kernel = simulate
+    return learned if after <= before else {n: s for n, s in starts.items() if s is not None}
+
+
+def _optimize(module: nn.Module, layers: Mapping[str, QuantizedLayer], roundings: Mapping[str, SoftRounding], call: tuple[tuple, dict[str, Any]], target: Tensor, effort: Effort, key: tuple) -> None:  # fmt: skip
+    for name, layer in layers.items():
+        layer.kernel = lambda l, x, r=roundings[name]: l.product(x, r.weight(), l.bias)  # type: ignore[misc]
+    optimizer = torch.optim.Adam([r.alpha for r in roundings.values()], lr=effort.lr)
+    draws, rows = generator(*key), target.shape[0]
+    for iteration in range(effort.iterations):
+        chosen = torch.randint(rows, (min(effort.batch, rows),), generator=draws)
+        args, kwargs = take_rows(call, chosen, rows)
+        loss = reconstruction_loss(first_tensor(module.forward(*args, **kwargs)), target[chosen])
+        loss = loss + penalty(roundings.values(), iteration, effort.iterations)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def penalty(roundings: Any, iteration: int, iterations: int) -> Tensor | float:
+    """The weighted rounding regularizer of all ``roundings`` at an iteration; 0 during warm-up."""
+    beta = beta_at(iteration, iterations)
+    return 0.0 if beta is None else 0.01 * sum(r.penalty(beta) for r in roundings)
+
+
+def _fixed(weight: Tensor) -> Any:
+    return lambda layer, x: layer.product(x, weight, layer.bias)
+
+
+def _hard_loss(module: nn.Module, call: tuple[tuple, dict[str, Any]], target: Tensor) -> float:
+    total, rows = 0.0, target.shape[0]
+    for start in range(0, rows, CHUNK):
+        part = slice(start, start + CHUNK)
+        args, kwargs = take_rows(call, part, rows)
+        output = first_tensor(module.forward(*args, **kwargs))
+        total += float(reconstruction_loss(output, target[part])) * output.shape[0]
+    return total / rows
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The tensor a unit returns, or the first of several."""
+    if isinstance(output, Tensor):
+        return output
+    return output[0]
