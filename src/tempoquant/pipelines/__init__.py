@@ -1,0 +1,31 @@
+"""Sampling: diffusers pipelines and bare denoisers, seeds, schedulers. A leaf."""
+
+from tempoquant.pipelines.denoiser import Call, Conditioning, Denoiser, plain_call
+from tempoquant.pipelines.diffusers_target import DiffusersTarget
+from tempoquant.pipelines.fingerprint import state_hash
+from tempoquant.pipelines.noise import noise
+from tempoquant.pipelines.resolve import resolve
+from tempoquant.pipelines.sampling import Observer, sample, to_images
+from tempoquant.pipelines.schedulers import SAMPLERS, build_scheduler, set_steps
+from tempoquant.pipelines.targets import BareTarget, Seen, Target, Visit
+
+__all__ = [
+    "SAMPLERS",
+    "BareTarget",
+    "Call",
+    "Conditioning",
+    "Denoiser",
+    "DiffusersTarget",
+    "Observer",
+    "Seen",
+    "Target",
+    "Visit",
+    "build_scheduler",
+    "noise",
+    "plain_call",
+    "resolve",
+    "sample",
+    "set_steps",
+    "state_hash",
+    "to_images",
+]

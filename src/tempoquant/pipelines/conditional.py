@@ -1,0 +1,131 @@
+"""Running a diffusers pipeline's own call, with what its denoiser sees shown by a hook."""
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tempoquant.errors import InputError, unknown
+from tempoquant.pipelines.noise import pipeline_generators, sample_indices
+from tempoquant.pipelines.sampling import check_finite, check_run, evaluating
+from tempoquant.pipelines.schedulers import build_scheduler, set_steps
+from tempoquant.pipelines.targets import Seen
+from tempoquant.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from tempoquant.pipelines.diffusers_target import DiffusersTarget
+
+Tell = Callable[[Seen, Tensor], None]
+SAMPLE_NAMES = ("sample", "hidden_states")
+TIME_NAME = "timestep"
+NOT_CONDITIONING = ("return_dict",)
+
+
+def run_pipeline(
+    target: "DiffusersTarget",
+    samples: int | Sequence[int],
+    tell: Tell,
+    *,
+    conditioning: Mapping[str, Any],
+    steps: int,
+    seed: int,
+    decode: bool,
+    eta: float = 0.0,
+    sampler: str | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Call a conditional pipeline batch by batch with one random generator a sample.
+
+    Args:
+        tell: told of every denoiser call and its output.
+        conditioning: keyword arguments of the pipeline's call; a list has one entry a sample.
+        decode: False skips the image decoder where the pipeline allows it; the result is then latents.
+
+    Returns:
+        (N, C, H, W) pixels in [-1, 1], float32 on the CPU.
+    """
+    indices = sample_indices(samples)
+    scheduler = build_scheduler(target.pipe.scheduler, sampler)
+    set_steps(scheduler, steps)
+    check_run(scheduler, indices, eta, batch_size, None)
+    accepted = inspect.signature(type(target.pipe).__call__).parameters
+    per_sample = _per_sample(conditioning, len(indices))
+    for name in conditioning:
+        if name not in accepted:
+            raise unknown("conditioning", name, set(accepted) - {"self"})
+    options: dict[str, Any] = {"num_inference_steps": steps, "output_type": "pt"}
+    if "eta" in accepted:
+        options["eta"] = eta
+    elif eta:
+        raise InputError(f"eta {eta} cannot be given to {target.name}: its call takes none")
+    # DiTPipeline knows no latent output; it then decodes although nobody looks.
+    if not decode and "latents" in accepted:
+        options["output_type"] = "latent"
+    drawn = []
+    starts = range(0, len(indices), batch_size)
+    with (progress or Silent()).stage("sampling", len(starts) * len(scheduler.timesteps)) as advance:
+        for start in starts:
+            batch = indices[start : start + batch_size]
+            given = {n: v[start : start + batch_size] if n in per_sample else v for n, v in conditioning.items()}
+            given = {**given, **options, "generator": pipeline_generators(seed, batch)}
+            drawn.append(_run_batch(target, copy.deepcopy(scheduler), batch, given, tell, advance))
+    pixels = torch.cat(drawn)
+    return pixels * 2 - 1 if options["output_type"] == "pt" else pixels
+
+
+def _run_batch(
+    target: "DiffusersTarget",
+    scheduler: Any,
+    batch: list[int],
+    given: Mapping[str, Any],
+    tell: Tell,
+    advance: Callable[[int], None],
+) -> Tensor:
+    from tempoquant.pipelines.diffusers_target import replaced
+
+    pipe = replaced(target.pipe, scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    calls = 0
+
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        nonlocal calls
+        seen = read_call(calls, batch, module, args, kwargs)
+        prediction = output if isinstance(output, Tensor) else output[0]
+        check_finite(prediction, calls, seen.t[0])
+        tell(seen, prediction)
+        calls += 1
+        advance(1)
+
+    handle = target.denoiser.module.register_forward_hook(hook, with_kwargs=True)
+    try:
+        with torch.inference_mode(), evaluating(target.denoiser.module):
+            images = pipe(**given).images
+    finally:
+        handle.remove()
+    return torch.as_tensor(images).float().cpu()
+
+
+def read_call(k: int, batch: Sequence[int], module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Seen:
+    """What one call of a diffusers denoiser was given, by its arguments' names."""
+    named = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
+    named.update(named.pop("kwargs", {}))
+    x = next(named.pop(name) for name in SAMPLE_NAMES if name in named)
+    t = torch.as_tensor(named.pop(TIME_NAME), device=x.device).expand(x.shape[0])
+    branches = x.shape[0] // len(batch)
+    conditioning = {n: v for n, v in named.items() if n not in NOT_CONDITIONING and v is not None}
+    return Seen(k, t, torch.tensor(list(batch)).repeat(branches), x, conditioning)
+
+
+def _per_sample(conditioning: Mapping[str, Any], count: int) -> set[str]:
+    """Names of the arguments with one entry a sample; checks their lengths."""
+    lists = {name for name, value in conditioning.items() if isinstance(value, (list, tuple))}
+    for name in sorted(lists):
+        if len(conditioning[name]) != count:
+            raise InputError(
+                f"{name} has {len(conditioning[name])} entries for {count} samples: one a sample is needed"
+            )
+    return lists

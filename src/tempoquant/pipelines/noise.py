@@ -1,0 +1,33 @@
+"""Initial noise and step noise of sample ``index``, keyed by (seed, index) alone so that no batch size changes it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tempoquant.randomness import generator
+
+
+def noise(shape: Sequence[int], seed: int, index: int) -> Tensor:
+    """Initial noise of sample ``index``: standard normal, float32, of ``shape`` (one sample, no batch)."""
+    return torch.randn(tuple(shape), generator=generator("noise", seed, index))
+
+
+def noise_batch(shape: Sequence[int], seed: int, indices: Sequence[int]) -> Tensor:
+    """Initial noise of several samples: (len(indices), *shape)."""
+    return torch.stack([noise(shape, seed, index) for index in indices])
+
+
+def step_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
+    """One generator a sample for the noise that a stochastic sampler adds at its steps."""
+    return [generator("step noise", seed, index) for index in indices]
+
+
+def pipeline_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
+    """One generator a sample for a diffusers pipeline that draws its own noise; its first draw is :func:`noise`."""
+    return [generator("noise", seed, index) for index in indices]
+
+
+def sample_indices(samples: int | Sequence[int]) -> list[int]:
+    """Which samples: the first ``samples``, or exactly those named."""
+    return list(range(samples)) if isinstance(samples, int) else [int(index) for index in samples]

@@ -1,0 +1,128 @@
+"""From what a user calls a model to a target: a bundled name, a folder, a factory in a file, a hub id, or an object."""
+
+import importlib.util
+import re
+import sys
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+
+from tempoquant.errors import FormatError, InputError, unknown
+from tempoquant.pipelines.denoiser import Denoiser
+from tempoquant.pipelines.diffusers_target import DiffusersTarget
+from tempoquant.pipelines.targets import BareTarget, Target
+
+BUNDLED = ("fashion32",)
+FORMS = (*BUNDLED, "DIFFUSERS_FOLDER", "FILE.py:FACTORY", "HUB_ORG/NAME")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def resolve(model: "str | Path | DiffusionPipeline | Denoiser | Target") -> Target:
+    """The target that ``model`` names.
+
+    Args:
+        model: a bundled name (``"fashion32"``), a diffusers folder, ``"FILE.py:FACTORY"`` (imports the user's own file
+            and calls the function, which returns a :class:`Denoiser` or a pipeline), a hub id, or one of these objects.
+
+    Raises:
+        InputError: there is no such model, or the factory fails.
+        FormatError: the folder is not a loadable diffusers folder.
+    """
+    if isinstance(model, Denoiser):
+        return BareTarget(model)
+    if isinstance(model, DiffusionPipeline):
+        return DiffusersTarget(model)
+    if isinstance(model, (BareTarget, DiffusersTarget)):
+        return model
+    if not isinstance(model, (str, Path)):
+        raise InputError(
+            f"a {type(model).__name__} is not a model; give one of: {', '.join(FORMS)}, pipeline, Denoiser"
+        )
+    text = str(model)
+    if Path(text).is_dir():
+        return _from_folder(Path(text), Path(text).resolve().name)
+    if text in BUNDLED:
+        return _from_folder(Path(str(files("tempoquant"))) / "assets" / text, text)
+    path, _, factory = text.rpartition(":")
+    if path.endswith(".py"):
+        return _from_factory(Path(path), factory)
+    if HUB_ID.fullmatch(text):
+        return _from_hub(text)
+    raise unknown("model", text, FORMS)
+
+
+def _from_folder(folder: Path, name: str) -> Target:
+    if not (folder / "model_index.json").is_file():
+        if (folder / "denoiser").is_dir():
+            raise InputError(
+                f"{folder} holds a bare denoiser without its class: tempoquant.load(dir, denoiser=factory())"
+            )
+        raise FormatError(f"{folder} is not a diffusers folder: it has no model_index.json")
+    try:
+        pipe = _load(str(folder), local_files_only=True)
+    except Exception as error:
+        raise FormatError(f"{folder} cannot be loaded as a diffusers folder: {_first_line(error)}") from error
+    return DiffusersTarget(pipe, name)
+
+
+def _load(source: str, **options: Any) -> DiffusionPipeline:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        # Safetensors only, since pickles run code; trust_remote_code off keeps the folder's own .py files unread.
+        return DiffusionPipeline.from_pretrained(source, use_safetensors=True, trust_remote_code=False, **options)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _from_hub(name: str) -> Target:
+    try:
+        pipe = _load(name)
+    except Exception as error:
+        raise InputError(f"no folder {name!r} here, and the hub gave none: {_first_line(error)}") from error
+    return DiffusersTarget(pipe, name)
+
+
+def _from_factory(path: Path, factory: str) -> Target:
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    make = getattr(_import(path), factory, None)
+    if not callable(make):
+        raise InputError(f"{path} has no function {factory!r}")
+    try:
+        made: Any = make()
+    except Exception as error:
+        raise InputError(f"{path}:{factory} failed: {type(error).__name__}: {_first_line(error)}") from error
+    if isinstance(made, Denoiser):
+        return BareTarget(made)
+    if isinstance(made, DiffusionPipeline):
+        return DiffusersTarget(made)
+    raise InputError(f"{path}:{factory} returned {type(made).__name__}; a Denoiser or a diffusers pipeline is needed")
+
+
+def _import(path: Path) -> ModuleType:
+    """The module of a file by its path; the user named it, so it may run."""
+    name = f"tempoquant_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up here; siblings of the file are importable, as when it is run as a script.
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InputError(f"importing {path} failed: {type(error).__name__}: {_first_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,73 @@
+"""Samplers by the names papers use, as diffusers schedulers in the configuration a model was trained for."""
+
+import copy
+import inspect
+from typing import Any
+
+import diffusers
+
+from tempoquant.errors import InputError, unknown
+
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    # Without the Runge-Kutta warm-up this is the PLMS of CompVis: S steps are S + 1 denoiser calls.
+    "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "ddpm": ("DDPMScheduler", {}),
+}
+"""Sampler name -> diffusers scheduler class and the settings that make it that sampler."""
+
+
+def build_scheduler(scheduler: Any, sampler: str | None = None) -> Any:
+    """A fresh scheduler that shares nothing with ``scheduler``.
+
+    Args:
+        scheduler: the model's own, in the configuration the model was trained for.
+        sampler: a name of :data:`SAMPLERS`; None keeps the model's own sampler.
+
+    Raises:
+        InputError: the name is not known.
+    """
+    if sampler is None:
+        return copy.deepcopy(scheduler)
+    if sampler not in SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS)
+    name, settings = SAMPLERS[sampler]
+    return getattr(diffusers, name).from_config(scheduler.config, **settings)
+
+
+def set_steps(scheduler: Any, steps: int, device: Any = None) -> None:
+    """Set the number of sampling steps, checked: diffusers accepts values that fail much later.
+
+    Raises:
+        InputError: ``steps`` is not in 1 .. ``num_train_timesteps``.
+    """
+    most = int(scheduler.config.num_train_timesteps)
+    if not 1 <= steps <= most:
+        raise InputError(f"steps {steps} is out of range: this schedule takes 1 to {most}")
+    scheduler.set_timesteps(steps, device=device)
+
+
+def step_options(scheduler: Any, eta: float, generators: list[Any]) -> dict[str, Any]:
+    """The keyword arguments of ``scheduler.step`` for this noise scale and these per-sample generators.
+
+    Args:
+        eta: DDIM's noise scale (Song et al. 2021, eq. 16), 0 to 1; only DDIM has one.
+
+    Raises:
+        InputError: ``eta`` is out of range, or not zero for a scheduler without one.
+    """
+    check_eta(scheduler, eta)
+    accepted = inspect.signature(scheduler.step).parameters
+    options: dict[str, Any] = {"eta": eta} if "eta" in accepted else {}
+    if "generator" in accepted:
+        options["generator"] = generators
+    return options
+
+
+def check_eta(scheduler: Any, eta: float) -> None:
+    """Raise InputError unless ``eta`` is one that ``scheduler`` can use."""
+    if not 0.0 <= eta <= 1.0:
+        raise InputError(f"eta {eta} is out of range: 0 to 1")
+    if eta > 0 and "eta" not in inspect.signature(scheduler.step).parameters:
+        raise InputError(f"eta {eta} needs the ddim sampler: {type(scheduler).__name__} has no eta")
