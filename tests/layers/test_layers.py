@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_long_sums_are_split_into_exact_parts():
     reach = torch.full((2, 100), 2.0**20, dtype=torch.float64)
     bounds = channel_parts(reach)
     assert bounds[0] == 0 and bounds[-1] == 100
-    assert all((b - a) * 2**20 < 2**24 for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    assert all((b - a) * 2**20 < 2**24 for a, b in itertools.pairwise(bounds))
     assert channel_parts(torch.full((1, 4), 2.0**25, dtype=torch.float64)) is None
     assert channel_parts(torch.full((1, 4), 2.0**20, dtype=torch.float64)) == [0, 4]
 

@@ -47,7 +47,17 @@ class QuantizedProduct(nn.Module):
         acc = multiply(x.double(), y.double()).float() if wide else multiply(x, y)
         return ((acc * _aligned(a.s_out, acc)) * _aligned(b.s_out, acc)).to(left.dtype)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False) -> Tensor:  # fmt: skip
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
         """``scaled_dot_product_attention`` by way of :meth:`product`; dropout is that of evaluation (none)."""
         if enable_gqa:
             repeats = query.shape[-3] // key.shape[-3]

@@ -25,7 +25,7 @@ def simulate(layer: "QuantizedLayer", x: Tensor) -> Tensor:
     """The output of a layer, in the input's dtype; that of the stock layer while nothing is quantized.
 
     With a quantized input this is exact integer arithmetic up to the final float32 scaling. With a float input (W4A32)
-    it is the float product with the dequantized weight; with a float weight, the float product of the dequantized input.
+    it is the float product with the dequantized weight, with a float weight the product with the dequantized input.
     """
     if layer.input_interval is None:
         return layer.product(x, layer.dequantized_weight().to(x.dtype), layer.bias)

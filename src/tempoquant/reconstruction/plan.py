@@ -48,7 +48,7 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
 
 
 def layer_roles(graph: DenoiserGraph) -> dict[str, frozenset[str]]:
-    """The roles that policies name: @first, @second and @last image layer, @shared[i] of the temporal block, @strided."""
+    """The roles that policies name: @first, @second, @last and @strided image layers, and @shared[i] of the TIB."""
     roles: dict[str, set[str]] = {layer.name: set() for layer in graph.layers}
     image = [layer for layer in graph.layers if layer.category is Category.IMAGE]
     for role, position in (("@first", 0), ("@second", 1), ("@last", -1)):

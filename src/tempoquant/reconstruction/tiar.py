@@ -18,7 +18,16 @@ from tempoquant.reconstruction.rounding import SoftRounding
 from tempoquant.reconstruction.unit import compensate, penalty
 
 
-def tiar(program: TemporalProgram, externals: Mapping[str, Tensor], layers: Mapping[str, QuantizedLayer], weights: Mapping[str, Tensor], grids: Mapping[str, QParams], effort: Effort, seed: int, progress: Progress) -> None:  # fmt: skip
+def tiar(
+    program: TemporalProgram,
+    externals: Mapping[str, Tensor],
+    layers: Mapping[str, QuantizedLayer],
+    weights: Mapping[str, Tensor],
+    grids: Mapping[str, QParams],
+    effort: Effort,
+    seed: int,
+    progress: Progress,
+) -> None:
     """Round the temporal layers in place.
 
     Args:
@@ -51,7 +60,16 @@ def tiar(program: TemporalProgram, externals: Mapping[str, Tensor], layers: Mapp
     _learn(program, externals, layers, weights, fitted, targets, effort, progress)
 
 
-def _learn(program: TemporalProgram, externals: Mapping[str, Tensor], layers: Mapping[str, QuantizedLayer], weights: Mapping[str, Tensor], grids: Mapping[str, QParams], targets: Mapping[str, Tensor], effort: Effort, progress: Progress) -> None:  # fmt: skip
+def _learn(
+    program: TemporalProgram,
+    externals: Mapping[str, Tensor],
+    layers: Mapping[str, QuantizedLayer],
+    weights: Mapping[str, Tensor],
+    grids: Mapping[str, QParams],
+    targets: Mapping[str, Tensor],
+    effort: Effort,
+    progress: Progress,
+) -> None:
     starts = {n: layers[n].weight.float() if effort.compensate else None for n in grids}
     roundings = {n: SoftRounding(weights[n], grids[n], starts[n]) for n in grids}
 

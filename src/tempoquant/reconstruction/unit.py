@@ -20,7 +20,9 @@ MOST_VECTORS = 32_768
 CHUNK = 32
 
 
-def compensate(layer: QuantizedLayer, weight: Tensor, qparams: QParams, quantized: Tensor, full: Tensor, effort: Effort, key: tuple) -> tuple[Tensor, QParams]:  # fmt: skip
+def compensate(
+    layer: QuantizedLayer, weight: Tensor, qparams: QParams, quantized: Tensor, full: Tensor, effort: Effort, key: tuple
+) -> tuple[Tensor, QParams]:
     """Closed-form integers and scale of one layer from its inputs in both streams.
 
     Args:
@@ -43,7 +45,16 @@ def compensate(layer: QuantizedLayer, weight: Tensor, qparams: QParams, quantize
     return integers.view_as(weight), qparams._replace(scale=scale)
 
 
-def learn_rounding(module: nn.Module, layers: Mapping[str, QuantizedLayer], weights: Mapping[str, Tensor], grids: Mapping[str, QParams], call: tuple[tuple, dict[str, Any]], target: Tensor, effort: Effort, key: tuple) -> dict[str, Tensor]:  # fmt: skip
+def learn_rounding(
+    module: nn.Module,
+    layers: Mapping[str, QuantizedLayer],
+    weights: Mapping[str, Tensor],
+    grids: Mapping[str, QParams],
+    call: tuple[tuple, dict[str, Any]],
+    target: Tensor,
+    effort: Effort,
+    key: tuple,
+) -> dict[str, Tensor]:
     """AdaRound over all layers of a unit against its full-precision output; integers by layer name.
 
     Layers that already hold integers start from them, and keep them if the learned ones have no lower hard loss.
@@ -68,7 +79,15 @@ def learn_rounding(module: nn.Module, layers: Mapping[str, QuantizedLayer], weig
     return learned if after <= before else {n: s for n, s in starts.items() if s is not None}
 
 
-def _optimize(module: nn.Module, layers: Mapping[str, QuantizedLayer], roundings: Mapping[str, SoftRounding], call: tuple[tuple, dict[str, Any]], target: Tensor, effort: Effort, key: tuple) -> None:  # fmt: skip
+def _optimize(
+    module: nn.Module,
+    layers: Mapping[str, QuantizedLayer],
+    roundings: Mapping[str, SoftRounding],
+    call: tuple[tuple, dict[str, Any]],
+    target: Tensor,
+    effort: Effort,
+    key: tuple,
+) -> None:
     for name, layer in layers.items():
         layer.kernel = lambda l, x, r=roundings[name]: l.product(x, r.weight(), l.bias)  # type: ignore[misc]
     optimizer = torch.optim.Adam([r.alpha for r in roundings.values()], lr=effort.lr)

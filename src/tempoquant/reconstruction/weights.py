@@ -141,7 +141,9 @@ class _UnitHook:
 
         return visit
 
-    def _learn(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], grids: Mapping[str, QParams], output: Tensor) -> None:  # fmt: skip
+    def _learn(
+        self, module: nn.Module, args: tuple, kwargs: dict[str, Any], grids: Mapping[str, QParams], output: Tensor
+    ) -> None:
         stage, batch = self.stage, self.lockstep.batch
         first = slice(0, batch // 2)
         call = (take_rows(args, first, batch), take_rows(kwargs, first, batch))

@@ -1,0 +1,132 @@
+"""The public verbs: quantize a model, load a quantized folder."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from tempoquant.checkpoint import read_component, read_evidence
+from tempoquant.checkpoint.component import read_config
+from tempoquant.checkpoint.evidence import machine
+from tempoquant.errors import FormatError, InputError
+from tempoquant.graph import Category
+from tempoquant.job import Quantized, run_job
+from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, resolve, state_hash
+from tempoquant.progress import Progress, Silent
+from tempoquant.quantized import QuantizedPipeline
+from tempoquant.recipe import Recipe
+from tempoquant.workplace import check_output, workplace
+
+COMPONENTS = ("unet", "transformer", "denoiser")
+
+
+def quantize(
+    model: Any,
+    recipe: Recipe,
+    *,
+    out: Path | str | None = None,
+    recording: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> QuantizedPipeline:
+    """Quantize a diffusion model.
+
+    Args:
+        model: ``"fashion32"``, a diffusers folder, a hub id, ``"FILE.py:FACTORY"``, a diffusers pipeline, or a
+            :class:`~tempoquant.Denoiser`. Never changed.
+        recipe: how; see :func:`tempoquant.method_recipe`.
+        out: folder to write the result to, with resumable work beside it in ``out.partial``.
+        recording: folder of recorded trajectories to make or reuse, so that several recipes share one.
+        resume: continue at the last finished unit. overwrite: replace ``out``.
+
+    Raises:
+        InputError: an argument is not valid; said before any long work.
+        NumericsError: the denoiser returned NaN or infinity.
+    """
+    target = resolve(model)
+    place = None if out is None else Path(out)
+    if place is not None:
+        check_output(place, overwrite, resume)
+    with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
+        store = work / "recording" if recording is None else Path(recording)
+        quantized = run_job(target, recipe, work, store, progress or Silent())
+        result = QuantizedPipeline(
+            target.with_module(quantized.module), quantized.blueprint, quantized.clock, _facts(target, quantized)
+        )
+        if place is not None:
+            result.save_pretrained(place, overwrite=overwrite)
+    return result
+
+
+def load(folder: Path | str, *, denoiser: Denoiser | None = None) -> QuantizedPipeline:
+    """Load a quantized folder; its images equal those before saving, bit for bit.
+
+    Args:
+        denoiser: the float denoiser to fill, for a folder that was made from a bare one.
+
+    Raises:
+        FormatError: not ours, incomplete, tampered with, or of a newer format.
+        InputError: no such folder, or a bare denoiser is needed and not given.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"{str(folder)!r} is no folder")
+    component = next((c for c in COMPONENTS if (root / c / "config.json").is_file()), None)
+    if component is None:
+        raise FormatError(f"{root} is no quantized folder: it has no {', '.join(COMPONENTS[:-1])} or {COMPONENTS[-1]}")
+    read_config(root / component)
+    facts = read_evidence(root)
+    module, blueprint, clock = read_component(root / component, _builder(component, denoiser, root))
+    target = _around(root, component, module, denoiser)
+    return QuantizedPipeline(target, blueprint, clock, facts)
+
+
+def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[[dict[str, Any]], nn.Module]:
+    def build(config: dict[str, Any]) -> nn.Module:
+        if component == "denoiser":
+            if denoiser is None:
+                raise InputError(f"{root} was made from a bare denoiser: give it, load(folder, denoiser=...)")
+            return copy.deepcopy(denoiser.module).requires_grad_(False)
+        name = config.get("_class_name", "")
+        if not hasattr(diffusers, name):
+            raise FormatError(f"{root / component}: diffusers has no class {name!r}")
+        return getattr(diffusers, name).from_config(config).requires_grad_(False)
+
+    return build
+
+
+def _around(root: Path, component: str, module: nn.Module, denoiser: Denoiser | None) -> Target:
+    """The target that a folder's other components make around its denoiser."""
+    if component == "denoiser":
+        assert denoiser is not None
+        return BareTarget(replace(denoiser, module=module))
+    pipe = DiffusionPipeline.from_pretrained(str(root), local_files_only=True, **{component: module})
+    return DiffusersTarget(pipe, root.name)
+
+
+def _facts(target: Target, quantized: Quantized) -> dict[str, Any]:
+    recipe = quantized.blueprint.recipe
+    categories = {c.value: [layer.name for layer in quantized.graph.layers if layer.category is c] for c in Category}
+    return {
+        "model": target.name,
+        "sample_shape": list(target.denoiser.sample_shape),
+        "model_hash": state_hash(target.denoiser.module),
+        "full_bytes": sum(t.numel() * 4 for t in target.denoiser.module.state_dict().values()),
+        "schedule": {
+            "sampler": recipe.calibration.sampler,
+            "steps": recipe.calibration.steps,
+            "timesteps": quantized.clock.timesteps.tolist(),
+        },
+        "seed": recipe.seed,
+        "layers": {name: len(layers) for name, layers in categories.items()},
+        "attention_products": len(quantized.blueprint.attention),
+        "unreached_products": list(quantized.graph.unreached),
+        "machine": machine(),
+        "timings": quantized.timings,
+    }

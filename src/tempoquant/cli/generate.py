@@ -1,0 +1,56 @@
+"""``tempoquant generate``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tempoquant.cli import app
+from tempoquant.cli.options import (
+    BatchSize,
+    Factory,
+    Folder,
+    Overwrite,
+    Sampler,
+    Seed,
+    Steps,
+    check_new,
+    open_model,
+    progress,
+    schedule,
+)
+from tempoquant.errors import InputError
+from tempoquant.evaluation import save_grid, save_images
+from tempoquant.pipelines import to_images
+
+
+@app.command("generate")
+def generate_command(
+    model: Folder,
+    samples: Annotated[int, typer.Option("-n", "--samples", help="how many")] = 16,
+    out: Annotated[Path, typer.Option("-o", "--out", help="a .png grid, or a folder of single files")] = Path(
+        "grid.png"
+    ),
+    steps: Steps = None,
+    sampler: Sampler = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = 16,
+    denoiser: Factory = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw samples from a quantized folder or a full-precision model.
+
+    Example: tempoquant generate out -n 16 -o grid.png
+    """
+    if samples < 1:
+        raise InputError(f"samples = {samples}: at least 1")
+    check_new(out, overwrite)
+    target, quantized = open_model(model, denoiser)
+    options = schedule(quantized, steps, sampler)
+    images = to_images(target.generate(samples, seed=seed, batch_size=batch_size, progress=progress(), **options))
+    if out.suffix == ".png":
+        save_grid(images, out)
+    else:
+        save_images(images, out)
+    Console().print(f"{out}: {samples} samples, {options['steps']} steps, seed {seed}", highlight=False)

@@ -1,0 +1,74 @@
+"""Options that several commands share, and what they mean."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tempoquant.api import COMPONENTS, load
+from tempoquant.errors import InputError
+from tempoquant.pipelines import BareTarget, Denoiser, Target, resolve
+from tempoquant.progress import Progress, RichProgress
+from tempoquant.quantized import QuantizedPipeline
+
+Model = Annotated[str, typer.Argument(help="fashion32, a diffusers folder, a hub id, or FILE.py:FACTORY")]
+Folder = Annotated[str, typer.Argument(help="a folder that `tempoquant quantize` wrote, or a full-precision model")]
+Factory = Annotated[str | None, typer.Option("--denoiser", help="FILE.py:FACTORY of a folder's bare denoiser")]
+Seed = Annotated[int, typer.Option(help="seed of the initial noise")]
+Json = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace existing output")]
+Steps = Annotated[int | None, typer.Option(help="sampling steps; the folder's own schedule if not given")]
+Sampler = Annotated[str | None, typer.Option(help="ddim, plms, dpm++ or ddpm; the model's own if not given")]
+BatchSize = Annotated[int, typer.Option(help="samples computed together")]
+
+DEFAULT_STEPS = 50
+
+
+def progress() -> Progress:
+    """The terminal's progress bars."""
+    return RichProgress()
+
+
+def open_model(name: str, factory: str | None = None) -> tuple[Target, QuantizedPipeline | None]:
+    """The model called ``name``, and the quantized pipeline around it if it is a quantized folder."""
+    if is_quantized(Path(name)):
+        quantized = load(name, denoiser=None if factory is None else bare_denoiser(factory))
+        return quantized.target, quantized
+    return resolve(name), None
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether a folder holds a component with a ``quantization_config``."""
+    configs = (folder / component / "config.json" for component in COMPONENTS)
+    return any(path.is_file() and "quantization_config" in path.read_text() for path in configs)
+
+
+def bare_denoiser(factory: str) -> Denoiser:
+    """The denoiser that ``FILE.py:FACTORY`` makes."""
+    target = resolve(factory)
+    if not isinstance(target, BareTarget):
+        raise InputError(f"{factory} makes a pipeline, where a bare denoiser is needed")
+    return target.denoiser
+
+
+def schedule(quantized: QuantizedPipeline | None, steps: int | None, sampler: str | None) -> dict[str, Any]:
+    """Steps, sampler and eta to draw with: as given, else those the folder was calibrated for."""
+    if quantized is None:
+        return {"steps": steps or DEFAULT_STEPS, "sampler": sampler, "eta": 0.0}
+    own = quantized.recipe.calibration
+    return {"steps": steps or own.steps, "sampler": sampler or own.sampler, "eta": own.eta}
+
+
+def check_new(path: Path, overwrite: bool) -> None:
+    """Refuse an output file that exists."""
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists: choose another name or pass --overwrite")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path.absolute().parent} is no folder to write {path.name} into")
+
+
+def write_json(path: Path | None, result: Any) -> None:
+    """Write a result where the user asked for it."""
+    if path is not None:
+        path.write_text(json.dumps(result, indent=2) + "\n")

@@ -1,0 +1,75 @@
+"""``tempoquant quantize``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tempoquant.api import quantize
+from tempoquant.cli import app
+from tempoquant.cli.options import Json, Model, Overwrite, check_new, progress, write_json
+from tempoquant.methods import method_recipe
+from tempoquant.recipe import Recipe
+
+
+@app.command("quantize")
+def quantize_command(
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder to write")],
+    method: Annotated[str, typer.Option(help="see `tempoquant methods`")] = "tfmq-dm",
+    weights: Annotated[int, typer.Option("-w", "--weights", help="weight bits: 2 to 8, 16, or 32 for float")] = 4,
+    activations: Annotated[int, typer.Option("-a", "--activations", help="activation bits, likewise")] = 8,
+    reading: Annotated[str, typer.Option(help="paper or released")] = "paper",
+    effort: Annotated[str, typer.Option(help="fast, balanced or paper")] = "fast",
+    samples: Annotated[int, typer.Option(help="calibration trajectories")] = 64,
+    steps: Annotated[int, typer.Option(help="steps of the schedule to calibrate for")] = 50,
+    sampler: Annotated[str | None, typer.Option(help="ddim, plms, dpm++ or ddpm; the model's own if not given")] = None,
+    eta: Annotated[float, typer.Option(help="DDIM's noise, 0 to 1")] = 0.0,
+    recipe: Annotated[
+        Path | None, typer.Option(help="a recipe file (YAML or JSON) instead of the options above")
+    ] = None,
+    recording: Annotated[Path | None, typer.Option(help="folder of recorded trajectories to make or reuse")] = None,
+    seed: Annotated[int, typer.Option(help="seed of every random draw")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="continue at the last finished unit")] = False,
+    overwrite: Overwrite = False,
+    json_file: Json = None,
+) -> None:
+    """Quantize a model into a folder.
+
+    Example: tempoquant quantize fashion32 --method tfmq-dm -w 4 -a 8 -o out
+    """
+    if recipe is not None:
+        chosen = Recipe.from_file(recipe)
+    else:
+        calibration = {"samples": samples, "steps": steps, "sampler": sampler, "eta": eta}
+        chosen = method_recipe(
+            method,
+            weights=weights,
+            activations=activations,
+            reading=reading,
+            effort=effort,
+            calibration=calibration,
+            seed=seed,
+        )
+    if json_file is not None:
+        check_new(json_file, overwrite)
+    result = quantize(
+        model, chosen, out=out, recording=recording, resume=resume, overwrite=overwrite, progress=progress()
+    )
+    facts = result.facts
+    size, seconds = facts["size"], sum(facts["timings"].values())
+    Console().print(
+        f"{out}: {chosen.name}, {size['total'] / 1e6:.2f} MB ({size['ratio']:.2f}x smaller than float32), "
+        f"{seconds:.0f} s\n{_summary(facts)}",
+        highlight=False,
+    )
+    write_json(json_file, {"out": str(out), "recipe": chosen.model_dump(mode="json"), **facts})
+
+
+def _summary(facts: dict) -> str:
+    layers = ", ".join(f"{count} {name}" for name, count in facts["layers"].items() if count)
+    products = f"{facts['attention_products']} attention products"
+    missed = f"; not reached: {', '.join(facts['unreached_products'])}" if facts["unreached_products"] else ""
+    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in facts["timings"].items())
+    return f"layers that see: {layers}; {products}{missed}\n{stages}"

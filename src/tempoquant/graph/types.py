@@ -1,0 +1,107 @@
+"""What reading a denoiser yields: plain data about its layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Category(StrEnum):
+    """What a layer's input depends on."""
+
+    IMAGE = "image"
+    TEMPORAL = "temporal"
+    TEMPORAL_CONDITION = "temporal+condition"
+    CONDITION = "condition"
+    CONSTANT = "constant"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How the reader may run a denoiser.
+
+    Attributes:
+        module: the network. run: ``run(sample, timestep, **conditioning)``, which calls it once.
+        sample_shape: shape of one sample. timesteps: valid, distinct time steps, at least two.
+        conditioning: ``conditioning(batch, variant)`` gives keyword arguments; variants 0 and 1 differ.
+    """
+
+    module: nn.Module
+    run: Callable[..., Tensor]
+    sample_shape: tuple[int, ...]
+    timesteps: tuple[float, ...]
+    conditioning: Callable[[int, int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One Linear or Conv2d that executes.
+
+    Attributes:
+        order: position in execution. calls: how often one forward calls it. strided: a convolution that downsamples.
+    """
+
+    name: str
+    kind: str
+    category: Category
+    order: int
+    calls: int
+    shape: tuple[int, ...]
+    strided: bool = False
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Layers that are reconstructed together: those of one called module, in execution order."""
+
+    name: str
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AttentionProduct:
+    """One softmax(q k^T) v.
+
+    Attributes:
+        owner: module that executes it. kind: "sdpa" or "explicit".
+        index: which of the owner's products of this kind it is, counted in one forward.
+        calls: for "explicit", positions of q k^T and p v among the owner's matrix products.
+    """
+
+    owner: str
+    index: int
+    kind: str
+    calls: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class TimeArgument:
+    """Where ``module.forward`` takes the time step."""
+
+    position: int | None
+    name: str
+
+
+@dataclass(frozen=True)
+class DenoiserGraph:
+    """Everything that is known of a denoiser's structure.
+
+    Attributes:
+        layers: in execution order. unused: layers that never ran. unsupported: layers of other kinds with weights.
+        shared, projections: the temporal information block: h, and every g_i.
+        units: reconstruction units in execution order. splits: channel where a concatenated input's skip part begins.
+        attention: products that can be quantized. unreached: those that cannot, in words.
+    """
+
+    layers: tuple[LayerInfo, ...]
+    unused: tuple[str, ...]
+    unsupported: tuple[str, ...]
+    shared: tuple[str, ...]
+    projections: tuple[str, ...]
+    units: tuple[Unit, ...]
+    splits: dict[str, int]
+    attention: tuple[AttentionProduct, ...]
+    unreached: tuple[str, ...]
+    time_argument: TimeArgument

@@ -1,0 +1,191 @@
+"""The main job: read the denoiser, record it, round its weights, calibrate its activations."""
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tempoquant.calibration.activations import calibrate_activations
+from tempoquant.calibration.finite_set import finite_set_calibration
+from tempoquant.calibration.recorder import record
+from tempoquant.calibration.store import Store
+from tempoquant.checkpoint import Blueprint
+from tempoquant.graph import DenoiserGraph, Probe, TemporalProgram, Unit, read_denoiser, temporal_program
+from tempoquant.intervals import Clock
+from tempoquant.layers import install_attention, install_layers
+from tempoquant.pipelines import Denoiser, Target, build_scheduler, set_steps
+from tempoquant.progress import Progress
+from tempoquant.randomness import generator
+from tempoquant.recipe import FLOAT_BITS, Recipe
+from tempoquant.reconstruction.cache import UnitCache
+from tempoquant.reconstruction.effort import effort
+from tempoquant.reconstruction.plan import LayerPlan, plan_layers
+from tempoquant.reconstruction.tiar import tiar
+from tempoquant.reconstruction.weights import WeightStage, reconstruct_units, round_nearest
+
+
+@dataclass
+class Quantized:
+    """A quantized denoiser, and what is known of it.
+
+    Attributes:
+        module: the module; its clock is attached.
+        graph: what was read from the original. timings: seconds by stage.
+    """
+
+    module: nn.Module
+    blueprint: Blueprint
+    clock: Clock
+    graph: DenoiserGraph
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def run_job(target: Target, recipe: Recipe, work: Path, recording: Path, progress: Progress) -> Quantized:
+    """Quantize ``target``'s denoiser.
+
+    Args:
+        work: finished units are kept here, and found again by the next run of the same job.
+        recording: the folder of the recorded trajectories, made or continued unless it is complete.
+    """
+    timings: dict[str, float] = {}
+    probe = probe_of(target, recipe)
+    with _timed(timings, "read"):
+        graph = read_denoiser(probe)
+        plans = plan_layers(graph, recipe)
+    with _timed(timings, "record"):
+        store = record_trajectories(target, recipe, recording, progress)
+    clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
+    module = copy.deepcopy(target.denoiser.module).eval().requires_grad_(False)
+    denoiser = replace(target.denoiser, module=module)
+    stage = weight_stage(module, graph, recipe, plans, work, progress)
+    attention = install_attention(module, graph.attention) if recipe.attention.quantize else {}
+    with _timed(timings, "temporal features"):
+        program = temporal_program(probe, graph)
+        externals, rows = temporal_inputs(program, store, clock)
+        reconstruct_temporal(stage, program, externals)
+    with _timed(timings, "units"):
+        reconstruct_image_layers(stage, denoiser, store)
+    clock.attach(module)
+    with _timed(timings, "activations"):
+        bits = {n: p.activation_bits for n, p in plans.items() if n in stage.layers}
+        temporal = {n: b for n, b in bits.items() if plans[n].temporal and b != FLOAT_BITS}
+        per_step = recipe.temporal.calibration == "finite-set"
+        finite_set_calibration(program, externals, rows, clock, stage.layers, temporal, per_step)
+        others = {n: layer for n, layer in stage.layers.items() if not plans[n].temporal}
+        calibrate_activations(denoiser, store, clock, others, bits, attention, recipe, progress)
+    found = graph.attention if recipe.attention.quantize else ()
+    blueprint = Blueprint(recipe, graph.time_argument, graph.shared, graph.projections, found)
+    return Quantized(module, blueprint, clock, graph, timings)
+
+
+def probe_of(target: Target, recipe: Recipe) -> Probe:
+    """How the graph reader may run the denoiser: at time steps of the recipe's own schedule."""
+    scheduler = build_scheduler(target.denoiser.scheduler, recipe.calibration.sampler)
+    set_steps(scheduler, recipe.calibration.steps)
+    steps = scheduler.timesteps.unique()
+    picked = steps[torch.linspace(0, len(steps) - 1, min(3, len(steps))).long()].tolist()
+    if len(picked) < 3:
+        last = scheduler.config.num_train_timesteps - 1
+        picked = sorted({*picked, 0, last // 2, last})
+    shape = target.denoiser.sample_shape
+    return Probe(target.denoiser.module, target.denoiser, shape, tuple(picked), lambda batch, variant: {})
+
+
+def record_trajectories(target: Target, recipe: Recipe, folder: Path, progress: Progress) -> Store:
+    """The full-precision recording that ``recipe`` asks for."""
+    wanted = recipe.calibration
+    return record(
+        target,
+        folder,
+        samples=wanted.samples,
+        steps=wanted.steps,
+        seed=recipe.seed,
+        sampler=wanted.sampler,
+        eta=wanted.eta,
+        dtype=wanted.dtype,
+        progress=progress,
+    )
+
+
+def weight_stage(
+    module: nn.Module, graph: DenoiserGraph, recipe: Recipe, plans: dict[str, LayerPlan], work: Path, progress: Progress
+) -> WeightStage:
+    """Make the planned layers of ``module`` quantizable, and gather what the weight stage needs."""
+    names = [n for n, p in plans.items() if (p.weight_bits, p.activation_bits) != (FLOAT_BITS, FLOAT_BITS)]
+    layers = install_layers(module, names)
+    full = {name: layer.weight.detach() for name, layer in layers.items()}
+    cache = UnitCache(work / "units")
+    return WeightStage(module, graph, recipe, effort(recipe.effort), dict(layers), plans, full, cache, progress)
+
+
+def temporal_inputs(program: TemporalProgram, store: Store, clock: Clock) -> tuple[dict[str, Tensor], Tensor]:
+    """What feeds the temporal information block at every recorded time step, and the clock's row of each."""
+    # Denoisers that look time steps up need them as integers wherever the schedule has integers.
+    steps = [int(t) if t == int(t) else t for t in clock.timesteps.tolist()]
+    externals = program.collect(steps)
+    return externals, torch.arange(len(clock))
+
+
+def reconstruct_temporal(stage: WeightStage, program: TemporalProgram, externals: dict[str, Tensor]) -> None:
+    """Round the temporal layers before all others, in the way the recipe names."""
+    names = [n for n in program.layers if n in stage.layers and stage.quantizes(n)]
+    how = stage.recipe.temporal.reconstruction
+    if stage.recipe.weights.rounding == "nearest" or how == "nearest":
+        round_nearest(stage, names)
+    elif how == "tiar" and names and not stage.restore("temporal"):
+        grids = {name: stage.grid(name) for name in names}
+        weights = {n: stage.full.get(n, stage.module.get_submodule(n).weight) for n in program.layers}
+        layers = {n: stage.layers.get(n, stage.module.get_submodule(n)) for n in program.layers}
+        tiar(program, externals, layers, weights, grids, stage.effort, stage.recipe.seed, stage.progress)
+        stage.keep("temporal", names)
+
+
+def reconstruct_image_layers(stage: WeightStage, denoiser: Denoiser, store: Store) -> None:
+    """Round all other layers: unit after unit in one pass over recorded inputs, or to nearest."""
+    units = stage_units(stage)
+    in_units = {name for unit in units for name in unit.layers}
+    rest = [n for n in stage.layers if n not in in_units and stage.layers[n].weight_scale is None]
+    if stage.recipe.weights.rounding == "nearest":
+        round_nearest(stage, [n for n in stage.layers if stage.layers[n].weight_scale is None])
+        return
+    round_nearest(stage, rest)
+    sample, timestep, conditioning = store.read(*reconstruction_rows(store, stage.recipe))
+    twice = {k: torch.cat([v, v]) if isinstance(v, Tensor) else v for k, v in conditioning.items()}
+    rows = torch.cat([sample, sample]), torch.cat([timestep, timestep])
+    reconstruct_units(stage, units, lambda: denoiser(*rows, **twice), rows[1].shape[0])
+
+
+def stage_units(stage: WeightStage) -> list[Unit]:
+    """The units to reconstruct; with ``temporal.reconstruction = block`` temporal layers belong to theirs."""
+    units = list(stage.graph.units)
+    if stage.recipe.temporal.reconstruction != "block":
+        return units
+    order = {layer.name: layer.order for layer in stage.graph.layers}
+    loose = [name for name, plan in stage.plans.items() if plan.temporal and stage.quantizes(name)]
+    for i, unit in enumerate(units):
+        inside = [name for name in loose if name.startswith(unit.name + ".")]
+        loose = [name for name in loose if name not in inside]
+        units[i] = Unit(unit.name, tuple(sorted([*unit.layers, *inside], key=order.__getitem__)))
+    units += [Unit(name, (name,)) for name in loose]
+    return sorted(units, key=lambda unit: min(order[name] for name in unit.layers))
+
+
+def reconstruction_rows(store: Store, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Recorded (step, sample) pairs for weight reconstruction: spread evenly over steps, samples drawn at random."""
+    count, steps = recipe.calibration.rows, store.steps
+    draw = generator(recipe.seed, "reconstruction rows")
+    chosen = (torch.arange(count) * steps) // count if count <= steps else torch.arange(count) % steps
+    samples = torch.cat([torch.randperm(store.samples, generator=draw) for _ in range(-(-count // store.samples))])
+    return chosen, samples[:count]
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[stage] = round(time.perf_counter() - start, 3)

@@ -1,0 +1,68 @@
+"""Methods by name. A method is a function from bits to a recipe; the stages it names do the work."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tempoquant.errors import InputError, unknown
+from tempoquant.recipe import Recipe
+
+RecipeFactory = Callable[..., dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published method.
+
+    Attributes:
+        name: what ``--method`` takes. paper: where it comes from. summary: one line.
+        readings: the readings it knows. factory: ``factory(reading) -> recipe entries`` that differ from the defaults.
+    """
+
+    name: str
+    paper: str
+    summary: str
+    readings: tuple[str, ...]
+    factory: RecipeFactory
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str, *, paper: str, summary: str, readings: tuple[str, ...] = ("paper",)
+) -> Callable[[RecipeFactory], RecipeFactory]:
+    """Register a method's recipe factory under ``name``."""
+
+    def register(factory: RecipeFactory) -> RecipeFactory:
+        METHODS[name] = Method(name, paper, summary, readings, factory)
+        return factory
+
+    return register
+
+
+def method_recipe(
+    name: str, *, weights: int = 4, activations: int = 8, reading: str = "paper", effort: str = "fast", **changes: Any
+) -> Recipe:
+    """The recipe of a method at given bits.
+
+    Args:
+        weights, activations: 2 to 8, 16, or 32 for float.
+        reading: the paper's text ("paper") or its released code ("released").
+        effort: "fast", "balanced" or "paper".
+        changes: further recipe entries, e.g. ``calibration={"samples": 16}``; mappings are merged.
+
+    Raises:
+        InputError: an unknown method or reading, or a recipe entry that is not valid.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    found = METHODS[name]
+    if reading not in found.readings:
+        raise InputError(f"{name} has no reading {reading!r}: valid are {', '.join(found.readings)}")
+    data: dict[str, Any] = {"method": name, "reading": reading, "effort": effort}
+    bits = {"weights": {"bits": weights}, "activations": {"bits": activations}}
+    for entries in (bits, found.factory(reading), changes):
+        for key, value in entries.items():
+            data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
+    return Recipe.parse(data)

@@ -1,0 +1,73 @@
+"""What quantization gives back: a pipeline that generates, saves and loads like the one it was made from."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, write_component, write_evidence
+from tempoquant.intervals import Clock
+from tempoquant.pipelines import Denoiser, Target
+from tempoquant.recipe import Recipe
+from tempoquant.workplace import check_output, partial_of, publish
+
+
+class QuantizedPipeline:
+    """A quantized model with everything around its denoiser.
+
+    Attributes:
+        target: the resolved model, its denoiser quantized. blueprint: the denoiser's structure, with the recipe.
+        facts: what is known of the model: schedule, seeds, timings, metrics (the content of ``tempoquant.json``).
+    """
+
+    def __init__(self, target: Target, blueprint: Blueprint, clock: Clock, facts: dict[str, Any]):
+        self.target, self.blueprint, self.clock, self.facts = target, blueprint, clock, facts
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it was quantized."""
+        return self.blueprint.recipe
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The quantized denoiser."""
+        return self.target.denoiser
+
+    @property
+    def pipeline(self) -> Any:
+        """The diffusers pipeline around the quantized denoiser, or None for a bare denoiser."""
+        return getattr(self.target, "pipe", None)
+
+    def generate(self, samples: int, **options: Any) -> Tensor:
+        """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Target.generate`."""
+        return self.target.generate(samples, **options)
+
+    def save_pretrained(self, folder: Path | str, *, overwrite: bool = False) -> SizeReport:
+        """Write a diffusers folder; whole or not at all.
+
+        Returns:
+            The stored denoiser's sizes.
+
+        Raises:
+            InputError: the folder exists and ``overwrite`` is false.
+        """
+        out = Path(folder)
+        check_output(out, overwrite, resume=True)
+        staging = partial_of(out) / "folder"
+        alone = not partial_of(out).exists()
+        staging.mkdir(parents=True)
+        size = self.write(staging)
+        publish(staging, out)
+        if alone:
+            partial_of(out).rmdir()
+        return size
+
+    def write(self, folder: Path) -> SizeReport:
+        """Write all files into an existing empty folder, the evidence last."""
+        self.target.save_shell(folder)
+        component = folder / self.target.component
+        write_component(component, self.denoiser.module, self.blueprint, self.clock)
+        size = component_sizes(component, self.facts["full_bytes"])
+        self.facts["size"] = size.to_dict()
+        write_evidence(folder, self.facts)
+        return size
