@@ -42,7 +42,7 @@ def run_pipeline(
 
     Args:
         tell: told of every denoiser call and its output.
-        conditioning: keyword arguments of the pipeline's call; a list has one entry a sample.
+        conditioning: keyword arguments of the pipeline's call; a list or tensor has one entry a sample.
         decode: False skips the image decoder where the pipeline allows it; the result is then latents.
 
     Returns:
@@ -121,11 +121,11 @@ def read_call(k: int, batch: Sequence[int], module: nn.Module, args: tuple, kwar
 
 
 def _per_sample(conditioning: Mapping[str, Any], count: int) -> set[str]:
-    """Names of the arguments with one entry a sample; checks their lengths."""
-    lists = {name for name, value in conditioning.items() if isinstance(value, (list, tuple))}
-    for name in sorted(lists):
+    """Names of the arguments with one entry a sample, which lists and tensors have; checks their lengths."""
+    many = {name for name, value in conditioning.items() if isinstance(value, (list, tuple, Tensor))}
+    for name in sorted(many):
         if len(conditioning[name]) != count:
             raise InputError(
                 f"{name} has {len(conditioning[name])} entries for {count} samples: one a sample is needed"
             )
-    return lists
+    return many

@@ -1,4 +1,4 @@
-"""What this package calls a denoiser: a module, how to call it, the schedule it was trained for and its sample shape."""
+"""What this package calls a denoiser: a module, how to call it, its schedule and its sample shape."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

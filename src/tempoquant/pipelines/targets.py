@@ -68,8 +68,8 @@ class Target(Protocol):
     ) -> Tensor:
         """Draw samples as pixels in [-1, 1]: (N, C, H, W) float32 on the CPU. Arguments are those of ``sample``.
 
-        ``conditioning`` of a conditional pipeline holds keyword arguments of the pipeline's own call; a list has one
-        entry a sample (``{"prompt": [...]}``, ``{"class_labels": [...]}``), anything else serves all samples.
+        ``conditioning`` of a conditional pipeline holds keyword arguments of the pipeline's own call; a list or tensor
+        has one entry a sample (``{"prompt": [...]}``, ``{"class_labels": [...]}``), anything else serves them all.
         """
         ...
 
