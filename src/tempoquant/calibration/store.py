@@ -30,6 +30,7 @@ class Store:
 
     Attributes:
         timesteps: (K,) the schedule's values, as the denoiser's argument saw them, in step order.
+        steps: K.
         samples: rows that can be read at every step: trajectories times branches.
         branches: rows of one trajectory.
         sample_shape: of one sample. model_hash: of the recorded denoiser.
@@ -52,12 +53,13 @@ class Store:
         self.sample_shape = tuple(self.request["sample_shape"])
         self.model_hash = str(self.request["model"])
         self.timesteps = torch.tensor(self.manifest["timesteps"], dtype=getattr(torch, self.manifest["timestep_dtype"]))
-        self._samples = open_samples(self.folder, self.request, len(self.timesteps), "r")
+        self.steps = len(self.timesteps)
+        self._samples = open_samples(self.folder, self.request, self.steps, "r")
         self._conditioning = [open_conditioning(self.folder, entry, "r") for entry in self.manifest["conditioning"]]
 
     def __len__(self) -> int:
         """Denoiser inputs in the recording: steps times rows."""
-        return len(self.timesteps) * self.samples
+        return self.steps * self.samples
 
     @cached_property
     def rows(self) -> Tensor:
@@ -69,7 +71,7 @@ class Store:
 
         Args:
             steps: (M,) step indices, 0 the noisiest.
-            indices: (M,) rows, 0 .. ``samples - 1``: row ``i`` is branch ``i % branches`` of trajectory ``i // branches``.
+            indices: (M,) rows below ``samples``: row ``i`` is branch ``i % branches`` of trajectory ``i // branches``.
 
         Returns:
             sample (M, *sample_shape) float32, t (M,), and the denoiser's further keyword arguments, M rows each.

@@ -1,0 +1,108 @@
+"""Paired metrics: the same noise through two denoisers, so that no reference data and few samples are needed."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tempoquant.errors import InputError
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+PIXEL_RANGE = 2.0
+"""From the least to the greatest pixel of images in [-1, 1]."""
+
+
+def psnr(full: Tensor, quantized: Tensor, data_range: float = PIXEL_RANGE) -> Tensor:
+    """Peak signal-to-noise ratio of every image in dB, (N,) float64: ``10 log10(data_range^2 / MSE)``.
+
+    Equal images give infinity.
+
+    Args:
+        full, quantized: (N, C, H, W).
+    """
+    _check_pair(full, quantized)
+    error = (full.double() - quantized.double()).flatten(1).square().mean(1)
+    return 10 * torch.log10(data_range**2 / error)
+
+
+def ssim(full: Tensor, quantized: Tensor, data_range: float = PIXEL_RANGE) -> Tensor:
+    """Structural similarity of every image, (N,) float64, 1 for equal images (Wang et al. 2004, eq. 13).
+
+    ``(2 m_x m_y + c1) (2 s_xy + c2) / ((m_x^2 + m_y^2 + c1) (s_x^2 + s_y^2 + c2))`` over Gaussian windows of 11x11 and
+    sigma 1.5 that lie within the image, averaged over windows and channels; ``c_i = (K_i data_range)^2``.
+
+    Args:
+        full, quantized: (N, C, H, W), sides of at least 11.
+
+    Raises:
+        InputError: shapes differ, or an image is smaller than the window.
+    """
+    _check_pair(full, quantized)
+    if full.ndim != 4 or min(full.shape[-2:]) < SSIM_WINDOW:
+        raise InputError(f"SSIM needs (N, C, H, W) with sides of at least {SSIM_WINDOW}, not {tuple(full.shape)}")
+    x, y = full.double(), quantized.double()
+    c1, c2 = (SSIM_K1 * data_range) ** 2, (SSIM_K2 * data_range) ** 2
+    mean_x, mean_y = _windowed(x), _windowed(y)
+    var_x = _windowed(x * x) - mean_x**2
+    var_y = _windowed(y * y) - mean_y**2
+    cov = _windowed(x * y) - mean_x * mean_y
+    likeness = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
+    return (likeness / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).flatten(1).mean(1)
+
+
+def sqnr_db(signal: Tensor, noisy: Tensor) -> float:
+    """Signal-to-quantization-noise ratio in dB over all elements: ``10 log10(sum s^2 / sum (s - n)^2)``."""
+    _check_pair(signal, noisy)
+    power, error = signal.double().square().sum(), (signal.double() - noisy.double()).square().sum()
+    return float(10 * torch.log10(power / error))
+
+
+def cosine(full: Tensor, quantized: Tensor) -> Tensor:
+    """Cosine of corresponding rows, (R,) float64: ``<a, b> / (|a| |b|)``. TFMQ-DM's measure of temporal features.
+
+    Two zero rows agree: 1. One zero row: 0.
+    """
+    _check_pair(full, quantized)
+    a, b = full.double(), quantized.double()
+    lengths = a.norm(dim=1) * b.norm(dim=1)
+    both_zero = (a.norm(dim=1) == 0) & (b.norm(dim=1) == 0)
+    return torch.where(both_zero, 1.0, (a * b).sum(1) / lengths.clamp_min(torch.finfo(torch.float64).tiny))
+
+
+def temporal_mismatch(full: Tensor, quantized: Tensor) -> float:
+    """Share of rows whose quantized feature lies nearer to another row's full-precision feature than to its own.
+
+    TFMQ-DM (CVPR 2024, section 3): quantization turns the feature of one time step into that of another. Distance is
+    Euclidean; a tie is no mismatch.
+
+    Args:
+        full, quantized: (R, d), one row a time step.
+    """
+    _check_pair(full, quantized)
+    # Not through matrix products: their cancellation would make near neighbours of equal ones.
+    distances = torch.cdist(quantized.double(), full.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    return float((distances.diagonal() > distances.amin(1)).double().mean())
+
+
+def temporal_mismatch_of(full: Mapping[str, Tensor], quantized: Mapping[str, Tensor]) -> float:
+    """:func:`temporal_mismatch` averaged over projections, each (R, d); all have the same rows."""
+    shares = [temporal_mismatch(full[name], quantized[name]) for name in full]
+    return sum(shares) / len(shares)
+
+
+def _windowed(x: Tensor) -> Tensor:
+    """Gaussian-weighted means of all windows within the image, by one pass along each side."""
+    offsets = torch.arange(SSIM_WINDOW, dtype=x.dtype, device=x.device) - SSIM_WINDOW // 2
+    weights = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
+    weights = weights / weights.sum()
+    planes = x.reshape(-1, 1, *x.shape[-2:])
+    planes = functional.conv2d(functional.conv2d(planes, weights.reshape(1, 1, -1, 1)), weights.reshape(1, 1, 1, -1))
+    return planes.reshape(*x.shape[:2], *planes.shape[-2:])
+
+
+def _check_pair(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape or a.numel() == 0:
+        raise InputError(f"a pair of equal, non-empty shapes is needed, not {tuple(a.shape)} and {tuple(b.shape)}")

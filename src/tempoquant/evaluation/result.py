@@ -1,0 +1,62 @@
+"""The result of a paired comparison, as data."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PairedMetrics:
+    """How near a quantized denoiser is to its full-precision one.
+
+    Attributes:
+        psnr, ssim: of each image (PSNR in dB, data range 2).
+        timesteps: of the K denoiser calls, in step order.
+        sqnr_steps: SQNR of the predicted noise at each call, dB. sqnr: over all calls.
+        cosine: for every projection, of its temporal feature at each call.
+        temporal_mismatch: share over unique time steps and projections, 0 to 1; None without projections.
+    """
+
+    psnr: list[float]
+    ssim: list[float]
+    timesteps: list[float]
+    sqnr_steps: list[float]
+    sqnr: float
+    cosine: dict[str, list[float]]
+    temporal_mismatch: float | None
+
+    @property
+    def cosine_mean(self) -> float | None:
+        """Mean temporal feature cosine over calls and projections."""
+        values = [value for row in self.cosine.values() for value in row]
+        return float(np.mean(values)) if values else None
+
+    @property
+    def cosine_min(self) -> float | None:
+        """Smallest temporal feature cosine of any call and projection."""
+        return min((value for row in self.cosine.values() for value in row), default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data; infinite values (equal images) become None, because JSON has no infinity."""
+        return {
+            "psnr": _summary(self.psnr),
+            "ssim": _summary(self.ssim),
+            "sqnr": {"db": _plain(self.sqnr), "per_step": [_plain(v) for v in self.sqnr_steps]},
+            "timesteps": self.timesteps,
+            "cosine": {"mean": self.cosine_mean, "min": self.cosine_min, "per_projection": self.cosine},
+            "temporal_mismatch": self.temporal_mismatch,
+        }
+
+
+def _summary(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation over images (of the images, so divided by N), and each."""
+    finite = all(math.isfinite(value) for value in values)
+    mean = float(np.mean(values)) if finite else None
+    std = float(np.std(values)) if finite else None
+    return {"mean": mean, "std": std, "per_image": [_plain(value) for value in values]}
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None

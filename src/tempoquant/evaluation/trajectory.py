@@ -1,0 +1,189 @@
+"""Comparing a quantized denoiser with its full-precision one: images, predicted noise and temporal features."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tempoquant.errors import InputError
+from tempoquant.evaluation.paired import cosine, psnr, sqnr_db, ssim, temporal_mismatch_of
+from tempoquant.evaluation.result import PairedMetrics
+from tempoquant.pipelines import BareTarget, Denoiser, Seen, Target
+from tempoquant.pipelines.sampling import check_finite, evaluating
+from tempoquant.progress import Progress, Silent
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What full precision does, computed once for any number of comparisons.
+
+    Attributes:
+        run: samples, steps, seed, sampler, eta, batch_size and conditioning of ``Target.generate``.
+        images: (N, C, H, W) pixels in [-1, 1].
+        calls: what the denoiser was given at every step along the trajectories of the first ``noise_samples``, K calls.
+        predictions: its output at each of them.
+        features: for every projection its output along the first of these trajectories, (K, d).
+    """
+
+    run: dict[str, Any]
+    images: Tensor
+    calls: list[Seen]
+    predictions: list[Tensor]
+    features: dict[str, Tensor]
+
+
+def reference(
+    full: Target | Denoiser,
+    *,
+    projections: Sequence[str],
+    samples: int,
+    steps: int,
+    seed: int,
+    sampler: str | None = None,
+    eta: float = 0.0,
+    noise_samples: int = 8,
+    batch_size: int = 16,
+    conditioning: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Reference:
+    """Run full precision for :func:`compare`.
+
+    Args:
+        projections: names of the modules whose outputs are temporal features; give the union of what will be compared.
+        noise_samples: trajectories kept in memory as float32 for the predicted noise, at most ``samples``.
+
+    Raises:
+        InputError: a value is out of range, or a projection is no module of the denoiser.
+    """
+    target = _target(full)
+    _check_projections(target.denoiser, projections)
+    if not 1 <= noise_samples <= samples:
+        raise InputError(f"noise samples {noise_samples} is out of range: 1 to {samples}, the samples")
+    run: dict[str, Any] = {"steps": steps, "seed": seed, "sampler": sampler, "eta": eta, "batch_size": batch_size}
+    images = target.generate(samples, conditioning=conditioning, progress=progress, **run)
+    calls: list[Seen] = []
+    some = {name: _first(value, noise_samples) for name, value in (conditioning or {}).items()} or None
+    together = {**run, "batch_size": noise_samples}
+    target.walk(noise_samples, lambda seen: calls.append(_kept(seen)), conditioning=some, **together)
+    predictions, features = _along(target.denoiser, calls, projections, progress)
+    return Reference({"samples": samples, "conditioning": conditioning, **run}, images, calls, predictions, features)
+
+
+def compare(
+    reference: Reference,
+    quantized: Target | Denoiser,
+    *,
+    projections: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> PairedMetrics:
+    """Compare a quantized denoiser with full precision on the same noise and the same inputs.
+
+    Images are each model's own from equal noise; predicted noise and temporal features are those of both models at the
+    full-precision trajectory's samples, so that errors of earlier steps do not add up in them.
+
+    Args:
+        projections: some of the reference's; None for all.
+    """
+    target = _target(quantized)
+    names = list(reference.features) if projections is None else list(projections)
+    missing = [name for name in names if name not in reference.features]
+    if missing:
+        raise InputError(f"the reference has no projection {missing[0]!r}: name it when the reference is made")
+    _check_projections(target.denoiser, names)
+    images = target.generate(**reference.run, progress=progress)
+    predictions, features = _along(target.denoiser, reference.calls, names, progress)
+    full = {name: reference.features[name] for name in names}
+    timesteps = [call.t[0].item() for call in reference.calls]
+    # Tables have one row a unique time step, so a repeated one must not count twice.
+    first = [timesteps.index(t) for t in sorted(set(timesteps))]
+    rows = {name: value[first] for name, value in full.items()}
+    return PairedMetrics(
+        psnr=psnr(reference.images, images).tolist(),
+        ssim=ssim(reference.images, images).tolist(),
+        timesteps=timesteps,
+        sqnr_steps=[sqnr_db(a, b) for a, b in zip(reference.predictions, predictions, strict=True)],
+        sqnr=sqnr_db(torch.cat(reference.predictions), torch.cat(predictions)),
+        cosine={name: cosine(full[name], features[name]).tolist() for name in names},
+        temporal_mismatch=temporal_mismatch_of(rows, {n: features[n][first] for n in names}) if names else None,
+    )
+
+
+def evaluate_pair(
+    full: Target | Denoiser, quantized: Target | Denoiser, *, progress: Progress | None = None, **options: Any
+) -> dict[str, Any]:
+    """:func:`reference` and :func:`compare` in one call, as plain JSON data; options are those of ``reference``."""
+    return compare(reference(full, progress=progress, **options), quantized, progress=progress).to_dict()
+
+
+def _target(model: Target | Denoiser) -> Target:
+    return BareTarget(model) if isinstance(model, Denoiser) else model
+
+
+def _first(value: Any, count: int) -> Any:
+    """The first ``count`` entries of a conditioning argument; what is no list or tensor serves all samples."""
+    return value[:count] if isinstance(value, (list, tuple, Tensor)) else value
+
+
+def _kept(seen: Seen) -> Seen:
+    """The call as plain CPU tensors: those of inference mode die with the next step's buffers."""
+    return Seen(seen.k, *_copied(list(seen[1:])))
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, Mapping):
+        return {name: _copied(part) for name, part in value.items()}
+    return [_copied(part) for part in value] if isinstance(value, list) else value
+
+
+@torch.inference_mode()
+def _along(
+    denoiser: Denoiser, calls: Sequence[Seen], projections: Sequence[str], progress: Progress | None
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The denoiser's outputs at these inputs, and its projections' outputs for the first row of each: (K, d)."""
+    predictions: list[Tensor] = []
+    features: dict[str, list[Tensor]] = {name: [] for name in projections}
+    with evaluating(denoiser.module), (progress or Silent()).stage("predicted noise", len(calls)) as advance:
+        for call in calls:
+            with _caught(denoiser.module, projections) as caught:
+                prediction = denoiser(call.sample, call.t, **call.conditioning)
+            check_finite(prediction, call.k, call.t[0])
+            predictions.append(prediction.float().cpu())
+            for name in projections:
+                if name not in caught:
+                    raise InputError(f"projection {name!r} was not called by the denoiser: it has no temporal feature")
+                features[name].append(caught[name])
+            advance(1)
+    return predictions, {name: torch.stack(rows) for name, rows in features.items()}
+
+
+@contextmanager
+def _caught(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Within the block, the first row of these submodules' outputs, (d,) each, by name."""
+    caught: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Any:
+        def catch(_: nn.Module, args: tuple, output: Tensor) -> None:
+            caught[name] = (output[0] if output.ndim > 1 else output).detach().float().cpu().flatten().clone()
+
+        return catch
+
+    handles = [module.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_projections(denoiser: Denoiser, names: Sequence[str]) -> None:
+    known = dict(denoiser.module.named_modules())
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2) or ["none is near"]
+            raise InputError(f"no module {name!r} in {denoiser.name}; nearest: {', '.join(near)}")

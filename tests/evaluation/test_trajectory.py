@@ -1,0 +1,106 @@
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from tempoquant.errors import InputError, NumericsError
+from tempoquant.evaluation import compare, evaluate_pair, reference
+from tempoquant.pipelines import Denoiser, sample
+
+
+class Net(nn.Module):
+    """eps = 0.5 x + emb(t)[0], with emb a linear layer of (t / 100, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb = nn.Linear(2, 3)
+        self.unused = nn.Linear(1, 1)
+        with torch.no_grad():
+            self.emb.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+            self.emb.bias.zero_()
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        emb = self.emb(torch.stack([timestep / 100, torch.ones_like(timestep)], dim=1).float())
+        return 0.5 * sample + emb[:, :1, None, None] / 10
+
+
+@pytest.fixture
+def full() -> Denoiser:
+    return Denoiser(Net(), DDIMScheduler(num_train_timesteps=100, clip_sample=False), (1, 12, 12), name="net")
+
+
+def with_shift(full: Denoiser, shift: float) -> Denoiser:
+    other = copy.deepcopy(full)
+    with torch.no_grad():
+        other.module.emb.bias[0] = shift
+    return other
+
+
+RUN = {"projections": ["emb"], "samples": 3, "steps": 4, "seed": 1, "noise_samples": 2, "batch_size": 2}
+
+
+def test_metrics_by_independent_computation(full):
+    other = with_shift(full, 0.3)
+    metrics = compare(reference(full, sampler="plms", **RUN), other)
+    a, b = (sample(d, samples=3, steps=4, seed=1, sampler="plms").double().numpy() for d in (full, other))
+    mse = ((a - b) ** 2).reshape(3, -1).mean(1)
+    np.testing.assert_allclose(metrics.psnr, 10 * np.log10(4 / mse), rtol=1e-9)
+    assert metrics.timesteps == [75, 50, 50, 25, 0]
+    # The prediction differs by 0.03 everywhere, at inputs of the full-precision trajectory of samples 0 and 1.
+    seen = []
+    sample(full, samples=2, steps=4, seed=1, sampler="plms", observer=lambda k, t, i, x, p: seen.append(p.clone()))
+    power = [float(p.double().square().mean()) for p in seen]
+    np.testing.assert_allclose(metrics.sqnr_steps, [10 * math.log10(p / 0.03**2) for p in power], atol=1e-4)
+    assert metrics.sqnr == pytest.approx(10 * math.log10(sum(power) / len(power) / 0.03**2), abs=1e-4)
+    # emb(t) is (s, 1, s + 1) with s = t / 100; the other has (s + 0.3, 1, s + 1).
+    for t, value in zip(metrics.timesteps, metrics.cosine["emb"], strict=True):
+        u, v = np.array([t / 100, 1, t / 100 + 1]), np.array([t / 100 + 0.3, 1, t / 100 + 1])
+        assert value == pytest.approx(u @ v / np.linalg.norm(u) / np.linalg.norm(v), abs=1e-6)
+    # Unique rows s = 0, 0.25, 0.5, 0.75: (0.3 - d)^2 + d^2 is least at a move d of 0.15, nearer to 0.25 than to 0, so
+    # every row but the last becomes the next one.
+    assert metrics.temporal_mismatch == 0.75
+
+
+def test_temporal_mismatch_counts_unique_rows(full):
+    other = copy.deepcopy(full)
+    with torch.no_grad():
+        # s becomes 0 for all, so every row but t = 0 turns into that of t = 0.
+        other.module.emb.weight[:, 0] = 0
+    metrics = compare(reference(full, sampler="plms", **RUN), other)
+    assert metrics.temporal_mismatch == 0.75
+
+
+def test_equal_denoisers_and_json(full):
+    data = evaluate_pair(full, copy.deepcopy(full), **RUN)
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert data["psnr"]["mean"] is None and data["sqnr"]["db"] is None
+    assert data["ssim"]["mean"] == pytest.approx(1.0) and len(data["ssim"]["per_image"]) == 3
+    assert data["cosine"]["min"] == pytest.approx(1.0) and data["temporal_mismatch"] == 0.0
+
+
+def test_one_reference_serves_many(full):
+    base = reference(full, **RUN)
+    near, far = (compare(base, with_shift(full, shift), projections=[]) for shift in (0.01, 0.1))
+    assert near.sqnr == pytest.approx(far.sqnr + 20, abs=0.01)
+    assert near.cosine == {} and near.temporal_mismatch is None and near.cosine_mean is None
+    assert np.mean(near.psnr) > np.mean(far.psnr) and np.mean(near.ssim) > np.mean(far.ssim)
+    assert not full.module.emb._forward_hooks
+
+
+def test_bad_input_is_named(full):
+    with pytest.raises(InputError, match=r"no module 'emv' in net; nearest: emb"):
+        reference(full, **{**RUN, "projections": ["emv"]})
+    with pytest.raises(InputError, match="'unused' was not called"):
+        reference(full, **{**RUN, "projections": ["unused"]})
+    with pytest.raises(InputError, match="noise samples 4 is out of range: 1 to 3"):
+        reference(full, **{**RUN, "noise_samples": 4})
+    base = reference(full, **RUN)
+    with pytest.raises(InputError, match="the reference has no projection 'unused'"):
+        compare(base, full, projections=["unused"])
+    with pytest.raises(NumericsError, match="not finite at step 0"):
+        compare(base, with_shift(full, math.nan))
