@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError, NumericsError
 from tempoquant.evaluation import compare, evaluate_pair, reference
-from tempoquant.pipelines import Denoiser, sample
+from tempoquant.pipelines import Denoiser, DiffusersTarget, sample
 
 
 class Net(nn.Module):
@@ -90,6 +90,26 @@ def test_one_reference_serves_many(full):
     assert near.cosine == {} and near.temporal_mismatch is None and near.cosine_mean is None
     assert np.mean(near.psnr) > np.mean(far.psnr) and np.mean(near.ssim) > np.mean(far.ssim)
     assert not full.module.emb._forward_hooks
+
+
+def test_conditional_pipelines_are_compared_branch_by_branch():
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=8, num_layers=1, sample_size=16
+    )
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=16)
+    pipe = DiTPipeline(transformer.eval(), vae.eval(), DDIMScheduler(num_train_timesteps=100))
+    target, projection = DiffusersTarget(pipe), "transformer_blocks.0.norm1.linear"
+    given = {"class_labels": [1, 2, 3], "guidance_scale": 2.0}
+    run = {**RUN, "projections": [projection], "steps": 2}
+    base = reference(target, conditioning=given, **run)
+    assert base.calls[0].conditioning["class_labels"].tolist() == [1, 2, 1000, 1000]
+    other = copy.deepcopy(transformer)
+    with torch.no_grad():
+        other.get_submodule(projection).weight.mul_(1.1)
+    metrics = compare(base, target.with_module(other))
+    assert len(metrics.psnr) == 3 and metrics.timesteps == [50, 0]
+    assert 0.9 < metrics.cosine_min <= metrics.cosine_mean <= 1 and math.isfinite(metrics.sqnr)
 
 
 def test_bad_input_is_named(full):

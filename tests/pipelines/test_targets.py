@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from diffusers import DDIMPipeline
+from diffusers import DDIMPipeline, LDMPipeline, VQModel
 
 from tempoquant.errors import InputError, NumericsError
 from tempoquant.pipelines import BareTarget, DiffusersTarget, noise, sample
@@ -49,6 +49,17 @@ def test_with_module_leaves_the_users_pipeline_alone(ddim_pipe, tmp_path):
     assert not torch.equal(other.generate(1, steps=2, seed=0), DiffusersTarget(ddim_pipe).generate(1, steps=2, seed=0))
     other.save_shell(tmp_path)
     assert json.loads((tmp_path / "model_index.json").read_text())["unet"] == ["diffusers", "UNet2DModel"]
+
+
+def test_latents_of_an_unconditional_pipeline_are_decoded(ddim_pipe, tmp_path):
+    vq = VQModel(in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4, latent_channels=1).eval()
+    target = DiffusersTarget(LDMPipeline(vqvae=vq, unet=ddim_pipe.unet, scheduler=ddim_pipe.scheduler))
+    latents = sample(target.denoiser, samples=2, steps=2, seed=0)
+    with torch.no_grad():
+        wanted = vq.decode(latents / vq.config.scaling_factor).sample
+    torch.testing.assert_close(target.generate(2, steps=2, seed=0), wanted, rtol=1e-4, atol=1e-5)
+    target.save_shell(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model_index.json", "scheduler", "vqvae"]
 
 
 def test_bare_target(toy, tmp_path):
@@ -124,6 +135,20 @@ def test_class_pipeline(dit_pipe):
     seen = []
     target.walk(1, seen.append, steps=1, seed=0, conditioning={"class_labels": [5]})
     assert seen[0].conditioning["class_labels"].tolist() == [5, 1000]
+
+
+def test_step_noise_of_a_pipeline_without_generators_is_keyed_too(dit_pipe):
+    target = DiffusersTarget(dit_pipe)
+    options = {"steps": 3, "seed": 0, "sampler": "ddpm"}
+    together = target.generate(2, conditioning={"class_labels": [1, 2]}, **options)
+    torch.rand(5)
+    alone = target.generate([1], conditioning={"class_labels": [2]}, **options)
+    torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_eta_needs_a_pipeline_that_takes_it(dit_pipe):
+    with pytest.raises(InputError, match=r"eta 0.5 cannot be given to DiTPipeline"):
+        DiffusersTarget(dit_pipe).generate(1, steps=1, seed=0, eta=0.5, conditioning={"class_labels": [1]})
 
 
 def test_nan_in_a_pipeline_names_its_step(dit_pipe):

@@ -1,6 +1,7 @@
 """Running a diffusers pipeline's own call, with what its denoiser sees shown by a hook."""
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError, unknown
-from tempoquant.pipelines.noise import pipeline_generators, sample_indices
+from tempoquant.pipelines.noise import pipeline_generators, sample_indices, step_generators
 from tempoquant.pipelines.sampling import check_finite, check_run, evaluating
 from tempoquant.pipelines.schedulers import build_scheduler, set_steps
 from tempoquant.pipelines.targets import Seen
@@ -52,29 +53,54 @@ def run_pipeline(
     scheduler = build_scheduler(target.pipe.scheduler, sampler)
     set_steps(scheduler, steps)
     check_run(scheduler, indices, eta, batch_size, None)
-    accepted = inspect.signature(type(target.pipe).__call__).parameters
     per_sample = _per_sample(conditioning, len(indices))
-    for name in conditioning:
-        if name not in accepted:
-            raise unknown("conditioning", name, set(accepted) - {"self"})
-    options: dict[str, Any] = {"num_inference_steps": steps, "output_type": "pt"}
-    if "eta" in accepted:
-        options["eta"] = eta
-    elif eta:
-        raise InputError(f"eta {eta} cannot be given to {target.name}: its call takes none")
-    # DiTPipeline knows no latent output; it then decodes although nobody looks.
-    if not decode and "latents" in accepted:
-        options["output_type"] = "latent"
+    options = {"num_inference_steps": steps, **_pipeline_options(target, conditioning, eta, decode)}
     drawn = []
     starts = range(0, len(indices), batch_size)
     with (progress or Silent()).stage("sampling", len(starts) * len(scheduler.timesteps)) as advance:
         for start in starts:
             batch = indices[start : start + batch_size]
             given = {n: v[start : start + batch_size] if n in per_sample else v for n, v in conditioning.items()}
+            fresh = seeded(copy.deepcopy(scheduler), step_generators(seed, batch))
             given = {**given, **options, "generator": pipeline_generators(seed, batch)}
-            drawn.append(_run_batch(target, copy.deepcopy(scheduler), batch, given, tell, advance))
+            drawn.append(_run_batch(target, fresh, batch, given, tell, advance))
     pixels = torch.cat(drawn)
     return pixels * 2 - 1 if options["output_type"] == "pt" else pixels
+
+
+def _pipeline_options(
+    target: "DiffusersTarget", conditioning: Mapping[str, Any], eta: float, decode: bool
+) -> dict[str, Any]:
+    """What this pipeline's call takes of our settings; refuses arguments that it does not take."""
+    accepted = inspect.signature(type(target.pipe).__call__).parameters
+    for name in conditioning:
+        if name not in accepted:
+            raise unknown("conditioning", name, set(accepted) - {"self"})
+    if eta and "eta" not in accepted:
+        raise InputError(f"eta {eta} cannot be given to {target.name}: its call takes none")
+    # DiTPipeline knows no latent output; it then decodes although nobody looks.
+    latent = not decode and "latents" in accepted
+    options: dict[str, Any] = {"output_type": "latent" if latent else "pt"}
+    return {**options, "eta": eta} if "eta" in accepted else options
+
+
+def seeded(scheduler: Any, generators: list[torch.Generator]) -> Any:
+    """``scheduler`` whose steps draw from these generators where a pipeline names none, as DiTPipeline does not.
+
+    Guidance branches share their sample's generator, so what a sample draws does not depend on the batch.
+    """
+    step = scheduler.step
+    if "generator" not in inspect.signature(step).parameters:
+        return scheduler
+
+    @functools.wraps(step)
+    def seeded_step(model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("generator") is None:
+            kwargs["generator"] = generators * (model_output.shape[0] // len(generators))
+        return step(model_output, *args, **kwargs)
+
+    scheduler.step = seeded_step
+    return scheduler
 
 
 def _run_batch(

@@ -1,0 +1,20 @@
+import ast
+from pathlib import Path
+
+import pytest
+
+import tempoquant
+
+ROOT = Path(tempoquant.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("room", "allowed"),
+    [("pipelines", {"errors", "progress", "randomness"}), ("evaluation", {"errors", "progress", "pipelines"})],
+)
+def test_leaf_rooms_import_none_of_the_others(room, allowed):
+    for path in (ROOT / room).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            if module.startswith("tempoquant."):
+                assert module.split(".")[1] in allowed | {room}, f"{path.name} imports {module}"
