@@ -31,6 +31,7 @@ def quantize(
     *,
     out: Path | str | None = None,
     recording: Path | str | None = None,
+    units: Path | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -43,6 +44,7 @@ def quantize(
         recipe: how; see :func:`tempoquant.method_recipe`.
         out: folder to write the result to, with resumable work beside it in ``out.partial``.
         recording: folder of recorded trajectories to make or reuse, so that several recipes share one.
+        units: folder of finished weights to make or reuse, so that recipes that differ in activations share them.
         resume: continue at the last finished unit. overwrite: replace ``out``.
 
     Raises:
@@ -54,8 +56,9 @@ def quantize(
     if place is not None:
         check_output(place, overwrite, resume)
     with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
-        store = work / "recording" if recording is None else Path(recording)
-        quantized = run_job(target, recipe, work, store, progress or Silent())
+        trajectories = work / "recording" if recording is None else Path(recording)
+        weights = work / "units" if units is None else Path(units)
+        quantized = run_job(target, recipe, weights, trajectories, progress or Silent())
         result = QuantizedPipeline(
             target.with_module(quantized.module), quantized.blueprint, quantized.clock, _facts(target, quantized)
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +46,11 @@ class Quantized:
     timings: dict[str, float] = field(default_factory=dict)
 
 
-def run_job(target: Target, recipe: Recipe, work: Path, recording: Path, progress: Progress) -> Quantized:
+def run_job(target: Target, recipe: Recipe, units: Path, recording: Path, progress: Progress) -> Quantized:
     """Quantize ``target``'s denoiser.
 
     Args:
-        work: finished units are kept here, and found again by the next run of the same job.
+        units: the folder of finished weights, made or continued.
         recording: the folder of the recorded trajectories, made or continued unless it is complete.
     """
     timings: dict[str, float] = {}
@@ -62,7 +63,7 @@ def run_job(target: Target, recipe: Recipe, work: Path, recording: Path, progres
     clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
     module = copy.deepcopy(target.denoiser.module).eval().requires_grad_(False)
     denoiser = replace(target.denoiser, module=module)
-    stage = weight_stage(module, graph, recipe, plans, work, progress)
+    stage = weight_stage(module, graph, recipe, plans, UnitCache(units, unit_identity(store, recipe, plans)), progress)
     attention = install_attention(module, graph.attention) if recipe.attention.quantize else {}
     with _timed(timings, "temporal features"):
         program = temporal_program(probe, graph)
@@ -75,7 +76,8 @@ def run_job(target: Target, recipe: Recipe, work: Path, recording: Path, progres
         bits = {n: p.activation_bits for n, p in plans.items() if n in stage.layers}
         temporal = {n: b for n, b in bits.items() if plans[n].temporal and b != FLOAT_BITS}
         per_step = recipe.temporal.calibration == "finite-set"
-        finite_set_calibration(program, externals, rows, clock, stage.layers, temporal, per_step)
+        block = {n: module.get_submodule(n) for n in program.layers}
+        finite_set_calibration(program, externals, rows, clock, block, temporal, per_step)
         others = {n: layer for n, layer in stage.layers.items() if not plans[n].temporal}
         calibrate_activations(denoiser, store, clock, others, bits, attention, recipe, progress)
     found = graph.attention if recipe.attention.quantize else ()
@@ -112,14 +114,30 @@ def record_trajectories(target: Target, recipe: Recipe, folder: Path, progress: 
     )
 
 
+def unit_identity(store: Store, recipe: Recipe, plans: dict[str, LayerPlan]) -> dict[str, Any]:
+    """Everything that finished weights depend on; activation settings are not among it."""
+    entries = recipe.model_dump(mode="json", include={"effort", "weights", "seed"})
+    return entries | {
+        "temporal reconstruction": recipe.temporal.reconstruction,
+        "reconstruction rows": recipe.calibration.rows,
+        "weight bits": {name: plan.weight_bits for name, plan in plans.items()},
+        "recording": store.request,
+        "thread count": torch.get_num_threads(),
+    }
+
+
 def weight_stage(
-    module: nn.Module, graph: DenoiserGraph, recipe: Recipe, plans: dict[str, LayerPlan], work: Path, progress: Progress
+    module: nn.Module,
+    graph: DenoiserGraph,
+    recipe: Recipe,
+    plans: dict[str, LayerPlan],
+    cache: UnitCache,
+    progress: Progress,
 ) -> WeightStage:
     """Make the planned layers of ``module`` quantizable, and gather what the weight stage needs."""
     names = [n for n, p in plans.items() if (p.weight_bits, p.activation_bits) != (FLOAT_BITS, FLOAT_BITS)]
     layers = install_layers(module, names)
     full = {name: layer.weight.detach() for name, layer in layers.items()}
-    cache = UnitCache(work / "units")
     return WeightStage(module, graph, recipe, effort(recipe.effort), dict(layers), plans, full, cache, progress)
 
 
@@ -140,7 +158,7 @@ def reconstruct_temporal(stage: WeightStage, program: TemporalProgram, externals
     elif how == "tiar" and names and not stage.restore("temporal"):
         grids = {name: stage.grid(name) for name in names}
         weights = {n: stage.full.get(n, stage.module.get_submodule(n).weight) for n in program.layers}
-        layers = {n: stage.layers.get(n, stage.module.get_submodule(n)) for n in program.layers}
+        layers = {n: stage.module.get_submodule(n) for n in program.layers}
         tiar(program, externals, layers, weights, grids, stage.effort, stage.recipe.seed, stage.progress)
         stage.keep("temporal", names)
 

@@ -51,6 +51,8 @@ def test_agrees_with_torch_fake_quantize(bits):
 def test_symmetric_per_channel_agrees_with_torch():
     w = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
     q = affine_qparams(w.amin(1), w.amax(1), 8, symmetric=True)
-    ours = dequantize(quantize(w, q.scale[:, None], q.zero[:, None], q.q_min, q.q_max), q.scale[:, None], q.zero[:, None])
+    ours = dequantize(
+        quantize(w, q.scale[:, None], q.zero[:, None], q.q_min, q.q_max), q.scale[:, None], q.zero[:, None]
+    )
     theirs = torch.fake_quantize_per_channel_affine(w, q.scale, q.zero, 0, q.q_min, q.q_max)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)

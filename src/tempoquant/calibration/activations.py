@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 
 import torch
+from tempoquant.calibration.store import Store
 from torch import Tensor, nn
 
 from tempoquant.calibration.observe import observed, product_sites
 from tempoquant.calibration.spread import Spread
-from tempoquant.calibration.store import Store
 from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
 from tempoquant.layers import AttentionProducts, QuantizedLayer
 from tempoquant.progress import Progress
@@ -15,7 +15,16 @@ from tempoquant.randomness import generator
 from tempoquant.recipe import FLOAT_BITS, Recipe
 
 
-def calibrate_activations(run: Callable[..., Tensor], store: Store, clock: Clock, layers: Mapping[str, QuantizedLayer], bits: Mapping[str, int], attention: Mapping[str, AttentionProducts], recipe: Recipe, progress: Progress) -> None:  # fmt: skip
+def calibrate_activations(
+    run: Callable[..., Tensor],
+    store: Store,
+    clock: Clock,
+    layers: Mapping[str, QuantizedLayer],
+    bits: Mapping[str, int],
+    attention: Mapping[str, AttentionProducts],
+    recipe: Recipe,
+    progress: Progress,
+) -> None:
     """Give layers and attention products their intervals.
 
     Args:
@@ -43,7 +52,16 @@ def calibrate_activations(run: Callable[..., Tensor], store: Store, clock: Clock
                 product.intervals = nn.ModuleDict({o: interval(f"{owner}:{i}:{o}", w) for o, w in widths.items()})
 
 
-def _observe(run: Callable[..., Tensor], store: Store, clock: Clock, layers: Mapping[str, QuantizedLayer], attention: Mapping[str, AttentionProducts], spreads: Mapping[str, Spread], recipe: Recipe, progress: Progress) -> None:  # fmt: skip
+def _observe(
+    run: Callable[..., Tensor],
+    store: Store,
+    clock: Clock,
+    layers: Mapping[str, QuantizedLayer],
+    attention: Mapping[str, AttentionProducts],
+    spreads: Mapping[str, Spread],
+    recipe: Recipe,
+    progress: Progress,
+) -> None:
     count = min(recipe.calibration.rows_per_step, store.samples)
     with progress.stage("activation ranges", len(clock)) as advance:
         for row, step in enumerate(_first_steps(store, clock)):
@@ -54,7 +72,16 @@ def _observe(run: Callable[..., Tensor], store: Store, clock: Clock, layers: Map
             advance(1)
 
 
-def _see_row(run: Callable[..., Tensor], store: Store, step: int, samples: Tensor, layers: Mapping[str, QuantizedLayer], attention: Mapping[str, AttentionProducts], spreads: Mapping[str, Spread], row: int) -> None:  # fmt: skip
+def _see_row(
+    run: Callable[..., Tensor],
+    store: Store,
+    step: int,
+    samples: Tensor,
+    layers: Mapping[str, QuantizedLayer],
+    attention: Mapping[str, AttentionProducts],
+    spreads: Mapping[str, Spread],
+    row: int,
+) -> None:
     def see(site: str, x: Tensor) -> None:
         if site in spreads:
             spreads[site].see(row, x, samples.numel())

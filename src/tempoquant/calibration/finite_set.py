@@ -11,7 +11,15 @@ from tempoquant.layers import QuantizedLayer
 from tempoquant.numerics import affine_qparams
 
 
-def finite_set_calibration(program: TemporalProgram, externals: Mapping[str, Tensor], rows: Tensor, clock: Clock, layers: Mapping[str, QuantizedLayer], bits: Mapping[str, int], per_step: bool) -> None:  # fmt: skip
+def finite_set_calibration(
+    program: TemporalProgram,
+    externals: Mapping[str, Tensor],
+    rows: Tensor,
+    clock: Clock,
+    layers: Mapping[str, QuantizedLayer],
+    bits: Mapping[str, int],
+    per_step: bool,
+) -> None:
     """Give every temporal layer the exact min-max interval of its input, in order, each on its quantized predecessors.
 
     Layers with bit-identical inputs and equal bits share one provider, so the whole block needs few tables.

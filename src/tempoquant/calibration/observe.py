@@ -14,7 +14,9 @@ See = Callable[[str, Tensor], None]
 
 
 @contextmanager
-def observed(layers: Mapping[str, QuantizedLayer], attention: Mapping[str, AttentionProducts], see: See) -> Iterator[None]:  # fmt: skip
+def observed(
+    layers: Mapping[str, QuantizedLayer], attention: Mapping[str, AttentionProducts], see: See
+) -> Iterator[None]:
     """Within the block, ``see(site, x)`` is called with the input of every quantizer of every call.
 
     Sites are layer names, and ``owner:index:operand`` for attention products (see :func:`product_sites`).

@@ -44,7 +44,9 @@ class Spread:
 
     def extremes(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of every row: (R,), (R,)."""
-        return torch.stack([torch.cat(r).min() for r in self.lows]), torch.stack([torch.cat(r).max() for r in self.highs])
+        return torch.stack([torch.cat(r).min() for r in self.lows]), torch.stack(
+            [torch.cat(r).max() for r in self.highs]
+        )
 
     def moving_extremes(self) -> tuple[Tensor, Tensor]:
         """Exponential moving averages of batch extremes: m <- 0.95 m + 0.05 batch, batches of 16 (TFMQ-DM's code)."""

@@ -136,7 +136,9 @@ def _provider(entry: Mapping[str, Any], reader: _Reader, clock: Clock) -> Interv
     return ConstantInterval(qparams, entry["bits"])
 
 
-def _fill_layer(layer: QuantizedLayer, name: str, entry: Mapping[str, Any], reader: _Reader, rest: dict[str, Tensor]) -> None:  # fmt: skip
+def _fill_layer(
+    layer: QuantizedLayer, name: str, entry: Mapping[str, Any], reader: _Reader, rest: dict[str, Tensor]
+) -> None:
     bits, shape = entry["bits"], layer.weight.shape
     if bits == 32:
         return

@@ -45,8 +45,9 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         FormatError: the vector has not the length that ``count`` values need.
     """
     if packed.numel() != packed_size(count, bits):
-        raise FormatError(f"{packed.numel()} packed bytes where {count} values of {bits} bits need "
-                          f"{packed_size(count, bits)}")  # fmt: skip
+        raise FormatError(
+            f"{packed.numel()} packed bytes where {count} values of {bits} bits need {packed_size(count, bits)}"
+        )
     stored = packed.to(torch.int32)
     if bits == 8:
         return stored

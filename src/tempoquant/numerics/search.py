@@ -32,7 +32,9 @@ def percentile_range(rows: Tensor, percentile: float = 99.9) -> tuple[Tensor, Te
     return low, high
 
 
-def mse_range(rows: Tensor, bits: int, symmetric: bool = False, p: float = NORM, candidates: int = CANDIDATES) -> tuple[Tensor, Tensor]:  # fmt: skip
+def mse_range(
+    rows: Tensor, bits: int, symmetric: bool = False, p: float = NORM, candidates: int = CANDIDATES
+) -> tuple[Tensor, Tensor]:
     """The range, among ``(1 - 0.8 i / candidates) [min, max]``, with the least ``mean |x_hat - x|^p``, for every row.
 
     Ranges are widened to contain zero before they are shrunk. Equal scores go to the wider range. (Section "mse" of

@@ -1,40 +1,51 @@
 """Finished units on disk, so that a killed run continues where it stopped."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from tempoquant.errors import InputError
 
 
 class UnitCache:
     """Tensors of finished units, one safetensors file each, written whole or not at all.
 
     Args:
-        folder: where files lie; None keeps nothing.
+        folder: where files lie.
+        identity: everything the weights depend on; a folder of another identity is refused.
+
+    Raises:
+        InputError: the folder holds units of other settings.
     """
 
-    def __init__(self, folder: Path | None):
+    def __init__(self, folder: Path, identity: Mapping[str, Any]):
         self.folder = folder
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        marker, wanted = folder / "units.json", json.loads(json.dumps(identity))
+        if not marker.exists():
+            marker.write_text(json.dumps(wanted, indent=1))
+        found = json.loads(marker.read_text())
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                raise InputError(f"{folder} holds units made with another {key}: use another folder")
 
     def load(self, unit: str) -> dict[str, Tensor] | None:
         """The unit's tensors, or None if it is not finished."""
-        if self.folder is None or not self._path(unit).exists():
+        if not self._path(unit).exists():
             return None
         return load_file(self._path(unit))
 
     def save(self, unit: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep a finished unit."""
-        if self.folder is None:
-            return
         path = self._path(unit)
         temporary = path.with_suffix(".writing")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
         os.replace(temporary, path)
 
     def _path(self, unit: str) -> Path:
-        assert self.folder is not None
         return self.folder / f"{unit.replace('/', '_')}.safetensors"

@@ -7,7 +7,8 @@ The layers that see only the time step are reconstructed together against their 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from tempoquant.graph import TemporalProgram
 from tempoquant.layers import QuantizedLayer
@@ -21,7 +22,7 @@ from tempoquant.reconstruction.unit import compensate, penalty
 def tiar(
     program: TemporalProgram,
     externals: Mapping[str, Tensor],
-    layers: Mapping[str, QuantizedLayer],
+    layers: Mapping[str, nn.Module],
     weights: Mapping[str, Tensor],
     grids: Mapping[str, QParams],
     effort: Effort,
@@ -37,12 +38,11 @@ def tiar(
         weights: full-precision weights of all of them. grids: scale and zero point of those that are rounded.
         seed: keys the random draws.
     """
-    full = {name: layers[name].product for name in program.layers}
     inputs: dict[str, Tensor] = {}
 
     def exact(name: str, x: Tensor) -> Tensor:
         inputs[name] = x
-        return full[name](x, weights[name], layers[name].bias)
+        return linear(x, weights[name], layers[name].bias)
 
     targets = program.run(externals, exact)
     fitted = dict(grids)
@@ -54,7 +54,7 @@ def tiar(
                 layer, weights[name], grids[name], x, inputs[name], effort, (seed, "tiar", name)
             )
             layer.set_weight(integers, fitted[name], _bits(grids[name]))
-        return layer.product(x, layer.dequantized_weight(), layer.bias)
+        return layer(x)
 
     program.run(externals, rounded)
     _learn(program, externals, layers, weights, fitted, targets, effort, progress)
@@ -63,7 +63,7 @@ def tiar(
 def _learn(
     program: TemporalProgram,
     externals: Mapping[str, Tensor],
-    layers: Mapping[str, QuantizedLayer],
+    layers: Mapping[str, nn.Module],
     weights: Mapping[str, Tensor],
     grids: Mapping[str, QParams],
     targets: Mapping[str, Tensor],
@@ -75,18 +75,19 @@ def _learn(
 
     def soft(name: str, x: Tensor) -> Tensor:
         weight = roundings[name].weight() if name in roundings else weights[name]
-        return layers[name].product(x, weight, layers[name].bias)
+        return linear(x, weight, layers[name].bias)
 
     def hard(name: str, x: Tensor) -> Tensor:
         rounding = roundings.get(name)
         weight = weights[name] if rounding is None else rounding.integers() * rounding.scale
-        return layers[name].product(x, weight, layers[name].bias)
-
-    def current(name: str, x: Tensor) -> Tensor:
-        return layers[name].product(x, layers[name].dequantized_weight(), layers[name].bias)
+        return linear(x, weight, layers[name].bias)
 
     optimizer = torch.optim.Adam([r.alpha for r in roundings.values()], lr=effort.lr)
-    before = feature_loss(program.run(externals, current), targets) if effort.compensate else torch.inf
+    before = (
+        feature_loss(program.run(externals, lambda name, x: layers[name](x)), targets)
+        if effort.compensate
+        else torch.inf
+    )
     with torch.enable_grad(), progress.stage("temporal features (TIAR)", effort.temporal_iterations) as advance:
         for iteration in range(effort.temporal_iterations):
             loss = feature_loss(program.run(externals, soft), targets)
