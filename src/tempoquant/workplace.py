@@ -50,13 +50,20 @@ def workplace(out: Path | None, recipe: Recipe, model_hash: str, resume: bool) -
     job = {"recipe": recipe.model_dump(mode="json"), "model": model_hash, "threads": torch.get_num_threads()}
     if folder.exists() and not resume:
         shutil.rmtree(folder)
+    begun = folder.exists()
     folder.mkdir(exist_ok=True)
     marker = folder / "job.json"
     if marker.exists():
         _same_job(json.loads(marker.read_text()), job, folder)
     else:
         marker.write_text(json.dumps(job, indent=2))
-    yield folder
+    try:
+        yield folder
+    except InputError:
+        # Found wrong before any work was done: nothing is there to continue.
+        if not begun:
+            shutil.rmtree(folder)
+        raise
     shutil.rmtree(folder)
 
 
