@@ -1,5 +1,6 @@
 """How to quantize, as data: validated, versioned, the same in YAML, JSON and Python. Methods are known by name only."""
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from tempoquant.errors import InputError
 FLOAT_BITS = 32
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
 RECIPE_VERSION = 1
+ROLES = re.compile(r"@(first|second|last|shortcut|strided|shared\[\d+\])")
 
 
 class Part(BaseModel):
@@ -30,7 +32,8 @@ class Override(Part):
     """Bits for some layers, overriding the recipe's.
 
     ``match`` is a pattern of layer names (``*`` and ``?``), or a role: ``@first`` and ``@last`` (image layers in order
-    of execution), ``@second``, ``@shared[0]`` (the temporal block's h, in order), ``@strided`` (downsampling).
+    of execution), ``@second``, ``@shared[0]`` (the temporal block's h, in order), ``@strided`` (downsampling) and
+    ``@shortcut`` (by name, as the public codes do). A role that a denoiser lacks is no error; a pattern is.
     """
 
     match: str
@@ -38,6 +41,13 @@ class Override(Part):
     activation_bits: int | None = None
 
     _bits = field_validator("weight_bits", "activation_bits")(_check_bits)
+
+    @field_validator("match")
+    @classmethod
+    def _known_role(cls, match: str) -> str:
+        if match.startswith("@") and not ROLES.fullmatch(match):
+            raise ValueError("valid roles are @first, @second, @last, @shortcut, @strided and @shared[0], @shared[1], ...")
+        return match
 
     def matches(self, name: str, roles: frozenset[str]) -> bool:
         return self.match in roles if self.match.startswith("@") else fnmatchcase(name, self.match)

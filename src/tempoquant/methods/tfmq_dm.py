@@ -21,7 +21,7 @@ RELEASED_POLICY = (
     {"match": "@first", "weight_bits": 32, "activation_bits": 32},
     {"match": "@second", "activation_bits": 32},
     {"match": "@last", "weight_bits": 32, "activation_bits": 32},
-    {"match": "*shortcut*", "weight_bits": 32, "activation_bits": 32},
+    {"match": "@shortcut", "weight_bits": 32, "activation_bits": 32},
     {"match": "@strided", "weight_bits": 32, "activation_bits": 32},
 )
 
