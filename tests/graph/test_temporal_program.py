@@ -177,3 +177,48 @@ def test_another_path_at_a_time_step_is_refused_by_its_value():
     program = program_of(probe_of(module))
     with pytest.raises(TempoquantError, match="run differently at time step 3"):
         program.collect([700, 3])
+
+
+def item_by_item(x: Tensor) -> Tensor:
+    return torch.stack([item * 2 for item in x])
+
+
+class Image(nn.Module):
+    def __init__(self, how) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(x)
+
+
+def test_the_image_part_may_run_differently_for_each_batch():
+    assert_replays(probe_of(Plain(image=Image(item_by_item))))
+    sliced = text_conditional()
+    sliced.set_attention_slice(1)
+    assert_replays(probe_of(sliced, (4, 8, 8), prompts))
+
+
+class ShapedAsImage(Plain):
+    """Takes the type and the batch of its embedding from the sample, and from what is computed from both."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        h = self.a(self.sines(t).type_as(x)).type_as(x).to(x)
+        h = h.expand_as(x.new_zeros(len(x), 8)) + torch.zeros_like(x.flatten(1)[:, :8])
+        image = self.conv(x) + h[:, :4, None, None]
+        return image + self.b(h.to(image))[:, :, None, None]
+
+
+def test_taking_type_or_shape_from_the_sample_is_no_dependence():
+    program = assert_replays(probe_of(ShapedAsImage()))
+    assert (program.shared, program.projections) == (("a",), ("b",))
+
+
+def test_values_from_the_sample_are_refused_even_where_they_cancel():
+    class Cancels(Plain):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            h = self.a(self.sines(t)) + x.flatten(1)[:, :8] * 0
+            return self.conv(x) + self.b(h)[:, :, None, None]
+
+    with pytest.raises(TempoquantError, match="'b' cannot be replayed"):
+        program_of(probe_of(Cancels()))

@@ -1,9 +1,10 @@
 """A tape of one forward: every torch function that takes a value derived from a temporal layer's output."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
@@ -13,6 +14,21 @@ from tempoquant.graph.probing import removing, run_example
 from tempoquant.graph.types import Probe
 
 Change = Callable[[str, Tensor], Tensor]
+
+SHAPED_AS = (
+    torch.Tensor.type_as,
+    torch.Tensor.expand_as,
+    torch.Tensor.view_as,
+    torch.Tensor.reshape_as,
+    torch.Tensor.to,
+)
+"""Functions that take only shape, type or device from the tensors after their first."""
+
+CREATING = (
+    *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like, torch.randn_like),
+    *(torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_empty, torch.Tensor.new_full),
+)
+"""Functions that take only shape, type or device from a tensor."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,9 @@ class Op:
 
 
 class Tape(TorchFunctionMode):
-    """Notes calls while it is active; tensors are held weakly, so a large denoiser's activations are freed as usual.
+    """Notes calls while it is active, up to where a value meets the sample: what comes after belongs to the image.
+
+    Tensors are held weakly, so a large denoiser's activations are freed as usual.
 
     Attributes:
         ops: in order. outputs: (layer, its output) in order of call.
@@ -61,12 +79,15 @@ class Tape(TorchFunctionMode):
         self.kept: dict[int, Tensor] = {}
         self.numbers: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.tracked: set[int] = set()
+        self.image: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.count = 0
         self.open: list[Op] = []
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         given = tensors_in((args, kwargs))
+        if any(t in self.image for t in (given[:1] if func in SHAPED_AS else given)) and func not in CREATING:
+            return self._follow_image(func, args, kwargs, given)
         if self.open or not any(self.numbers.get(t) in self.tracked for t in given):
             return func(*args, **kwargs)
         op = Op(self._refer(args), self._refer(kwargs), func)
@@ -78,6 +99,14 @@ class Tape(TorchFunctionMode):
             op.changed = tuple(number for _, number in changed)
             op.outputs = tuple(self._mark(t) for t in (*produced, *(t for t, _ in changed)))
             self.ops.append(op)
+        return out
+
+    def _follow_image(self, func: Callable, args: tuple, kwargs: dict, given: list[Tensor]) -> Any:
+        versions = [t._version for t in given]
+        out = func(*args, **kwargs)
+        changed = (t for t, version in zip(given, versions, strict=True) if t._version != version)
+        for tensor in (*tensors_in(out), *changed):
+            self.image[tensor] = True
         return out
 
     def _next(self, tensor: Tensor) -> int:
@@ -100,8 +129,8 @@ class Tape(TorchFunctionMode):
         number = self._next(tensor)
         self.shapes[number] = tuple(tensor.shape)
         if number in self.wanted:
-            # Cloned before use: it may be changed in place later.
-            self.kept[number] = tensor.detach().clone()
+            # Cloned before use: it may be changed in place later. Of the image, only shape and type can matter here.
+            self.kept[number] = torch.zeros_like(tensor) if tensor in self.image else tensor.detach().clone()
         return number
 
     def enter(self, name: str) -> Callable:
@@ -146,6 +175,11 @@ def record(
     for name, layer in layers.items():
         handles.append(layer.register_forward_pre_hook(tape.enter(name), with_kwargs=True))
         handles.append(layer.register_forward_hook(tape.leave))
+
+    def run(sample: Tensor, *rest: Any, **conditioning: Any) -> Tensor:
+        tape.image[sample] = True
+        return probe.run(sample, *rest, **conditioning)
+
     with removing(handles), tape:
-        run_example(probe, timestep, batch=batch, condition=condition, given=given)
+        run_example(replace(probe, run=run), timestep, batch=batch, condition=condition, given=given)
     return tape
