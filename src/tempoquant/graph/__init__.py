@@ -1,10 +1,10 @@
 """Reading a denoiser without knowing its class. A leaf."""
 
-from tempoquant.graph.attention import MATRIX_PRODUCTS, attention_products
-from tempoquant.graph.observe import observe_layers
+from tempoquant.graph.products import MATRIX_PRODUCTS
 from tempoquant.graph.reader import read_denoiser
-from tempoquant.graph.temporal import TemporalProgram, temporal_program
+from tempoquant.graph.temporal import TemporalProgram
 from tempoquant.graph.types import AttentionProduct, Category, DenoiserGraph, LayerInfo, Probe, TimeArgument, Unit
+from tempoquant.graph.verify import temporal_program
 
 __all__ = [
     "MATRIX_PRODUCTS",
@@ -16,8 +16,6 @@ __all__ = [
     "TemporalProgram",
     "TimeArgument",
     "Unit",
-    "attention_products",
-    "observe_layers",
     "read_denoiser",
     "temporal_program",
 ]

@@ -1,82 +1,80 @@
 """Which layers execute, in which order, and what each one's input depends on: found by observation."""
 
-import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError, NumericsError
+from tempoquant.graph.nested import first_argument
+from tempoquant.graph.probing import KINDS, fingerprint, quantizable_layers, removing, run_example
 from tempoquant.graph.types import Category, LayerInfo, Probe
 
-KINDS = {nn.Linear: "linear", nn.Conv2d: "conv2d"}
-OTHER_KINDS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.MultiheadAttention)
-BATCH = 2
-
-Prints = dict[str, list[bytes]]
+TEMPORAL = (Category.TEMPORAL, Category.TEMPORAL_CONDITION)
+MIXED_TOLERANCE = 1e-2
 
 
-def quantizable_layers(module: nn.Module) -> dict[str, nn.Module]:
-    """Every Linear and Conv2d by name; those inside a MultiheadAttention run in its own kernel and are left out."""
-    sealed = [n + "." for n, m in module.named_modules() if isinstance(m, nn.MultiheadAttention)]
-    named = module.named_modules()
-    return {n: m for n, m in named if isinstance(m, tuple(KINDS)) and not any(n.startswith(s) for s in sealed)}
+@dataclass
+class Run:
+    """What one run shows.
+
+    Attributes:
+        prints: by layer, in order of execution, a hash of every call's input. called: modules whose forward ran.
+        output: the denoiser's output.
+    """
+
+    prints: dict[str, list[bytes]] = field(default_factory=dict)
+    called: set[str] = field(default_factory=set)
+    output: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def example(probe: Probe, variant: int, timestep: float | Tensor, condition: int) -> tuple[tuple[Tensor, Tensor], dict]:
-    """Arguments of a run: sample number ``variant``, a time step for all items or one an item, and a conditioning."""
-    draw = torch.Generator().manual_seed(variant)
-    sample = torch.randn((BATCH, *probe.sample_shape), generator=draw)
-    steps = torch.as_tensor(timestep).expand(BATCH)
-    return (sample, steps), probe.conditioning(BATCH, condition)
+@dataclass(frozen=True)
+class Observed:
+    """What comparing runs shows.
+
+    Attributes:
+        layers: those that execute, in order. unused: names of those that never do.
+        called: modules whose forward ran. shared_inputs: groups of temporal layers with bit-identical inputs.
+    """
+
+    layers: tuple[LayerInfo, ...]
+    unused: tuple[str, ...]
+    called: frozenset[str]
+    shared_inputs: tuple[tuple[str, ...], ...]
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients for the time of a block; dropout must not look like dependence."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part in training:
-            part.training = True
-
-
-def observe_layers(probe: Probe) -> tuple[tuple[LayerInfo, ...], tuple[str, ...]]:
-    """The layers that execute, in order and categorized, and the names of those that never do.
+def observe_layers(probe: Probe) -> Observed:
+    """Find the layers that execute, and what each one's input depends on.
 
     A layer's input is compared, byte for byte, between runs that differ in the sample, the time step or the
     conditioning alone. Three time steps are compared, so that two equal by accident do not hide the dependence.
 
     Raises:
-        InputError: no layer depends on the time step. NumericsError: an output is not finite.
+        InputError: no layer depends on the time step alone, or a batch of mixed time steps is not served item by item.
+        NumericsError: an output is not finite.
     """
-    t = list(probe.timesteps)
-    base = fingerprints(probe, 0, t[0], 0)
-    by_sample = fingerprints(probe, 1, t[0], 0)
-    by_condition = fingerprints(probe, 0, t[0], 1)
-    by_time = [fingerprints(probe, 0, step, 0) for step in t[1:3]]
-    # A batch of mixed time steps must run: calibration and reconstruction batch them.
-    fingerprints(probe, 0, torch.tensor([t[0], t[1]]), 0)
+    t = list(dict.fromkeys(probe.timesteps))
+    base = observe_run(probe, t[0])
+    by_sample, by_condition = observe_run(probe, t[0], variant=1), observe_run(probe, t[0], condition=1)
+    by_time = [observe_run(probe, step) for step in t[1:3]]
+    _check_mixed(probe, t, base.output, by_time[0].output)
+    runs = [base, by_sample, by_condition, *by_time]
     layers = []
-    for order, (name, prints) in enumerate(base.items()):
-        category = categorize(
-            prints != by_sample.get(name),
-            any(prints != other.get(name) for other in by_time),
-            prints != by_condition.get(name),
-        )
-        layer = probe.module.get_submodule(name)
-        kind = next(k for cls, k in KINDS.items() if isinstance(layer, cls))
-        strided = kind == "conv2d" and max(layer.stride) > 1  # type: ignore[arg-type]
-        shape = tuple(layer.weight.shape)  # type: ignore[union-attr, arg-type]
-        layers.append(LayerInfo(name, kind, category, order, len(prints), shape, strided))
-    if not any(layer.category in (Category.TEMPORAL, Category.TEMPORAL_CONDITION) for layer in layers):
+    for order, name in enumerate(dict.fromkeys(name for run in runs for name in run.prints)):
+        seen = [run.prints.get(name) for run in runs]
+        category = categorize(seen[1] != seen[0], any(s != seen[0] for s in seen[3:]), seen[2] != seen[0])
+        calls = max(len(prints or ()) for prints in seen)
+        layers.append(_describe(name, probe.module.get_submodule(name), category, order, calls))
+    if not any(layer.category in TEMPORAL for layer in layers):
         raise InputError("no layer of this denoiser sees the time step alone: is the time step passed on by its call?")
-    return tuple(layers), tuple(n for n in quantizable_layers(probe.module) if n not in base)
+    executed = {layer.name for layer in layers}
+    return Observed(
+        tuple(layers),
+        tuple(n for n in quantizable_layers(probe.module) if n not in executed),
+        frozenset().union(*(run.called for run in runs)),
+        _shared_inputs(layers, runs),
+    )
 
 
 def categorize(sample: bool, time: bool, condition: bool) -> Category:
@@ -88,30 +86,53 @@ def categorize(sample: bool, time: bool, condition: bool) -> Category:
     return Category.CONDITION if condition else Category.CONSTANT
 
 
-def fingerprints(probe: Probe, variant: int, timestep: float | Tensor, condition: int) -> Prints:
-    """Hashes of every call's input by layer, in order of execution."""
-    prints: Prints = {}
+def observe_run(probe: Probe, timestep: float, variant: int = 0, condition: int = 0) -> Run:
+    """Run one example and hash every layer call's input.
 
-    def hook(name: str) -> Any:
-        def see(module: nn.Module, args: tuple) -> None:
-            prints.setdefault(name, []).append(fingerprint(args[0]))
+    Raises:
+        NumericsError: the output is not finite.
+    """
+    run = Run()
+
+    def calling(name: str) -> Any:
+        return lambda module, args: run.called.add(name)
+
+    def seeing(name: str) -> Any:
+        def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            run.prints.setdefault(name, []).append(fingerprint(first_argument(args, kwargs)))
 
         return see
 
-    handles = [m.register_forward_pre_hook(hook(n)) for n, m in quantizable_layers(probe.module).items()]
-    (sample, steps), conditioning = example(probe, variant, timestep, condition)
-    try:
-        with evaluating(probe.module):
-            output = probe.run(sample, steps, **conditioning)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not torch.isfinite(output).all():
-        raise NumericsError(f"the denoiser's output is not finite at time step {float(steps.max()):g}")
-    return prints
+    handles = [m.register_forward_pre_hook(calling(n)) for n, m in probe.module.named_modules()]
+    for name, layer in quantizable_layers(probe.module).items():
+        handles.append(layer.register_forward_pre_hook(seeing(name), with_kwargs=True))
+    with removing(handles):
+        run.output = run_example(probe, timestep, variant=variant, condition=condition)
+    if not torch.isfinite(run.output).all():
+        raise NumericsError(f"the denoiser's output is not finite at time step {timestep:g}")
+    return run
 
 
-def fingerprint(x: Tensor) -> bytes:
-    """A hash of a tensor's bytes."""
-    data = x.detach().contiguous().view(torch.uint8) if x.dim() else x.detach().reshape(1).view(torch.uint8)
-    return hashlib.blake2b(data.cpu().numpy(), digest_size=16).digest()
+def _check_mixed(probe: Probe, t: list[float], *alone: Tensor) -> None:
+    """Calibration and reconstruction batch time steps: each item must see its own one."""
+    mixed = run_example(probe, torch.tensor(t[:2]))
+    for item, (step, output) in enumerate(zip(t, alone, strict=False)):
+        error, scale = (mixed[item] - output[item]).abs().max(), output[item].abs().max()
+        # Not "error > ...": a NaN must fail too.
+        if not error <= MIXED_TOLERANCE * scale:
+            raise InputError(f"in a batch of mixed time steps the denoiser gives another result at time step {step:g}")
+
+
+def _describe(name: str, layer: nn.Module, category: Category, order: int, calls: int) -> LayerInfo:
+    kind = next(k for cls, k in KINDS.items() if isinstance(layer, cls))
+    strided = kind == "conv2d" and max(layer.stride) > 1  # type: ignore[arg-type]
+    return LayerInfo(name, kind, category, order, calls, tuple(layer.weight.shape), strided)  # type: ignore[arg-type]
+
+
+def _shared_inputs(layers: list[LayerInfo], runs: list[Run]) -> tuple[tuple[str, ...], ...]:
+    groups: dict[Any, list[str]] = {}
+    for layer in layers:
+        if layer.category in TEMPORAL:
+            key = tuple(tuple(run.prints.get(layer.name, ())) for run in runs)
+            groups.setdefault(key, []).append(layer.name)
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1)

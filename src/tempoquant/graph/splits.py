@@ -1,46 +1,69 @@
-"""Where a layer's input is a concatenation: the channel at which the skip connection begins (Q-Diffusion, 2.4)."""
+"""Where a layer's input is a concatenation: the channel where the skip connection begins (Q-Diffusion, ICCV 2023)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tempoquant.graph.observe import quantizable_layers
+from tempoquant.graph.nested import first_argument
+from tempoquant.graph.probing import fingerprint, quantizable_layers, removing
 from tempoquant.graph.types import Category, LayerInfo, Probe
-from tempoquant.graph.watch import watch_forward
+from tempoquant.graph.watch import Frame, watch_forward
 
 CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
-SAME_TENSOR = (torch.Tensor.contiguous, torch.Tensor.to, torch.Tensor.float, torch.Tensor.clone)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A concatenation of two tensors: along which axis, the first one's size there, and a hash of each."""
+
+    axis: int
+    channels: int
+    parts: tuple[bytes, bytes]
 
 
 def split_points(probe: Probe, layers: tuple[LayerInfo, ...]) -> dict[str, int]:
-    """For every image layer whose input is itself the concatenation of two tensors: the first one's channels."""
-    found: dict[str, int] = {}
-    joined: dict[int, tuple[Tensor, int, int]] = {}
-    modules = quantizable_layers(probe.module)
-    image = {layer.name: layer.kind for layer in layers if layer.category is Category.IMAGE}
+    """For every image layer whose input is itself the concatenation of two image-dependent tensors: where they meet.
 
-    def see(func: Any, args: tuple, kwargs: dict, out: Any, running: str) -> None:
+    The concatenation is recognised by its bytes, so it does not matter whether it was copied on the way, and it does
+    if it was changed in place. A part that does not follow the sample (a class map, a padding) is not a skip.
+
+    Returns:
+        Channels of the first part, by layer.
+    """
+    first, second = (_joined_inputs(probe, layers, variant) for variant in (0, 1))
+    return {
+        name: joined.channels
+        for name, joined in first.items()
+        if name in second and not set(joined.parts) & set(second[name].parts)
+    }
+
+
+def _joined_inputs(probe: Probe, layers: tuple[LayerInfo, ...], variant: int) -> dict[str, Joined]:
+    known: dict[bytes, Joined] = {}
+    found: dict[str, Joined] = {}
+
+    def see(func: Any, args: tuple, kwargs: dict, out: Any, frame: Frame) -> None:
         if func in CONCATENATIONS:
-            parts = args[0] if args else kwargs["tensors"]
-            axis = kwargs.get("dim", args[1] if len(args) > 1 else 0) % out.dim()
+            parts: Any = args[0] if args else kwargs["tensors"]
+            axis = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0)) % out.dim()
             if len(parts) == 2:
-                joined[id(out)] = (out, axis, parts[0].shape[axis])
-        elif func in SAME_TENSOR and isinstance(args[0], Tensor) and id(args[0]) in joined:
-            joined[id(out)] = (out, *joined[id(args[0])][1:])
+                prints = fingerprint(parts[0]), fingerprint(parts[1])
+                known[fingerprint(out)] = Joined(axis, parts[0].shape[axis], prints)
 
-    def hook(name: str, kind: str) -> Any:
-        def look(module: nn.Module, args: tuple) -> None:
-            tensor, axis, channels = joined.get(id(args[0]), (None, 0, 0))
-            if tensor is not None and axis == (1 if kind == "conv2d" else tensor.dim() - 1):
-                found[name] = channels
+    def looking(name: str, kind: str) -> Any:
+        def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            x: Tensor = first_argument(args, kwargs)
+            joined = known.get(fingerprint(x))
+            if joined is not None and joined.axis == (1 if kind == "conv2d" else x.dim() - 1):
+                found[name] = joined
 
         return look
 
-    handles = [modules[name].register_forward_pre_hook(hook(name, kind)) for name, kind in image.items()]
-    try:
-        watch_forward(probe, see)
-    finally:
-        for handle in handles:
-            handle.remove()
+    modules = quantizable_layers(probe.module)
+    image = [layer for layer in layers if layer.category is Category.IMAGE]
+    hooks = [modules[la.name].register_forward_pre_hook(looking(la.name, la.kind), with_kwargs=True) for la in image]
+    with removing(hooks):
+        watch_forward(probe, see, variant)
     return found

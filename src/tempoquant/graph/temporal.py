@@ -1,107 +1,26 @@
 """The temporal information block as a program: what happens between the layers that never see the sample.
 
-One forward is taped: every torch function that takes a value derived from such a layer's output is noted. The slice of
-the tape that leads back from those layers' inputs needs no image, so it can be replayed for all time steps at once.
+One forward is taped. The slice of the tape that leads back from the temporal layers' inputs needs no image, so it can
+be replayed for all time steps at once (TFMQ-DM, CVPR 2024: the features g_i(h(t)) form a finite set).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from tempoquant.errors import TempoquantError
-from tempoquant.graph.observe import evaluating
-from tempoquant.graph.types import Category, DenoiserGraph, Probe
+from tempoquant.graph.nested import map_kind, tensors_in
+from tempoquant.graph.observe import TEMPORAL
+from tempoquant.graph.slicing import Rows, batched, needed_ops, numbers_in, outside_values, same_path
+from tempoquant.graph.tape import Op, Ref, Tape, record
+from tempoquant.graph.types import DenoiserGraph, Probe
 
-TEMPORAL = (Category.TEMPORAL, Category.TEMPORAL_CONDITION)
+Apply = Callable[[str, Tensor], Tensor]
 
-
-@dataclass(frozen=True)
-class Ref:
-    """A value of the tape, by number."""
-
-    number: int
-
-
-@dataclass
-class Op:
-    """One noted call: ``func(*args, **kwargs)``, tensors as :class:`Ref`; a layer's call has its name instead."""
-
-    args: Any
-    kwargs: Any
-    func: Callable | None = None
-    layer: str = ""
-    outputs: list[int] = field(default_factory=list)
-
-
-class _Tape(TorchFunctionMode):
-    def __init__(self, layers: Mapping[str, nn.Module]):
-        super().__init__()
-        self.layers = layers
-        self.ops: list[Op] = []
-        self.numbers: dict[int, int] = {}
-        self.values: list[Tensor] = []
-        self.tracked: set[int] = set()
-        self.inside = 0
-
-    def number(self, tensor: Tensor) -> int:
-        if id(tensor) not in self.numbers:
-            self.numbers[id(tensor)] = len(self.values)
-            self.values.append(tensor)
-        return self.numbers[id(tensor)]
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if self.inside or not any(self.numbers.get(id(t)) in self.tracked for t in tensors_in((args, kwargs))):
-            return out
-        produced = list(tensors_in(out))
-        if produced:
-            op = Op(self.refer(args), self.refer(kwargs or {}), func)
-            op.outputs = [self.mark(t) for t in produced]
-            self.ops.append(op)
-        return out
-
-    def refer(self, value: Any) -> Any:
-        return map_tensors(value, lambda t: Ref(self.number(t)))
-
-    def mark(self, tensor: Tensor) -> int:
-        number = self.number(tensor)
-        self.tracked.add(number)
-        return number
-
-    def enter(self, name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple) -> None:
-            self.ops.append(Op((Ref(self.number(args[0])),), {}, layer=name))
-            self.inside += 1
-
-        return hook
-
-    def leave(self, name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-            self.inside -= 1
-            next(op for op in reversed(self.ops) if op.layer == name).outputs = [self.mark(output)]
-
-        return hook
-
-
-def tape(probe: Probe, layers: Mapping[str, nn.Module], timestep: float, conditioning: dict[str, Any]) -> _Tape:
-    """Tape one forward at batch 1."""
-    recorder = _Tape(layers)
-    handles = []
-    for name, layer in layers.items():
-        handles.append(layer.register_forward_pre_hook(recorder.enter(name)))
-        handles.append(layer.register_forward_hook(recorder.leave(name)))
-    sample = torch.randn((1, *probe.sample_shape), generator=torch.Generator().manual_seed(0))
-    try:
-        with evaluating(probe.module), recorder:
-            probe.run(sample, torch.as_tensor(timestep).reshape(1), **conditioning)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return recorder
+# What a function raises when it is given more rows than it was taped with.
+SHAPE_ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
 
 
 class TemporalProgram:
@@ -109,124 +28,118 @@ class TemporalProgram:
 
     Attributes:
         layers: in execution order. shared, projections: those that feed another one (h), and those that do not (g_i).
-        externals: keys of what comes from outside: embedded time steps, class embeddings.
+        modules: the layers themselves. externals: keys of what comes from outside, a row each: embedded time steps,
+            class embeddings.
     """
 
     def __init__(self, probe: Probe, graph: DenoiserGraph):
         self.probe = probe
         self.layers = tuple(layer.name for layer in graph.layers if layer.category in TEMPORAL)
         self.modules = {name: probe.module.get_submodule(name) for name in self.layers}
-        recorder = tape(probe, self.modules, probe.timesteps[0], probe.conditioning(1, 0))
-        self.ops = _slice(recorder.ops)
-        made = {number for op in self.ops for number in op.outputs}
-        used = list(dict.fromkeys(r.number for op in self.ops for r in refs_in((op.args, op.kwargs))))
-        self.numbers = [number for number in used if number not in made]
-        self.externals = tuple(f"external{i}" for i in range(len(self.numbers)))
         self.shared, self.projections = graph.shared, graph.projections
-        self._verify()
+        t = probe.timesteps[0]
+        one, two = (record(probe, self.modules, t, batch=batch) for batch in (1, 2))
+        if not same_path(one.ops, two.ops):
+            raise TempoquantError("the temporal layers are run differently in a batch of two than alone")
+        self.taped = one.ops
+        self.ops = needed_ops(batched(one.ops, two.ops))
+        outside = outside_values(self.ops)
+        self.numbers = [n for n in outside if one.shapes[n] != two.shapes[n]]
+        self._check_shapes(one, two)
+        fixed = [n for n in outside if n not in self.numbers]
+        self.constants = record(probe, self.modules, t, wanted=fixed).kept
+        self.externals = tuple(f"external{i}" for i in range(len(self.numbers)))
 
     def collect(self, timesteps: Sequence[float], conditioning: Sequence[dict] | None = None) -> dict[str, Tensor]:
-        """The externals at each time step, stacked to (R, ...); the denoiser runs once a row, at batch 1."""
-        rows = []
-        for row, timestep in enumerate(timesteps):
-            given = self.probe.conditioning(1, 0) if conditioning is None else conditioning[row]
-            recorder = tape(self.probe, self.modules, timestep, given)
-            rows.append([recorder.values[number].detach().clone() for number in self.numbers])
-        return {key: torch.cat([row[i] for row in rows]) for i, key in enumerate(self.externals)}
+        """The externals at each time step, stacked to (R, ...); the denoiser runs once a row, at batch 1.
 
-    def run(self, externals: Mapping[str, Tensor], apply: Callable[[str, Tensor], Tensor]) -> dict[str, Tensor]:
-        """Every layer's output (R, d_out); ``apply(name, x)`` computes a layer from its input (R, d_in)."""
-        values = {number: externals[key] for number, key in zip(self.numbers, self.externals, strict=True)}
-        outputs = {}
+        Args:
+            timesteps: R values, as the probe's: integers stay integers.
+            conditioning: keyword arguments of each row at batch 1; the probe's variant 0 if none are given.
+
+        Raises:
+            TempoquantError: the denoiser takes another path at one of the rows, or a value that should differ from
+                item to item is one for the whole batch.
+        """
+        rows = [self.probe.conditioning(1, 0) for _ in timesteps] if conditioning is None else conditioning
+        return self.stack([self.record_row(t, given) for t, given in zip(timesteps, rows, strict=True)])
+
+    def record_row(self, timestep: float, given: dict[str, Any], change: Apply | None = None) -> Tape:
+        """Tape one row, keeping what the program takes from outside; see :func:`tempoquant.graph.tape.record`."""
+        wanted = {*self.numbers, *self.constants}
+        tape = record(self.probe, self.modules, timestep, given=given, wanted=wanted, change=change)
+        if not same_path(self.taped, tape.ops):
+            raise TempoquantError(f"the temporal layers are run differently at time step {timestep:g}")
+        if not all(torch.equal(tape.kept[n], value) for n, value in self.constants.items()):
+            raise TempoquantError(
+                "the temporal layers take a value that follows the time step but has no batch of items"
+            )
+        return tape
+
+    def stack(self, tapes: Sequence[Tape]) -> dict[str, Tensor]:
+        """Externals of taped rows, (R, ...) each."""
+        return {k: torch.cat([t.kept[n] for t in tapes]) for n, k in zip(self.numbers, self.externals, strict=True)}
+
+    def run(self, externals: Mapping[str, Tensor], apply: Apply) -> dict[str, Tensor]:
+        """Replay the block; differentiable where ``apply`` is.
+
+        Args:
+            externals: from :meth:`collect`, or R rows of them.
+            apply: ``apply(name, x)`` computes a layer's output from its input, (R, d_in) for a Linear.
+
+        Returns:
+            Every layer's output, (R, d_out). Where one forward calls a layer again, the later outputs are called
+            ``name#2``, ``name#3``, ...
+
+        Raises:
+            TempoquantError: a function between the layers fails on R rows.
+        """
+        values = self.start(externals)
+        outputs: dict[str, Tensor] = {}
+        rows = next(iter(externals.values())).shape[0]
         for op in self.ops:
-            args, kwargs = (map_refs(part, lambda r: values[r.number]) for part in (op.args, op.kwargs))
-            if op.func is None:
-                result = outputs[op.layer] = apply(op.layer, args[0])
-            else:
-                result = op.func(*args, **kwargs)
-            values.update(zip(op.outputs, tensors_in(result), strict=True))
+            self.step(op, values, rows, apply)
+            if op.layer:
+                outputs[call_key(op.layer, outputs)] = values[op.outputs[0]]
         return outputs
 
-    def _verify(self) -> None:
-        """Replaying several time steps at once must give what the denoiser itself computes for each."""
-        steps = self.probe.timesteps[:3]
-        try:
-            with torch.no_grad():
-                together = self.run(self.collect(steps), lambda name, x: self.modules[name](x))
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise TempoquantError(
-                f"the temporal layers cannot be run for several time steps at once: {reason}"
-            ) from None
-        for row, step in enumerate(steps):
-            recorder = tape(self.probe, self.modules, step, self.probe.conditioning(1, 0))
-            for op in recorder.ops:
-                if op.layer and not torch.allclose(
-                    together[op.layer][row], recorder.values[op.outputs[0]][0], rtol=1e-4, atol=1e-5
-                ):
-                    raise TempoquantError(f"the temporal layer {op.layer!r} depends on more than its time step")
+    def start(self, externals: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        """The values that are known before the first op."""
+        return {**self.constants, **{n: externals[k] for n, k in zip(self.numbers, self.externals, strict=True)}}
+
+    def step(self, op: Op, values: dict[int, Tensor], rows: int, apply: Apply) -> None:
+        """Run one op, adding what it makes to ``values``."""
+        # An op that changes a tensor in place gets a copy: the tensor may be a layer's output, or an external.
+        known = values if not op.changed else {**values, **{n: values[n].clone() for n in op.changed}}
+        given = map_kind((op.args, op.kwargs), Ref, lambda ref: known[ref.number])
+        args, kwargs = map_kind(given, Rows, lambda count: count.multiple * rows)
+        if op.func is None:
+            made = [apply(op.layer, args[0])]
+        else:
+            try:
+                made = tensors_in(op.func(*args, **kwargs))
+            except SHAPE_ERRORS as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise TempoquantError(
+                    f"{op.label} in the temporal layers cannot be run for several time steps at once: {reason}"
+                ) from None
+        values.update(zip(op.outputs, [*made, *(known[n] for n in op.changed)], strict=True))
+
+    def _check_shapes(self, one: Tape, two: Tape) -> None:
+        for number in self.numbers:
+            a, b = one.shapes[number], two.shapes[number]
+            if (a[:1], b[:1], a[1:]) != ((1,), (2,), b[1:]):
+                taker = next(op for op in self.ops if number in numbers_in(op))
+                raise TempoquantError(
+                    f"{taker.label} in the temporal layers cannot be run for several time steps at once: it takes a "
+                    f"value of shape {a} at batch 1 and {b} at batch 2"
+                )
 
 
-def _slice(ops: list[Op]) -> list[Op]:
-    """The layer calls and whatever their inputs need, in order; a layer's later calls repeat its first."""
-    needed: set[int] = set()
-    kept = []
-    for op in reversed(ops):
-        if op.layer or needed & set(op.outputs):
-            kept.append(op)
-            needed |= {r.number for r in refs_in((op.args, op.kwargs))}
-    return kept[::-1]
-
-
-def split_block(
-    ops: Sequence[Op], layers: Sequence[str] | Mapping[str, Any]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Layers whose output reaches another layer's input (h), and those whose output does not (every g_i)."""
-    sources: dict[int, set[str]] = {}
-    feeding: set[str] = set()
-    for op in ops:
-        seen = set().union(*(sources.get(r.number, set()) for r in refs_in((op.args, op.kwargs))))
-        if op.layer:
-            feeding |= seen
-        for number in op.outputs:
-            sources[number] = {op.layer} if op.layer else seen
-    return tuple(n for n in layers if n in feeding), tuple(n for n in layers if n not in feeding)
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors inside nested tuples, lists and dictionaries."""
-    found: list[Tensor] = []
-    map_tensors(value, found.append)
-    return found
-
-
-def refs_in(value: Any) -> list[Ref]:
-    """All references inside nested tuples, lists and dictionaries."""
-    found: list[Ref] = []
-    map_refs(value, found.append)
-    return found
-
-
-def map_tensors(value: Any, f: Callable[[Tensor], Any]) -> Any:
-    """``value`` with ``f`` applied to every tensor inside."""
-    return _map(value, Tensor, f)
-
-
-def map_refs(value: Any, f: Callable[[Ref], Any]) -> Any:
-    """``value`` with ``f`` applied to every reference inside."""
-    return _map(value, Ref, f)
-
-
-def _map(value: Any, kind: type, f: Callable) -> Any:
-    if isinstance(value, kind):
-        return f(value)
-    if isinstance(value, tuple | list):
-        return [_map(v, kind, f) for v in value] if isinstance(value, list) else tuple(_map(v, kind, f) for v in value)
-    if isinstance(value, dict):
-        return {k: _map(v, kind, f) for k, v in value.items()}
-    return value
-
-
-def temporal_program(probe: Probe, graph: DenoiserGraph) -> TemporalProgram:
-    """The temporal information block of ``probe``'s denoiser as a function of its time steps."""
-    return TemporalProgram(probe, graph)
+def call_key(layer: str, known: Mapping[str, Any]) -> str:
+    """The key of a layer's next output: its name, then ``name#2`` and so on."""
+    key, call = layer, 1
+    while key in known:
+        call += 1
+        key = f"{layer}#{call}"
+    return key

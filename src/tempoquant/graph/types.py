@@ -24,7 +24,8 @@ class Probe:
 
     Attributes:
         module: the network. run: ``run(sample, timestep, **conditioning)``, which calls it once.
-        sample_shape: shape of one sample. timesteps: valid, distinct time steps, at least two.
+        sample_shape: shape of one sample.
+        timesteps: valid, distinct time steps, at least two; they are passed as int64 if integers, else as float32.
         conditioning: ``conditioning(batch, variant)`` gives keyword arguments; variants 0 and 1 differ.
     """
 
@@ -65,15 +66,17 @@ class AttentionProduct:
     """One softmax(q k^T) v.
 
     Attributes:
-        owner: module that executes it. kind: "sdpa" or "explicit".
-        index: which of the owner's products of this kind it is, counted in one forward.
-        calls: for "explicit", positions of q k^T and p v among the owner's matrix products.
+        owner: module that executes it, "" for the denoiser itself. kind: "sdpa" or "explicit".
+        index: which of the owner's products of this kind it is, counted in one call of the owner.
+        calls: for "explicit", positions of q k^T and p v among the owner's own matrix products, not its children's.
+        flipped: for "explicit", the second product is ``v^T @ p^T``: the softmax is its right operand.
     """
 
     owner: str
     index: int
     kind: str
     calls: tuple[int, int] = (0, 0)
+    flipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class DenoiserGraph:
     Attributes:
         layers: in execution order. unused: layers that never ran. unsupported: layers of other kinds with weights.
         shared, projections: the temporal information block: h, and every g_i.
+        shared_inputs: groups of temporal layers whose inputs are bit-identical.
         units: reconstruction units in execution order. splits: channel where a concatenated input's skip part begins.
         attention: products that can be quantized. unreached: those that cannot, in words.
     """
@@ -100,6 +104,7 @@ class DenoiserGraph:
     unsupported: tuple[str, ...]
     shared: tuple[str, ...]
     projections: tuple[str, ...]
+    shared_inputs: tuple[tuple[str, ...], ...]
     units: tuple[Unit, ...]
     splits: dict[str, int]
     attention: tuple[AttentionProduct, ...]

@@ -1,46 +1,59 @@
-"""Watching torch functions of one forward, with the module that is running at each moment."""
+"""Watching torch functions of one forward, with the module call that is running at each moment."""
 
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from tempoquant.graph.observe import evaluating, example
+from tempoquant.graph.probing import removing, run_example
 from tempoquant.graph.types import Probe
 
-See = Callable[[Callable, tuple, dict, Any, str], None]
+
+class Frame(NamedTuple):
+    """The ``call``-th call of the module ``name`` within one forward, from 0."""
+
+    name: str
+    call: int
+
+
+See = Callable[[Callable, tuple, dict, Any, Frame], None]
 
 
 class _Watch(TorchFunctionMode):
     def __init__(self, see: See):
         super().__init__()
-        self.see, self.running = see, [""]
+        self.see = see
+        self.running: list[Frame] = []
+        self.calls: Counter[str] = Counter()
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.see(func, args, kwargs or {}, out, self.running[-1])
+        if self.running:
+            self.see(func, args, kwargs or {}, out, self.running[-1])
         return out
 
+    def enter(self, name: str) -> Callable:
+        def hook(module: nn.Module, args: tuple) -> None:
+            self.running.append(Frame(name, self.calls[name]))
+            self.calls[name] += 1
 
-def watch_forward(probe: Probe, see: See) -> None:
-    """Run one example; ``see(func, args, kwargs, output, module_name)`` is called after every torch function."""
+        return hook
+
+    def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+        self.running.pop()
+
+
+def watch_forward(probe: Probe, see: See, variant: int = 0) -> None:
+    """Run one example; ``see(func, args, kwargs, output, frame)`` is called after every torch function in the module.
+
+    Args:
+        variant: number of the random sample.
+    """
     watch = _Watch(see)
-
-    def enter(name: str) -> Any:
-        return lambda module, args: watch.running.append(name)
-
-    def leave(module: nn.Module, args: tuple, output: Any) -> None:
-        watch.running.pop()
-
-    handles = []
+    handles: list[Any] = []
     for name, module in probe.module.named_modules():
-        if name:
-            handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave)]
-    (sample, steps), conditioning = example(probe, 0, probe.timesteps[0], 0)
-    try:
-        with evaluating(probe.module), watch:
-            probe.run(sample, steps, **conditioning)
-    finally:
-        for handle in handles:
-            handle.remove()
+        handles += [module.register_forward_pre_hook(watch.enter(name)), module.register_forward_hook(watch.leave)]
+    with removing(handles), watch:
+        run_example(probe, probe.timesteps[0], variant=variant)

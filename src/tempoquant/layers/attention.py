@@ -1,8 +1,8 @@
 """Attention products with quantized operands: q, k, v and the softmax output.
 
 The products are functions, not modules, so they are caught by watching torch functions while their owner runs: the
-owner is the module that :mod:`tempoquant.graph` found to execute them. A diffusers ``Attention`` gets a processor that
-watches around its own; any other owner gets hooks that do the same.
+owner is the module that :mod:`tempoquant.graph` found to execute them, the innermost one that runs. Its ``forward`` is
+wrapped, whatever its class; a diffusers attention processor stays the object it was.
 """
 
 import functools
@@ -34,17 +34,21 @@ class QuantizedProduct(nn.Module):
         self.intervals = nn.ModuleDict()
         self.watch: Callable[[str, Tensor], None] | None = None
 
-    def product(self, names: str, left: Tensor, right: Tensor, multiply: Callable = torch.matmul) -> Tensor:
-        """``left @ right`` of the operands called ``names`` ("qk" or "pv"): exact integers, then ``(acc * s) * s``."""
+    @property
+    def is_stock(self) -> bool:
+        """Whether nothing is quantized or watched: the stock functions serve."""
+        return not self.intervals and self.watch is None
+
+    def product(self, names: str, left: Tensor, right: Tensor) -> Tensor:
+        """``left @ right``, operands called by the two letters of ``names``: exact integers, then ``(acc * s) * s``."""
         if self.watch is not None:
             self.watch(names[0], left)
             self.watch(names[1], right)
         if not self.intervals:
-            return multiply(left, right)
+            return torch.matmul(left, right)
         a, b = (self.intervals[name]().over(x) for name, x in zip(names, (left, right), strict=True))
-        wide = _largest_sum(names, left.shape[-1], a, b) >= EXACT
-        x, y = (quantized_input(v, i) for v, i in ((left, a), (right, b)))
-        acc = multiply(x.double(), y.double()).float() if wide else multiply(x, y)
+        x, y = quantized_input(left, a), quantized_input(right, b)
+        acc = torch.matmul(x, y) if _fits_float32(x, a, b) else torch.matmul(x.double(), y.double()).float()
         return ((acc * _aligned(a.s_out, acc)) * _aligned(b.s_out, acc)).to(left.dtype)
 
     def attend(
@@ -58,10 +62,17 @@ class QuantizedProduct(nn.Module):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """``scaled_dot_product_attention`` by way of :meth:`product`; dropout is that of evaluation (none)."""
+        """``scaled_dot_product_attention`` by way of :meth:`product`.
+
+        While nothing is quantized or watched it is the stock function; else dropout is that of evaluation (none).
+        """
+        if self.is_stock:
+            return scaled_dot_product_attention(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
         if enable_gqa:
-            repeats = query.shape[-3] // key.shape[-3]
-            key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
+            key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+            value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
         scores = self.product("qk", query, key.transpose(-2, -1)).float()
         scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
         if is_causal:
@@ -70,14 +81,20 @@ class QuantizedProduct(nn.Module):
         if attn_mask is not None:
             masked = attn_mask.dtype == torch.bool
             scores = scores.masked_fill(~attn_mask, float("-inf")) if masked else scores + attn_mask
-        return self.product("pv", scores.softmax(-1).to(query.dtype), value)
+        probabilities = scores.softmax(-1)
+        if attn_mask is not None:
+            # A query that may see nothing attends to nothing, as in the stock function.
+            probabilities = probabilities.masked_fill(scores.isneginf().all(-1, keepdim=True), 0)
+        return self.product("pv", probabilities.to(query.dtype), value)
 
 
-def _largest_sum(names: str, length: int, a: Interval, b: Interval) -> float:
-    """A bound on the integer sums: rows of "p" add up to one, so their integers to at most 1/s + length/2."""
+def _fits_float32(x: Tensor, a: Interval, b: Interval) -> bool:
+    """Whether float32 sums every ``x @ y`` exactly, ``x`` and ``y`` being integers of these intervals."""
     left, right = (float((i.q_max - i.q_min).max()) for i in (a, b))
-    row = 1 / float(a.s_in.min()) + length / 2 if names == "pv" else left * length
-    return min(row, left * length) * right
+    if left * right * x.shape[-1] < EXACT:
+        return True
+    # Rows of a softmax add up to one, so their integers to far less than the worst case.
+    return float(x.abs().sum(-1, dtype=torch.float64).max()) * right < EXACT
 
 
 def _aligned(scale: Tensor, acc: Tensor) -> Tensor:
@@ -90,70 +107,85 @@ class AttentionProducts(nn.Module):
     def __init__(self, found: list[AttentionProduct]):
         super().__init__()
         self.found = found
-        self.products = nn.ModuleList(QuantizedProduct() for _ in found)
-        self._open: list[_Watch] = []
+        self.products = nn.ModuleList([QuantizedProduct() for _ in found])
+        self._watches: list[_Watch] = []
 
     def attach(self, owner: nn.Module) -> None:
         """Watch ``owner`` from now on; the intervals become part of it as ``owner.attention_products``."""
-        from diffusers.models.attention_processor import Attention
-
+        for part in owner.modules():
+            if part is not owner:
+                part.register_forward_pre_hook(self._pause)
+                part.register_forward_hook(self._resume, always_call=True)
         owner.add_module("attention_products", self)
-        if isinstance(owner, Attention):
-            owner.processor = watched_processor(owner.processor, self)
-            return
-        owner.register_forward_pre_hook(self._enter)
-        owner.register_forward_hook(self._leave, always_call=True)
+        owner.forward = WatchedForward(owner.forward, self)
 
-    def _enter(self, *_: Any) -> None:
-        self._open.append(_Watch(self))
-        self._open[-1].__enter__()
+    def watched(self, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """One call of the owner."""
+        self._watches.append(_Watch(self))
+        try:
+            with self._watches[-1]:
+                return forward(*args, **kwargs)
+        finally:
+            self._watches.pop()
 
-    def _leave(self, *_: Any) -> None:
-        self._open.pop().__exit__(None, None, None)
+    def is_innermost(self, watch: "_Watch") -> bool:
+        """Whether ``watch`` is that of the owner's latest call, if it calls itself."""
+        return self._watches[-1] is watch
+
+    # Products of the owner's parts are their own: while one runs, the owner counts nothing.
+    def _pause(self, *_: Any) -> None:
+        if self._watches:
+            self._watches[-1].parts_running += 1
+
+    def _resume(self, *_: Any) -> None:
+        if self._watches:
+            self._watches[-1].parts_running -= 1
 
 
-class WatchedProcessor:
-    """A diffusers attention processor that runs another one under watch."""
+class WatchedForward:
+    """A module's ``forward`` under watch, with the signature of the original.
 
-    def __init__(self, inner: Any, products: AttentionProducts):
-        self.inner, self.products = inner, products
+    Not hooks: a keyboard interrupt passes them by, and would leave the watch in place. Not a closure: copying the
+    module must give the copy its own.
+    """
 
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        with _Watch(self.products):
-            return self.inner(*args, **kwargs)
+    def __init__(self, forward: Callable, products: AttentionProducts):
+        functools.update_wrapper(self, forward, updated=())
+        self.forward, self.products = forward, products
 
-
-def watched_processor(inner: Any, products: AttentionProducts) -> WatchedProcessor:
-    """Wrap ``inner``, keeping the signature of its call: diffusers drops arguments that the signature lacks."""
-    call = functools.wraps(type(inner).__call__)(lambda self, *args, **kwargs: self.run(*args, **kwargs))
-    return type(f"Watched{type(inner).__name__}", (WatchedProcessor,), {"__call__": call})(inner, products)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.products.watched(self.forward, args, kwargs)
 
 
 class _Watch(TorchFunctionMode):
     """Sends the owner's attention products through their :class:`QuantizedProduct`, by order of call."""
 
-    def __init__(self, products: AttentionProducts):
+    def __init__(self, owned: AttentionProducts):
         super().__init__()
-        found = list(zip(products.found, products.products, strict=True))
-        self.attends = [product for spec, product in found if spec.kind == "sdpa"]
-        self.halves = {
-            call: (names, product)
-            for spec, product in found
-            if spec.kind == "explicit"
-            for call, names in zip(spec.calls, ("qk", "pv"), strict=True)
-        }
-        self.attend_calls = self.matrix_calls = 0
+        self.owned = owned
+        self.attends: dict[int, QuantizedProduct] = {}
+        self.halves: dict[int, tuple[QuantizedProduct, str]] = {}
+        for spec, product in zip(owned.found, owned.products, strict=True):
+            if spec.kind == "sdpa":
+                self.attends[spec.index] = product  # type: ignore[assignment]
+            else:
+                first, second = spec.calls
+                self.halves[first] = (product, "qk")  # type: ignore[assignment]
+                self.halves[second] = (product, "vp" if spec.flipped else "pv")  # type: ignore[assignment]
+        self.attend_calls = self.matrix_calls = self.parts_running = 0
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        with torch._C.DisableTorchFunction():
-            if func is scaled_dot_product_attention:
-                self.attend_calls += 1
-                if self.attend_calls <= len(self.attends):
-                    return self.attends[self.attend_calls - 1].attend(*args, **kwargs)
-            if func in MATRIX_PRODUCTS:
-                self.matrix_calls += 1
-                if self.matrix_calls - 1 in self.halves:
-                    names, product = self.halves[self.matrix_calls - 1]
-                    return MATRIX_PRODUCTS[func](functools.partial(product.product, names), *args, **kwargs)
+        if self.parts_running or not self.owned.is_innermost(self):
             return func(*args, **kwargs)
+        if func is scaled_dot_product_attention:
+            self.attend_calls += 1
+            if self.attend_calls - 1 in self.attends:
+                return self.attends[self.attend_calls - 1].attend(*args, **kwargs)
+        elif func in MATRIX_PRODUCTS:
+            self.matrix_calls += 1
+            if self.matrix_calls - 1 in self.halves:
+                product, names = self.halves[self.matrix_calls - 1]
+                if not product.is_stock:
+                    return MATRIX_PRODUCTS[func](functools.partial(product.product, names), *args, **kwargs)
+        return func(*args, **kwargs)

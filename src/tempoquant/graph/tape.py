@@ -1,0 +1,185 @@
+"""A tape of one forward: every torch function that takes a value derived from a temporal layer's output."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from tempoquant.graph.nested import first_argument, map_kind, tensors_in
+from tempoquant.graph.probing import removing, run_example
+from tempoquant.graph.types import Probe
+
+Change = Callable[[str, Tensor], Tensor]
+
+SHAPED_AS = (
+    torch.Tensor.type_as,
+    torch.Tensor.expand_as,
+    torch.Tensor.view_as,
+    torch.Tensor.reshape_as,
+    torch.Tensor.to,
+)
+"""Functions that take only shape, type or device from the tensors after their first."""
+
+CREATING = (
+    *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.rand_like, torch.randn_like),
+    *(torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_empty, torch.Tensor.new_full),
+)
+"""Functions that take only shape, type or device from a tensor."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A value of the tape, by number; no number is ever given twice, so a value changed in place gets a new one."""
+
+    number: int
+
+
+@dataclass
+class Op:
+    """One noted call.
+
+    Attributes:
+        args, kwargs: of the call, tensors as :class:`Ref`. func: None for a layer, which has a name instead.
+        outputs: numbers of the tensors it returned, then of those it changed. changed: their numbers before.
+    """
+
+    args: Any
+    kwargs: Any
+    func: Callable | None = None
+    layer: str = ""
+    outputs: tuple[int, ...] = ()
+    changed: tuple[int, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self.layer or str(getattr(self.func, "__qualname__", None) or getattr(self.func, "__name__", self.func))
+
+
+class Tape(TorchFunctionMode):
+    """Notes calls while it is active, up to where a value meets the sample: what comes after belongs to the image.
+
+    Tensors are held weakly, so a large denoiser's activations are freed as usual.
+
+    Attributes:
+        ops: in order. outputs: (layer, its output) in order of call.
+        shapes: of every value that was not made by a noted call. kept: those among them that were wanted.
+    """
+
+    def __init__(self, wanted: Collection[int] = (), change: Change | None = None):
+        super().__init__()
+        self.wanted, self.change = wanted, change
+        self.ops: list[Op] = []
+        self.outputs: list[tuple[str, Tensor]] = []
+        self.shapes: dict[int, tuple[int, ...]] = {}
+        self.kept: dict[int, Tensor] = {}
+        self.numbers: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.tracked: set[int] = set()
+        self.image: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.count = 0
+        self.open: list[Op] = []
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        given = tensors_in((args, kwargs))
+        if any(t in self.image for t in (given[:1] if func in SHAPED_AS else given)) and func not in CREATING:
+            return self._follow_image(func, args, kwargs, given)
+        if self.open or not any(self.numbers.get(t) in self.tracked for t in given):
+            return func(*args, **kwargs)
+        op = Op(self._refer(args), self._refer(kwargs), func)
+        before = [(t, t._version, self.numbers[t]) for t in given]
+        out = func(*args, **kwargs)
+        changed = [(t, number) for t, version, number in before if t._version != version]
+        produced = tensors_in(out)
+        if produced or changed:
+            op.changed = tuple(number for _, number in changed)
+            op.outputs = tuple(self._mark(t) for t in (*produced, *(t for t, _ in changed)))
+            self.ops.append(op)
+        return out
+
+    def _follow_image(self, func: Callable, args: tuple, kwargs: dict, given: list[Tensor]) -> Any:
+        versions = [t._version for t in given]
+        out = func(*args, **kwargs)
+        changed = (t for t, version in zip(given, versions, strict=True) if t._version != version)
+        for tensor in (*tensors_in(out), *changed):
+            self.image[tensor] = True
+        return out
+
+    def _next(self, tensor: Tensor) -> int:
+        self.numbers[tensor] = self.count
+        self.count += 1
+        return self.count - 1
+
+    def _mark(self, tensor: Tensor) -> int:
+        number = self._next(tensor)
+        self.tracked.add(number)
+        return number
+
+    def _refer(self, value: Any) -> Any:
+        return map_kind(value, Tensor, lambda t: Ref(self._number(t)))
+
+    def _number(self, tensor: Tensor) -> int:
+        known = self.numbers.get(tensor)
+        if known is not None:
+            return known
+        number = self._next(tensor)
+        self.shapes[number] = tuple(tensor.shape)
+        if number in self.wanted:
+            # Cloned before use: it may be changed in place later. Of the image, only shape and type can matter here.
+            self.kept[number] = torch.zeros_like(tensor) if tensor in self.image else tensor.detach().clone()
+        return number
+
+    def enter(self, name: str) -> Callable:
+        """A pre-hook for the layer ``name``; what happens inside layers is not noted."""
+
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            self.open.append(Op((Ref(self._number(first_argument(args, kwargs))),), {}, layer=name))
+
+        return hook
+
+    def leave(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        """A hook for every layer, which may replace its output."""
+        op = self.open.pop()
+        result = output if self.change is None else self.change(op.layer, output)
+        # Cloned before it is marked, so that the clone itself is not noted.
+        self.outputs.append((op.layer, result.detach().clone()))
+        op.outputs = (self._mark(result),)
+        self.ops.append(op)
+        return None if result is output else result
+
+
+def record(
+    probe: Probe,
+    layers: Mapping[str, nn.Module],
+    timestep: float,
+    *,
+    batch: int = 1,
+    condition: int = 0,
+    given: dict[str, Any] | None = None,
+    wanted: Collection[int] = (),
+    change: Change | None = None,
+) -> Tape:
+    """Tape one forward.
+
+    Args:
+        layers: the temporal layers by name. wanted: numbers of outside values to keep.
+        condition: variant of the conditioning, unless ``given`` is one.
+        change: ``change(name, output)`` replaces a layer's output.
+    """
+    tape = Tape(wanted, change)
+    handles = []
+    for name, layer in layers.items():
+        handles.append(layer.register_forward_pre_hook(tape.enter(name), with_kwargs=True))
+        handles.append(layer.register_forward_hook(tape.leave))
+
+    def run(sample: Tensor, *rest: Any, **conditioning: Any) -> Tensor:
+        tape.image[sample] = True
+        return probe.run(sample, *rest, **conditioning)
+
+    with removing(handles), tape:
+        run_example(replace(probe, run=run), timestep, batch=batch, condition=condition, given=given)
+    return tape
