@@ -1,5 +1,6 @@
 """What quantization gives back: a pipeline that generates, saves and loads like the one it was made from."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,14 @@ class QuantizedPipeline:
         check_output(out, overwrite, resume=True)
         staging = partial_of(out) / "folder"
         alone = not partial_of(out).exists()
+        # A killed process may have left one behind.
+        shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        size = self.write(staging)
-        publish(staging, out)
-        if alone:
-            partial_of(out).rmdir()
+        try:
+            size = self.write(staging)
+            publish(staging, out)
+        finally:
+            shutil.rmtree(partial_of(out) if alone else staging, ignore_errors=True)
         return size
 
     def write(self, folder: Path) -> SizeReport:

@@ -46,7 +46,9 @@ class Override(Part):
     @classmethod
     def _known_role(cls, match: str) -> str:
         if match.startswith("@") and not ROLES.fullmatch(match):
-            raise ValueError("valid roles are @first, @second, @last, @shortcut, @strided and @shared[0], @shared[1], ...")
+            raise ValueError(
+                "valid roles are @first, @second, @last, @shortcut, @strided and @shared[0], @shared[1], ..."
+            )
         return match
 
     def matches(self, name: str, roles: frozenset[str]) -> bool:

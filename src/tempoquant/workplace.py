@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from tempoquant.errors import InputError
+from tempoquant.errors import InputError, TempoquantError
+from tempoquant.files import write_whole
 from tempoquant.recipe import Recipe
 
 
@@ -18,10 +19,12 @@ def check_output(out: Path, overwrite: bool, resume: bool = False) -> None:
     """Refuse an output that exists, or unfinished work that nobody asked to continue.
 
     Raises:
-        InputError: ``out`` or ``out.partial`` exists and neither flag covers it.
+        InputError: ``out`` or ``out.partial`` exists and neither flag covers it, or ``out`` is something else's folder.
     """
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists: choose another folder or pass --overwrite")
+    if out.exists() and not _is_ours(out):
+        raise InputError(f"{out} exists and is no quantized folder: only such a one is overwritten")
     if partial_of(out).exists() and not (resume or overwrite):
         raise InputError(
             f"{partial_of(out)} holds unfinished work: continue it with --resume or drop it with --overwrite"
@@ -56,11 +59,11 @@ def workplace(out: Path | None, recipe: Recipe, model_hash: str, resume: bool) -
     if marker.exists():
         _same_job(json.loads(marker.read_text()), job, folder)
     else:
-        marker.write_text(json.dumps(job, indent=2))
+        write_whole(marker, json.dumps(job, indent=2))
     try:
         yield folder
-    except InputError:
-        # Found wrong before any work was done: nothing is there to continue.
+    except TempoquantError:
+        # Wrong input would be as wrong the next time: nothing is there to continue.
         if not begun:
             shutil.rmtree(folder)
         raise
@@ -71,9 +74,19 @@ def publish(folder: Path, out: Path) -> None:
     """Move a finished folder to its place, replacing what is there."""
     old = out.with_name(out.name + ".old")
     if out.exists():
+        if old.exists():
+            shutil.rmtree(old)
         os.replace(out, old)
     os.replace(folder, out)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether a quantized folder, or nothing but an empty one, lies there."""
+    if not out.is_dir():
+        return False
+    configs = [path for path in out.glob("*/config.json") if "quantization_config" in path.read_text()]
+    return bool(configs) or not any(out.iterdir())
 
 
 def _same_job(found: dict, wanted: dict, folder: Path) -> None:

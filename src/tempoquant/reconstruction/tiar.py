@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from tempoquant.graph import TemporalProgram
-from tempoquant.layers import QuantizedLayer
 from tempoquant.numerics import QParams
 from tempoquant.progress import Progress
 from tempoquant.reconstruction.effort import Effort
