@@ -127,7 +127,6 @@ def _facts(target: Target, quantized: Quantized) -> dict[str, Any]:
         "model": target.name,
         "sample_shape": list(target.denoiser.sample_shape),
         "model_hash": state_hash(target.denoiser.module),
-        "full_bytes": sum(t.numel() * 4 for t in target.denoiser.module.state_dict().values()),
         "schedule": {
             "sampler": recipe.calibration.sampler,
             "steps": recipe.calibration.steps,

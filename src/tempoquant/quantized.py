@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, write_component, write_evidence
+from tempoquant.checkpoint.tensors import plain_state
 from tempoquant.intervals import Clock
 from tempoquant.pipelines import Denoiser, Target
 from tempoquant.recipe import Recipe
@@ -71,7 +72,8 @@ class QuantizedPipeline:
         self.target.save_shell(folder)
         component = folder / self.target.component
         write_component(component, self.denoiser.module, self.blueprint, self.clock)
-        size = component_sizes(component, self.facts["full_bytes"])
+        full = sum(4 * tensor.numel() for tensor in plain_state(self.denoiser.module).values())
+        size = component_sizes(component, full)
         self.facts["size"] = size.to_dict()
         write_evidence(folder, self.facts)
         return size

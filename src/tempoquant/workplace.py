@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from tempoquant.errors import InputError, TempoquantError
+from tempoquant.errors import FormatError, InputError, TempoquantError
 from tempoquant.files import write_whole
 from tempoquant.recipe import Recipe
 
@@ -46,8 +47,8 @@ def workplace(out: Path | None, recipe: Recipe, model_hash: str, resume: bool) -
         InputError: resuming work of another recipe, model or thread count.
     """
     if out is None:
-        with tempfile.TemporaryDirectory(prefix="tempoquant-") as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix="tempoquant-") as temporary:
+            yield Path(temporary)
         return
     folder = partial_of(out)
     job = {"recipe": recipe.model_dump(mode="json"), "model": model_hash, "threads": torch.get_num_threads()}
@@ -57,7 +58,7 @@ def workplace(out: Path | None, recipe: Recipe, model_hash: str, resume: bool) -
     folder.mkdir(exist_ok=True)
     marker = folder / "job.json"
     if marker.exists():
-        _same_job(json.loads(marker.read_text()), job, folder)
+        _same_job(_begun_job(marker), job, folder)
     else:
         write_whole(marker, json.dumps(job, indent=2))
     try:
@@ -89,6 +90,16 @@ def _is_ours(out: Path) -> bool:
     return bool(configs) or not any(out.iterdir())
 
 
+def _begun_job(marker: Path) -> dict:
+    try:
+        job = json.loads(marker.read_text())
+    except ValueError:
+        job = None
+    if not isinstance(job, dict):
+        raise FormatError(f"{marker} is damaged: begin again with --overwrite")
+    return job
+
+
 def _same_job(found: dict, wanted: dict, folder: Path) -> None:
     for key, value in _flat(wanted).items():
         if _flat(found).get(key) != value:
@@ -99,7 +110,7 @@ def _same_job(found: dict, wanted: dict, folder: Path) -> None:
 
 
 def _flat(data: dict, prefix: str = "") -> dict:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in data.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

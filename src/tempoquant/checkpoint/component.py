@@ -71,7 +71,7 @@ def _damage_of(folder: Path) -> Iterator[None]:
     """Errors of a config whose entries are not what they should be, in one line."""
     try:
         yield
-    except (InputError, KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (InputError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         what = (str(error).splitlines() or [""])[0]
         path = folder / "config.json"
         raise FormatError(f"{path}: its quantization_config is damaged: {type(error).__name__}: {what}") from error

@@ -7,8 +7,9 @@ execution order; its activations are a finite set, calibrated exactly for each s
 Two readings. ``paper``: every Linear and Conv2d and the attention products at the recipe's bits, other activations with
 one interval each, the central 99.9 % of the recorded values (the paper names no range; of min-max, MSE and percentile
 this one measures best). Below 8 bits the inputs of the first and last layer keep 8. ``released``: as the public code
-does: a table of moving-average ranges for *every* activation, attention products in float, and float for the first time embedding layer, the first and last convolution, shortcuts and strided
-convolutions (inputs also of the second time embedding layer and of the second convolution).
+does: a table of moving-average ranges for *every* activation, attention products in float, and float for the first
+time embedding layer, the first and last convolution, shortcuts and strided convolutions (inputs also of the second
+time embedding layer and of the second convolution).
 """
 
 from typing import Any
