@@ -1,5 +1,10 @@
 """Shared by all tests: one thread, so that many small tensors are not slowed by coordination."""
 
+import os
+
+# Before diffusers is imported: no test asks the hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import pytest
 import torch
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 import tempoquant
 from tempoquant.errors import InputError
 from tempoquant.progress import Advance
+from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 WEIGHTS = Path("unet") / "diffusion_pytorch_model.safetensors"
 RECIPE = {"effort": "balanced", "calibration": {"samples": 20, "steps": 3, "rows": 4}}

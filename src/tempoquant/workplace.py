@@ -86,7 +86,7 @@ def _is_ours(out: Path) -> bool:
     """Whether a quantized folder, or nothing but an empty one, lies there."""
     if not out.is_dir():
         return False
-    configs = [path for path in out.glob("*/config.json") if "quantization_config" in path.read_text()]
+    configs = [path for path in out.glob("*/config.json") if b"quantization_config" in path.read_bytes()]
     return bool(configs) or not any(out.iterdir())
 
 

@@ -7,13 +7,13 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import bare_denoiser, small_recipe, unet_pipeline
 from torch import nn
 
 import tempoquant
 from tempoquant.checkpoint import read_component
 from tempoquant.errors import FormatError, InputError
 from tempoquant.pipelines import Denoiser
+from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -150,7 +150,9 @@ def test_a_changed_quantization_config(folder, change):
     refused(folder)
 
 
-@pytest.mark.parametrize("name", ["tempoquant.timesteps", "tempoquant.weight_scale", "tempoquant.vectors", "conv_in.weight"])
+@pytest.mark.parametrize(
+    "name", ["tempoquant.timesteps", "tempoquant.weight_scale", "tempoquant.vectors", "conv_in.weight"]
+)
 def test_a_missing_or_shorter_tensor_is_named(folder, name):
     (folder / "tempoquant.json").unlink()
     path = folder / "unet" / WEIGHTS

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import Bare, bare_denoiser, small_recipe, unet_pipeline
 from torch import nn
 
 import tempoquant
@@ -12,6 +11,7 @@ from tempoquant.checkpoint.blueprint import quantized_layers
 from tempoquant.numerics import unpack
 from tempoquant.pipelines import Denoiser, resolve
 from tempoquant.recipe import Recipe
+from tiny import Bare, bare_denoiser, small_recipe, unet_pipeline
 
 pytestmark = pytest.mark.usefixtures("brief")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -99,7 +99,9 @@ def test_the_recipe_stands_in_quantization_config_and_nowhere_else(tmp_path):
 
 
 def test_no_pickle_is_written(tmp_path):
-    tempoquant.quantize(unet_pipeline(), small_recipe(), out=tmp_path / "out", units=tmp_path / "u", recording=tmp_path / "r")
+    tempoquant.quantize(
+        unet_pipeline(), small_recipe(), out=tmp_path / "out", units=tmp_path / "u", recording=tmp_path / "r"
+    )
     kinds = {path.suffix for path in Path(tmp_path).rglob("*") if path.is_file()}
     assert kinds == {".json", ".safetensors", ".bin"}
     for path in Path(tmp_path).rglob("*.bin"):

@@ -10,7 +10,7 @@ import torch
 
 from tempoquant.cli import app, main
 
-USER_FILE = '''
+USER_FILE = """
 import torch
 from diffusers import DDIMScheduler
 from torch import nn
@@ -51,7 +51,7 @@ def wrong():
 
 def failing():
     raise ValueError("no such file\\nsecond line")
-'''
+"""
 FEW = ("--samples", "2", "--steps", "4")
 
 
@@ -153,7 +153,9 @@ def test_bad_recipes(refused, file):
         assert said in refused("quantize", "mine.py:make", "--recipe", "recipe.yaml", "-o", "out")
 
 
-@pytest.mark.parametrize("args", [(), ("-n", "0"), ("-n", "-1"), ("--steps", "0"), ("--steps", "101"), ("--batch-size", "0")])
+@pytest.mark.parametrize(
+    "args", [(), ("-n", "0"), ("-n", "-1"), ("--steps", "0"), ("--steps", "101"), ("--batch-size", "0")]
+)
 def test_bad_input_to_generate(refused, args):
     if not args:
         assert "model" in refused("generate")
@@ -173,12 +175,14 @@ def test_a_bare_denoiser_from_end_to_end(run, refused):
     facts = json.loads(Path("q.json").read_text())
     assert facts["recipe"]["weights"]["bits"] == 4 and facts["size"]["ratio"] > 1 and "timings" in facts
     assert sorted(p.name for p in Path("out").iterdir()) == ["denoiser", "scheduler", "tempoquant.json"]
-    assert "--denoiser" in refused("generate", "out", "-n", "2", "-o", "a.png") 
+    assert "--denoiser" in refused("generate", "out", "-n", "2", "-o", "a.png")
     assert run("generate", "out", "-n", "2", "--denoiser", "mine.py:make", "-o", "a.png")[0] == 0
     assert run("generate", "out", "-n", "2", "--denoiser", "mine.py:make", "-o", "images")[0] == 0
     assert Path("a.png").read_bytes().startswith(b"\x89PNG") and len(list(Path("images").iterdir())) == 2
     refused("generate", "out", "-n", "2", "--denoiser", "mine.py:make", "-o", "a.png")
-    code, out, err = run("evaluate", "out", "--reference", "mine.py:make", "-n", "2", "--noise-samples", "2", "--json", "e.json")
+    code, out, err = run(
+        "evaluate", "out", "--reference", "mine.py:make", "-n", "2", "--noise-samples", "2", "--json", "e.json"
+    )
     assert code == 0 and "PSNR" in out and "SQNR" in out
     found = json.loads(Path("e.json").read_text())
     assert 0 < found["sqnr"]["db"] < 60 and found["steps"] == 4 and found["cosine"]["mean"] > 0.9
@@ -212,7 +216,7 @@ def test_methods_are_listed(run, refused):
     assert (code, err) == (0, "") and "tfmq-dm" in out
     assert {m["name"] for m in json.loads(Path("m.json").read_text())} >= {"rtn", "tfmq-dm"}
     refused("methods", "--json", "m.json")
-    assert "did you mean" in refused("method") or True
+    assert "No such command" in refused("method")
 
 
 def commands() -> list[str]:

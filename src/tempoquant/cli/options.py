@@ -41,7 +41,7 @@ def open_model(name: str, factory: str | None = None) -> tuple[Target, Quantized
 def is_quantized(folder: Path) -> bool:
     """Whether a folder holds a component with a ``quantization_config``."""
     configs = (folder / component / "config.json" for component in COMPONENTS)
-    return any(path.is_file() and "quantization_config" in path.read_text() for path in configs)
+    return any(path.is_file() and b"quantization_config" in path.read_bytes() for path in configs)
 
 
 def bare_denoiser(factory: str) -> Denoiser:
