@@ -94,7 +94,7 @@ def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[
     def build(config: dict[str, Any]) -> nn.Module:
         if component == "denoiser":
             if denoiser is None:
-                raise InputError(f"{root} holds a bare denoiser: give the float one as load(..., denoiser=) or --denoiser")
+                raise InputError(f"{root} holds a bare denoiser: give load(..., denoiser=) or --denoiser")
             return copy.deepcopy(denoiser.module).requires_grad_(False)
         name = config.get("_class_name", "")
         found = getattr(diffusers, str(name), None)

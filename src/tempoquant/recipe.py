@@ -12,7 +12,7 @@ from tempoquant.errors import InputError
 
 FLOAT_BITS = 32
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
-RECIPE_VERSION = 1
+RECIPE_VERSION: Literal[1] = 1
 ROLES = re.compile(r"@(first|second|last|shortcut|strided|shared\[\d+\])")
 
 

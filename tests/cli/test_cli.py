@@ -243,3 +243,12 @@ def test_the_process_itself(file):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("tempoquant: recipe: weights.bits = 1") and done.stderr.count("\n") == 1
     assert torch.get_num_threads() == 1
+
+
+def test_a_quantized_folder_is_not_quantized_again(run, refused):
+    from tiny import unet_pipeline
+
+    unet_pipeline().save_pretrained("model")
+    assert run("quantize", "model", "-o", "out", "--method", "rtn", *FEW)[0] == 0
+    assert run("generate", "out", "-n", "1", "-o", "a.png")[0] == 0
+    refused("quantize", "out", "-o", "again")
