@@ -31,6 +31,18 @@ def test_noise_drawn_inside_does_not_look_like_dependence_and_the_seed_is_untouc
     assert torch.rand(()) == expected
 
 
+def test_running_statistics_are_untouched():
+    norm = nn.BatchNorm2d(4)
+    read_denoiser(probe_of(Plain(image=norm).train()))
+    assert norm.num_batches_tracked == 0
+
+
+def test_two_time_steps_that_are_equal_by_accident_do_not_hide_the_dependence():
+    module = Plain()
+    module.sines = lambda t: Plain.sines(module, t % 490)
+    assert categories(read_denoiser(probe_of(module, timesteps=(10, 500, 900))))["a"] == "temporal"
+
+
 def test_no_hook_stays():
     module = Plain(image=Tokens(Attend(F.scaled_dot_product_attention)))
     read_denoiser(probe_of(module))

@@ -26,15 +26,14 @@ def quantizable_layers(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients and one fixed seed for the time of a block.
+    """Evaluation mode and no gradients for the time of a block; the random state is the same before and after.
 
-    Dropout must not look like dependence, nor noise that a denoiser draws for itself.
+    Dropout must not look like dependence, nor noise that a denoiser draws for itself: every run draws the same.
     """
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(0)
             yield
     finally:
         for part in training:
