@@ -77,6 +77,18 @@ def test_constant_and_unused_layers():
     assert graph.units == (Unit("conv", ("conv",)),)
 
 
+def test_what_counts_is_a_layer_s_input_not_its_output():
+    """Modulations that start at zero see the time step, though nothing comes of it yet."""
+    module = Plain()
+    nn.init.zeros_(module.b.weight)
+    graph = read_denoiser(probe_of(module))
+    assert categories(graph) == {"a": "temporal", "b": "temporal", "conv": "image"}
+    nn.init.zeros_(module.a.weight)
+    graph = read_denoiser(probe_of(module))
+    assert categories(graph) == {"a": "temporal", "b": "constant", "conv": "image"}
+    assert (graph.shared, graph.projections) == ((), ("a",))
+
+
 def test_layers_called_by_keyword():
     class Keyword(Plain):
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
