@@ -83,7 +83,9 @@ def one(run: tuple[str, int, str], truth: Reference, args: argparse.Namespace) -
     """Quantize and judge one run."""
     method, activations, effort = run
     calibration = {"samples": args.samples, "steps": STEPS}
-    recipe = tempoquant.method_recipe(method, weights=4, activations=activations, effort=effort, calibration=calibration)
+    recipe = tempoquant.method_recipe(
+        method, weights=4, activations=activations, effort=effort, calibration=calibration
+    )
     start = time.perf_counter()
     shared = {"recording": args.work / "recording", "units": args.work / f"units {method} {effort}"}
     quantized = tempoquant.quantize(denoiser(), recipe, progress=RichProgress(), **shared)

@@ -57,9 +57,7 @@ def run_demo(out: Path, *, calibration_samples: int, images: int, seed: int, pro
     calibration = {"samples": calibration_samples, "steps": STEPS}
     for weights, activations in WIDTHS:
         for method in METHODS:
-            recipe = method_recipe(
-                method, weights=weights, activations=activations, calibration=calibration, seed=seed
-            )
+            recipe = method_recipe(method, weights=weights, activations=activations, calibration=calibration, seed=seed)
             row = _row(full, truth, recipe, out, progress)
             picture[row.recipe.name] = to_images(row.images[:SHOWN])
             yield row
