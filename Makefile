@@ -21,7 +21,7 @@ clean:
 	rm -rf .venv demo
 
 # Torch first: pip then keeps the build that was chosen (processor or CUDA) while it resolves the rest.
-.venv/.torch:
+.venv/.torch: constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tempoquant needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(PIP) install torch==2.13.0 -c constraints.txt
