@@ -1,35 +1,36 @@
-# The two commands: `make demo` runs the main job on the bundled model, `make test` passes the tests.
+# Needs Python 3.11 or newer, gcc and make; everything else goes into .venv.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# An exact torch first: a range would pull the build with gigabytes of CUDA.
-TORCH := $(shell grep '^torch==' constraints.txt)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: demo test clean
 
-demo: $(VENV)/installed
+demo: .venv/.installed
 	$(BIN)/tempoquant demo -o demo --overwrite
 
-test: $(VENV)/installed-dev
+# The linters run before the tests, so that pytest's summary is the last thing printed.
+# TEMPOQUANT_ANIME64, if set, names a folder with anime64.py: tests of that model then run instead of being skipped.
+test: .venv/.installed-dev
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m "not slow"
-
-$(VENV)/torch: constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) $(TORCH)
-	touch $@
-
-$(VENV)/installed: $(VENV)/torch pyproject.toml
-	$(PIP) -e .
-	touch $@
-
-$(VENV)/installed-dev: $(VENV)/torch pyproject.toml
-	$(PIP) -e '.[dev]'
-	touch $@ $(VENV)/installed
+	$(BIN)/python -m pytest
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf .venv demo
+
+# Torch first: pip then keeps the build that was chosen (processor or CUDA) while it resolves the rest.
+.venv/.torch: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tempoquant needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(PIP) install torch==2.13.0 -c constraints.txt
+	touch $@
+
+.venv/.installed: .venv/.torch pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	touch $@
