@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.checkpoint.blueprint import interval_providers, quantized_layers
+from tempoquant.checkpoint.blueprint import interval_providers, is_symmetric, quantized_layers
 from tempoquant.errors import FormatError
 from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
 from tempoquant.layers import QuantizedLayer
@@ -41,7 +41,7 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
         else:
             tensors[name] = tensor.detach().contiguous()
     scales = [layer.weight_scale for layer in layers.values()]
-    zeros = [layer.weight_zero for layer in layers.values() if not _is_symmetric(layer)]
+    zeros = [layer.weight_zero for layer in layers.values() if not is_symmetric(layer)]
     providers: list[Any] = interval_providers(module)
     tensors[f"{PREFIX}vectors"] = _joined(vectors, torch.float32)
     tensors[f"{PREFIX}weight_scale"] = _joined(scales, torch.float32)
@@ -87,11 +87,6 @@ def plain_state(module: nn.Module) -> dict[str, Tensor]:
 
 def _is_vector(tensor: Tensor) -> bool:
     return tensor.dim() <= 1 and tensor.is_floating_point()
-
-
-def _is_symmetric(layer: QuantizedLayer) -> bool:
-    assert layer.weight_zero is not None
-    return bool((layer.weight_zero == 2 ** (layer.weight_bits - 1)).all())
 
 
 def _packed_weight(layer: QuantizedLayer) -> Tensor:

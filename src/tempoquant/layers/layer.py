@@ -85,8 +85,8 @@ class QuantLinear(QuantizedLayer, nn.Linear):
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return nn.functional.linear(x, weight, bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.kernel(self, x)
+    def forward(self, input: Tensor) -> Tensor:
+        return self.kernel(self, input)
 
 
 class QuantConv2d(QuantizedLayer, nn.Conv2d):
@@ -102,8 +102,8 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return self._conv_forward(x, weight, bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.kernel(self, x)
+    def forward(self, input: Tensor) -> Tensor:
+        return self.kernel(self, input)
 
 
 def to_quantized(layer: nn.Module) -> QuantLinear | QuantConv2d:
