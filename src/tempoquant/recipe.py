@@ -1,5 +1,6 @@
 """How to quantize, as data: validated, versioned, the same in YAML, JSON and Python. Methods are known by name only."""
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from tempoquant.errors import InputError
 
 FLOAT_BITS = 32
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
-RECIPE_VERSION = 1
+ROLES = re.compile(r"@(first|second|last|shortcut|strided|shared\[\d+\])")
 
 
 class Part(BaseModel):
@@ -30,7 +31,8 @@ class Override(Part):
     """Bits for some layers, overriding the recipe's.
 
     ``match`` is a pattern of layer names (``*`` and ``?``), or a role: ``@first`` and ``@last`` (image layers in order
-    of execution), ``@second``, ``@shared[0]`` (the temporal block's h, in order), ``@strided`` (downsampling).
+    of execution), ``@second``, ``@shared[0]`` (the temporal block's h, in order), ``@strided`` (downsampling) and
+    ``@shortcut`` (by name, as the public codes do). A role that a denoiser lacks is no error; a pattern is.
     """
 
     match: str
@@ -38,6 +40,13 @@ class Override(Part):
     activation_bits: int | None = None
 
     _bits = field_validator("weight_bits", "activation_bits")(_check_bits)
+
+    @field_validator("match")
+    @classmethod
+    def _known_role(cls, match: str) -> str:
+        if match.startswith("@") and not ROLES.fullmatch(match):
+            raise ValueError("valid roles: @first, @second, @last, @shortcut, @strided, @shared[0], @shared[1], ...")
+        return match
 
     def matches(self, name: str, roles: frozenset[str]) -> bool:
         return self.match in roles if self.match.startswith("@") else fnmatchcase(name, self.match)
@@ -107,7 +116,7 @@ class Calibration(Part):
 class Recipe(Part):
     """Everything that decides a quantized model, next to the model itself."""
 
-    version: Literal[1] = RECIPE_VERSION
+    version: Literal[1] = 1
     method: str
     reading: Literal["paper", "released"] = "paper"
     effort: Literal["fast", "balanced", "paper"] = "fast"
@@ -115,7 +124,7 @@ class Recipe(Part):
     activations: Activations = Activations()
     attention: Attention = Attention()
     temporal: Temporal = Temporal()
-    calibration: Calibration = Calibration()
+    calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
     policy: tuple[Override, ...] = ()
     seed: int = 0
 

@@ -43,20 +43,27 @@ def workplace(out: Path | None, recipe: Recipe, model_hash: str, resume: bool) -
         InputError: resuming work of another recipe, model or thread count.
     """
     if out is None:
-        with tempfile.TemporaryDirectory(prefix="tempoquant-") as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix="tempoquant-") as temporary:
+            yield Path(temporary)
         return
     folder = partial_of(out)
     job = {"recipe": recipe.model_dump(mode="json"), "model": model_hash, "threads": torch.get_num_threads()}
     if folder.exists() and not resume:
         shutil.rmtree(folder)
+    begun = folder.exists()
     folder.mkdir(exist_ok=True)
     marker = folder / "job.json"
     if marker.exists():
         _same_job(json.loads(marker.read_text()), job, folder)
     else:
         marker.write_text(json.dumps(job, indent=2))
-    yield folder
+    try:
+        yield folder
+    except InputError:
+        # Found wrong before any work was done: nothing is there to continue.
+        if not begun:
+            shutil.rmtree(folder)
+        raise
     shutil.rmtree(folder)
 
 
@@ -79,7 +86,7 @@ def _same_job(found: dict, wanted: dict, folder: Path) -> None:
 
 
 def _flat(data: dict, prefix: str = "") -> dict:
-    flat = {}
+    flat: dict = {}
     for key, value in data.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 
 import torch
-from tempoquant.calibration.store import Store
 from torch import Tensor, nn
 
 from tempoquant.calibration.observe import observed, product_sites
 from tempoquant.calibration.spread import Spread
+from tempoquant.calibration.store import Store
 from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
 from tempoquant.layers import AttentionProducts, QuantizedLayer
 from tempoquant.progress import Progress

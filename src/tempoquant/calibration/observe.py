@@ -22,7 +22,7 @@ def observed(
     Sites are layer names, and ``owner:index:operand`` for attention products (see :func:`product_sites`).
     """
     handles = [layer.register_forward_pre_hook(_layer_hook(name, see)) for name, layer in layers.items()]
-    products = [(owner, i, p) for owner, a in attention.items() for i, p in enumerate(a.products)]
+    products: list[Any] = [(owner, i, p) for owner, a in attention.items() for i, p in enumerate(a.products)]
     for owner, i, product in products:
         product.watch = partial(_operand, see, owner, i)
     try:

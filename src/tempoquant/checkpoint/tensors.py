@@ -12,7 +12,7 @@
 | ``tempoquant.timesteps`` | float32 (R,) | the rows' time steps |
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,14 +42,14 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
             tensors[name] = tensor.detach().contiguous()
     scales = [layer.weight_scale for layer in layers.values()]
     zeros = [layer.weight_zero for layer in layers.values() if not _is_symmetric(layer)]
-    providers = interval_providers(module)
+    providers: list[Any] = interval_providers(module)
     tensors[f"{PREFIX}vectors"] = _joined(vectors, torch.float32)
     tensors[f"{PREFIX}weight_scale"] = _joined(scales, torch.float32)
     tensors[f"{PREFIX}weight_zero"] = _joined(zeros, torch.uint8)
-    tensors[f"{PREFIX}interval_scale"] = _joined([p.scale for p in providers], torch.float32)  # type: ignore[union-attr]
+    tensors[f"{PREFIX}interval_scale"] = _joined([p.scale for p in providers], torch.float32)
     wide = any(p.bits > 8 for p in providers)
     zero_points = [p.zero for p in providers]
-    tensors[f"{PREFIX}interval_zero"] = _joined(zero_points, torch.int32 if wide else torch.uint8)  # type: ignore[arg-type]
+    tensors[f"{PREFIX}interval_zero"] = _joined(zero_points, torch.int32 if wide else torch.uint8)
     tensors[f"{PREFIX}timesteps"] = clock.timesteps.clone()
     return tensors
 
@@ -102,7 +102,7 @@ def _packed_weight(layer: QuantizedLayer) -> Tensor:
     return pack(q, layer.weight_bits)
 
 
-def _joined(parts: list[Tensor | None], dtype: torch.dtype) -> Tensor:
+def _joined(parts: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor:
     kept = [part.detach().flatten() for part in parts if part is not None]
     return torch.cat(kept).to(dtype) if kept else torch.empty(0, dtype=dtype)
 

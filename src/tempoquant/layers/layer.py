@@ -1,6 +1,7 @@
 """Linear and Conv2d whose weight is integers and whose input is quantized by an interval."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class QuantizedLayer(nn.Module):
     """
 
     weight: Tensor
-    bias: Tensor | None
+    bias: Any
     weight_scale: Tensor | None
     weight_zero: Tensor | None
     weight_bits: int = 32
@@ -115,7 +116,7 @@ def to_quantized(layer: nn.Module) -> QuantLinear | QuantConv2d:
     quantized_class = next((q for stock, q in kinds.items() if isinstance(layer, stock)), None)
     if quantized_class is None:
         raise TypeError(f"a {type(layer).__name__} cannot be quantized: only Linear and Conv2d can")
-    quantized = quantized_class.__new__(quantized_class)
+    quantized: Any = quantized_class.__new__(quantized_class)
     quantized.__dict__.update(layer.__dict__)
     quantized._start_float()
     return quantized

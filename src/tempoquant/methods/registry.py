@@ -16,7 +16,8 @@ class Method:
 
     Attributes:
         name: what ``--method`` takes. paper: where it comes from. summary: one line.
-        readings: the readings it knows. factory: ``factory(reading) -> recipe entries`` that differ from the defaults.
+        readings: the readings it knows.
+        factory: ``factory(reading, activation_bits) -> recipe entries`` that differ from the defaults.
     """
 
     name: str
@@ -27,6 +28,13 @@ class Method:
 
 
 METHODS: dict[str, Method] = {}
+
+
+def ends_at_8_bits(activations: int) -> tuple[dict[str, Any], ...]:
+    """Policy entries: inputs of the first and last image layer keep 8 bits where the recipe has fewer (PTQD)."""
+    if activations >= 8:
+        return ()
+    return tuple({"match": role, "activation_bits": 8} for role in ("@first", "@last"))
 
 
 def method(
@@ -62,7 +70,7 @@ def method_recipe(
         raise InputError(f"{name} has no reading {reading!r}: valid are {', '.join(found.readings)}")
     data: dict[str, Any] = {"method": name, "reading": reading, "effort": effort}
     bits = {"weights": {"bits": weights}, "activations": {"bits": activations}}
-    for entries in (bits, found.factory(reading), changes):
+    for entries in (bits, found.factory(reading, activations), changes):
         for key, value in entries.items():
             data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
     return Recipe.parse(data)

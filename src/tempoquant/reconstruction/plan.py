@@ -34,7 +34,9 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
     """
     roles = layer_roles(graph)
     for override in recipe.policy:
-        if not any(override.matches(layer.name, roles[layer.name]) for layer in graph.layers):
+        if not override.match.startswith("@") and not any(
+            override.matches(layer.name, roles[layer.name]) for layer in graph.layers
+        ):
             raise InputError(f"policy pattern {override.match!r} matches no layer of this denoiser")
     plans = {}
     for layer in graph.layers:
@@ -48,7 +50,7 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
 
 
 def layer_roles(graph: DenoiserGraph) -> dict[str, frozenset[str]]:
-    """The roles that policies name: @first, @second, @last and @strided image layers, and @shared[i] of the TIB."""
+    """The roles that policies name: @first, @second, @last, @shortcut, @strided image layers; @shared[i]."""
     roles: dict[str, set[str]] = {layer.name: set() for layer in graph.layers}
     image = [layer for layer in graph.layers if layer.category is Category.IMAGE]
     for role, position in (("@first", 0), ("@second", 1), ("@last", -1)):
@@ -59,4 +61,6 @@ def layer_roles(graph: DenoiserGraph) -> dict[str, frozenset[str]]:
     for layer in image:
         if layer.strided:
             roles[layer.name].add("@strided")
+        if any(word in layer.name.rpartition(".")[2] for word in ("shortcut", "skip")):
+            roles[layer.name].add("@shortcut")
     return {name: frozenset(found) for name, found in roles.items()}
