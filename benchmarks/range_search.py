@@ -27,8 +27,9 @@ def cifar_weights() -> list[Tensor]:
     down = ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D")
     up = ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D")
     widths = (128, 256, 256, 256)
-    unet = UNet2DModel(32, 3, 3, block_out_channels=widths, down_block_types=down, up_block_types=up,
-                       attention_head_dim=None, norm_eps=1e-6, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1)  # fmt: skip
+    kinds = {"down_block_types": down, "up_block_types": up, "block_out_channels": widths}
+    rest = {"attention_head_dim": None, "norm_eps": 1e-6, "downsample_padding": 0}
+    unet = UNet2DModel(32, 3, 3, flip_sin_to_cos=False, freq_shift=1, **kinds, **rest)
     layers = [m for m in unet.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return [layer.weight.detach().flatten(1) for layer in layers]
 
