@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-from diffusers import DiffusionPipeline
 from torch import nn
 
 from tempoquant.checkpoint import read_component, read_evidence
@@ -18,6 +17,7 @@ from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Quantized, run_job
 from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, resolve, state_hash
+from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
@@ -98,9 +98,13 @@ def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[
                 raise InputError(f"{root} was made from a bare denoiser: give it, load(folder, denoiser=...)")
             return copy.deepcopy(denoiser.module).requires_grad_(False)
         name = config.get("_class_name", "")
-        if not hasattr(diffusers, name):
-            raise FormatError(f"{root / component}: diffusers has no class {name!r}")
-        return getattr(diffusers, name).from_config(config).requires_grad_(False)
+        found = getattr(diffusers, str(name), None)
+        if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
+            raise FormatError(f"{root / component}: diffusers has no model class {name!r}")
+        try:
+            return found.from_config(config).requires_grad_(False)
+        except Exception as error:
+            raise FormatError(f"{root / component}: no {name} has this config: {first_line(error)}") from error
 
     return build
 
@@ -110,7 +114,10 @@ def _around(root: Path, component: str, module: nn.Module, denoiser: Denoiser | 
     if component == "denoiser":
         assert denoiser is not None
         return BareTarget(replace(denoiser, module=module))
-    pipe = DiffusionPipeline.from_pretrained(str(root), local_files_only=True, **{component: module})
+    try:
+        pipe = load_pipeline(str(root), local_files_only=True, **{component: module})
+    except Exception as error:
+        raise FormatError(f"{root} cannot be loaded as a diffusers folder: {first_line(error)}") from error
     return DiffusersTarget(pipe, root.name)
 
 
@@ -121,7 +128,6 @@ def _facts(target: Target, quantized: Quantized) -> dict[str, Any]:
         "model": target.name,
         "sample_shape": list(target.denoiser.sample_shape),
         "model_hash": state_hash(target.denoiser.module),
-        "full_bytes": sum(t.numel() * 4 for t in target.denoiser.module.state_dict().values()),
         "schedule": {
             "sampler": recipe.calibration.sampler,
             "steps": recipe.calibration.steps,

@@ -1,11 +1,13 @@
 """What quantization gives back: a pipeline that generates, saves and loads like the one it was made from."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, write_component, write_evidence
+from tempoquant.checkpoint.tensors import plain_state
 from tempoquant.intervals import Clock
 from tempoquant.pipelines import Denoiser, Target
 from tempoquant.recipe import Recipe
@@ -55,11 +57,14 @@ class QuantizedPipeline:
         check_output(out, overwrite, resume=True)
         staging = partial_of(out) / "folder"
         alone = not partial_of(out).exists()
+        # A killed process may have left one behind.
+        shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        size = self.write(staging)
-        publish(staging, out)
-        if alone:
-            partial_of(out).rmdir()
+        try:
+            size = self.write(staging)
+            publish(staging, out)
+        finally:
+            shutil.rmtree(partial_of(out) if alone else staging, ignore_errors=True)
         return size
 
     def write(self, folder: Path) -> SizeReport:
@@ -67,7 +72,8 @@ class QuantizedPipeline:
         self.target.save_shell(folder)
         component = folder / self.target.component
         write_component(component, self.denoiser.module, self.blueprint, self.clock)
-        size = component_sizes(component, self.facts["full_bytes"])
+        full = sum(4 * tensor.numel() for tensor in plain_state(self.denoiser.module).values())
+        size = component_sizes(component, full)
         self.facts["size"] = size.to_dict()
         write_evidence(folder, self.facts)
         return size

@@ -7,10 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from tempoquant.errors import InputError
+from tempoquant.errors import FormatError, InputError, TempoquantError
+from tempoquant.files import write_whole
 from tempoquant.recipe import Recipe
 
 
@@ -18,10 +20,12 @@ def check_output(out: Path, overwrite: bool, resume: bool = False) -> None:
     """Refuse an output that exists, or unfinished work that nobody asked to continue.
 
     Raises:
-        InputError: ``out`` or ``out.partial`` exists and neither flag covers it.
+        InputError: ``out`` or ``out.partial`` exists and neither flag covers it, or ``out`` is something else's folder.
     """
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists: choose another folder or pass --overwrite")
+    if out.exists() and not _is_ours(out):
+        raise InputError(f"{out} exists and is no quantized folder: only such a one is overwritten")
     if partial_of(out).exists() and not (resume or overwrite):
         raise InputError(
             f"{partial_of(out)} holds unfinished work: continue it with --resume or drop it with --overwrite"
@@ -54,13 +58,13 @@ def workplace(out: Path | None, recipe: Recipe, model_hash: str, resume: bool) -
     folder.mkdir(exist_ok=True)
     marker = folder / "job.json"
     if marker.exists():
-        _same_job(json.loads(marker.read_text()), job, folder)
+        _same_job(_begun_job(marker), job, folder)
     else:
-        marker.write_text(json.dumps(job, indent=2))
+        write_whole(marker, json.dumps(job, indent=2))
     try:
         yield folder
-    except InputError:
-        # Found wrong before any work was done: nothing is there to continue.
+    except TempoquantError:
+        # Wrong input would be as wrong the next time: nothing is there to continue.
         if not begun:
             shutil.rmtree(folder)
         raise
@@ -71,9 +75,29 @@ def publish(folder: Path, out: Path) -> None:
     """Move a finished folder to its place, replacing what is there."""
     old = out.with_name(out.name + ".old")
     if out.exists():
+        if old.exists():
+            shutil.rmtree(old)
         os.replace(out, old)
     os.replace(folder, out)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether a quantized folder, or nothing but an empty one, lies there."""
+    if not out.is_dir():
+        return False
+    configs = [path for path in out.glob("*/config.json") if "quantization_config" in path.read_text()]
+    return bool(configs) or not any(out.iterdir())
+
+
+def _begun_job(marker: Path) -> dict:
+    try:
+        job = json.loads(marker.read_text())
+    except ValueError:
+        job = None
+    if not isinstance(job, dict):
+        raise FormatError(f"{marker} is damaged: begin again with --overwrite")
+    return job
 
 
 def _same_job(found: dict, wanted: dict, folder: Path) -> None:
@@ -86,7 +110,7 @@ def _same_job(found: dict, wanted: dict, folder: Path) -> None:
 
 
 def _flat(data: dict, prefix: str = "") -> dict:
-    flat: dict = {}
+    flat: dict[str, Any] = {}
     for key, value in data.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

@@ -49,6 +49,6 @@ def _interval(x: Tensor, rows: Tensor, clock: Clock, bits: int, per_step: bool) 
     low, high = x.flatten(1).amin(1), x.flatten(1).amax(1)
     if not per_step:
         return ConstantInterval(affine_qparams(low.min(), high.max(), bits), bits)
-    lows = torch.zeros(len(clock)).index_reduce(0, rows, low, "amin", include_self=False)
-    highs = torch.zeros(len(clock)).index_reduce(0, rows, high, "amax", include_self=False)
+    lows = torch.zeros(len(clock)).scatter_reduce(0, rows, low, "amin", include_self=False)
+    highs = torch.zeros(len(clock)).scatter_reduce(0, rows, high, "amax", include_self=False)
     return TableInterval(affine_qparams(lows, highs, bits), bits, clock)

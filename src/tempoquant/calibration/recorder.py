@@ -89,7 +89,10 @@ def _request(
     target: Target, samples: int, dtype: str, batch_size: int, run: dict[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that decides the recording's bytes, as plain JSON."""
-    config = {k: v for k, v in target.denoiser.scheduler.config.items() if k == "_class_name" or not k.startswith("_")}
+    scheduler = target.denoiser.scheduler
+    # Saving a scheduler adds private entries to its config.
+    config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+    config["_class_name"] = type(scheduler).__name__
     request = {
         "model": state_hash(target.denoiser.module),
         "scheduler": config,

@@ -1,7 +1,8 @@
 """The denoiser's own folder: ``config.json`` with the ``quantization_config``, and one safetensors file."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tempoquant.checkpoint.blueprint import Blueprint
-from tempoquant.checkpoint.tensors import packed_tensors, unpack_into
-from tempoquant.errors import FormatError
+from tempoquant.checkpoint.tensors import layout, packed_tensors, unpack_into
+from tempoquant.errors import FormatError, InputError
 from tempoquant.intervals import Clock
 from tempoquant.layers import install_attention, install_layers
 
@@ -27,9 +28,10 @@ def write_component(folder: Path, module: nn.Module, blueprint: Blueprint, clock
     config = {k: v for k, v in dict(getattr(module, "config", {})).items() if k != "quantization_config"}
     if config:
         config["_class_name"] = type(module).__name__
-    config["quantization_config"] = blueprint.to_config(module)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, default=list) + "\n")
+    config["quantization_config"] = blueprint.to_config(module) | {"layout": layout(module)}
     save_file(packed_tensors(module, clock), folder / WEIGHTS, metadata={"format": "pt"})
+    # The config comes last: a folder without it does not load.
+    (folder / "config.json").write_text(json.dumps(config, indent=2, default=list) + "\n")
 
 
 def read_component(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[nn.Module, Blueprint, Clock]:
@@ -43,7 +45,8 @@ def read_component(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -
     """
     config = read_config(folder)
     ours = config["quantization_config"]
-    blueprint = Blueprint.from_config(ours)
+    with _damage_of(folder):
+        blueprint = Blueprint.from_config(ours)
     module = build({k: v for k, v in config.items() if k != "quantization_config"})
     try:
         tensors = load_file(folder / WEIGHTS)
@@ -53,11 +56,25 @@ def read_component(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -
         raise FormatError(f"{folder / WEIGHTS} has no tensor 'tempoquant.timesteps'")
     timesteps = tensors["tempoquant.timesteps"]
     clock = Clock(timesteps, blueprint.time_argument.position, blueprint.time_argument.name)
-    install_layers(module, ours["layers"])
-    install_attention(module, blueprint.attention)
-    unpack_into(module, ours, tensors, clock)
+    with _damage_of(folder):
+        install_layers(module, ours["layers"])
+        install_attention(module, blueprint.attention)
+        if ours.get("layout", layout(module)) != layout(module):
+            raise FormatError(f"{folder}: the denoiser's tensors differ in name or shape from those stored here")
+        unpack_into(module, ours, tensors, clock)
     clock.attach(module)
     return module.eval(), blueprint, clock
+
+
+@contextmanager
+def _damage_of(folder: Path) -> Iterator[None]:
+    """Errors of a config whose entries are not what they should be, in one line."""
+    try:
+        yield
+    except (InputError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+        what = (str(error).splitlines() or [""])[0]
+        path = folder / "config.json"
+        raise FormatError(f"{path}: its quantization_config is damaged: {type(error).__name__}: {what}") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -69,8 +86,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise FormatError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    if "quantization_config" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("quantization_config"), dict):
         raise FormatError(f"{folder} holds a denoiser that is not quantized: its config has no quantization_config")
     return config

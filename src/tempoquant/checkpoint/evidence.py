@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import warnings
 from importlib import metadata
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from tempoquant.errors import FormatError
+from tempoquant.files import write_whole
 
 EVIDENCE = "tempoquant.json"
 
@@ -21,16 +21,14 @@ def write_evidence(folder: Path, facts: dict[str, Any]) -> None:
     packages = ("tempoquant", "torch", "diffusers", "safetensors", "numpy")
     versions = {name: metadata.version(name) for name in packages} | {"python": platform.python_version()}
     evidence = {"format_version": 1, **facts, "versions": versions, "files": file_hashes(folder)}
-    temporary = folder / (EVIDENCE + ".writing")
-    temporary.write_text(json.dumps(evidence, indent=2) + "\n")
-    os.replace(temporary, folder / EVIDENCE)
+    write_whole(folder / EVIDENCE, json.dumps(evidence, indent=2) + "\n")
 
 
 def read_evidence(folder: Path) -> dict[str, Any]:
     """The folder's evidence, checked against its files; empty, with a warning, if there is none.
 
     Raises:
-        FormatError: a file is missing, was added to the denoiser's folder, or differs from its hash.
+        FormatError: a file is missing, was added to a component's folder, or differs from its hash.
     """
     path = folder / EVIDENCE
     if not path.exists():
@@ -38,17 +36,20 @@ def read_evidence(folder: Path) -> dict[str, Any]:
         return {}
     try:
         evidence = json.loads(path.read_text())
-        recorded = evidence["files"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        recorded, version = dict(evidence["files"]), int(evidence["format_version"])
+    except (ValueError, KeyError, TypeError):
         raise FormatError(f"{path} is not a tempoquant evidence file") from None
-    if evidence.get("format_version", 0) > 1:
-        raise FormatError(f"{path}: format version {evidence['format_version']} is newer than 1: upgrade tempoquant")
+    if version > 1:
+        raise FormatError(f"{path}: format version {version} is newer than 1: upgrade tempoquant")
     for name, digest in recorded.items():
         file = folder / name
         if not file.is_file():
             raise FormatError(f"{file} is missing: the folder is incomplete")
         if file_hash(file) != digest:
             raise FormatError(f"{file} differs from its recorded hash: the folder was changed or damaged")
+    for file in (f for part in {(folder / name).parent for name in recorded} - {folder} for f in part.iterdir()):
+        if file.is_file() and file.name[0] != "." and file.relative_to(folder).as_posix() not in recorded:
+            raise FormatError(f"{file} was added after the folder was written: remove it")
     return evidence
 
 

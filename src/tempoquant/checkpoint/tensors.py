@@ -12,6 +12,7 @@
 | ``tempoquant.timesteps`` | float32 (R,) | the rows' time steps |
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,8 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
         if _is_vector(tensor):
             vectors.append(tensor.detach().float().flatten())
         else:
-            tensors[name] = tensor.detach().contiguous()
+            # A copy, because safetensors refuses tensors that share memory (tied weights do).
+            tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
     scales = [layer.weight_scale for layer in layers.values()]
     zeros = [layer.weight_zero for layer in layers.values() if not is_symmetric(layer)]
     providers: list[Any] = interval_providers(module)
@@ -83,6 +85,12 @@ def plain_state(module: nn.Module) -> dict[str, Tensor]:
     for layer in quantized_layers(module).values():
         ours |= {id(layer.weight_scale), id(layer.weight_zero)}
     return {name: t for name, t in module.state_dict(keep_vars=True).items() if id(t) not in ours}
+
+
+def layout(module: nn.Module) -> str:
+    """blake2b (16 bytes, hex) of the names and shapes of :func:`plain_state`, in order: what long vectors rely on."""
+    shapes = [(name, *tensor.shape) for name, tensor in plain_state(module).items()]
+    return hashlib.blake2b(repr(shapes).encode(), digest_size=16).hexdigest()
 
 
 def _is_vector(tensor: Tensor) -> bool:
@@ -162,6 +170,6 @@ def _fill_plain(module: nn.Module, reader: _Reader, rest: dict[str, Tensor]) -> 
             if name in quantized:
                 continue
             stored = reader.take("vectors", place.numel()) if _is_vector(place) else rest.pop(name, None)
-            if stored is None or stored.numel() != place.numel():
+            if stored is None or (stored.shape != place.shape and not _is_vector(place)):
                 raise FormatError(f"the folder's tensor {name!r} is missing or of another shape")
             place.copy_(stored.view(place.shape))

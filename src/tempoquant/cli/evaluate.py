@@ -99,8 +99,10 @@ def _table(result: dict[str, Any]) -> Table:
             f"{result['cosine']['mean']:.6f}",
             f"temporal features; least {result['cosine']['min']:.6f}",
         ),
-        ("temporal mismatch", f"{100 * result['temporal_mismatch']:.1f} %", "features nearest to another time step's"),
     ]
+    if result["temporal_mismatch"] is not None:
+        share = f"{100 * result['temporal_mismatch']:.1f} %"
+        rows.append(("temporal mismatch", share, "features nearest to another time step's"))
     if "distribution" in result:
         found = result["distribution"]
         rows.append((found["name"], f"{found['value']:.3f}", f"{found['generated']} images on each side"))

@@ -55,9 +55,9 @@ def bare_denoiser(factory: str) -> Denoiser:
 def schedule(quantized: QuantizedPipeline | None, steps: int | None, sampler: str | None) -> dict[str, Any]:
     """Steps, sampler and eta to draw with: as given, else those the folder was calibrated for."""
     if quantized is None:
-        return {"steps": steps or DEFAULT_STEPS, "sampler": sampler, "eta": 0.0}
+        return {"steps": DEFAULT_STEPS if steps is None else steps, "sampler": sampler, "eta": 0.0}
     own = quantized.recipe.calibration
-    return {"steps": steps or own.steps, "sampler": sampler or own.sampler, "eta": own.eta}
+    return {"steps": own.steps if steps is None else steps, "sampler": sampler or own.sampler, "eta": own.eta}
 
 
 def check_new(path: Path, overwrite: bool) -> None:

@@ -63,13 +63,14 @@ def _from_folder(folder: Path, name: str) -> Target:
             )
         raise FormatError(f"{folder} is not a diffusers folder: it has no model_index.json")
     try:
-        pipe = _load(str(folder), local_files_only=True)
+        pipe = load_pipeline(str(folder), local_files_only=True)
     except Exception as error:
-        raise FormatError(f"{folder} cannot be loaded as a diffusers folder: {_first_line(error)}") from error
+        raise FormatError(f"{folder} cannot be loaded as a diffusers folder: {first_line(error)}") from error
     return DiffusersTarget(pipe, name)
 
 
-def _load(source: str, **options: Any) -> DiffusionPipeline:
+def load_pipeline(source: str, **options: Any) -> DiffusionPipeline:
+    """A diffusers pipeline from a folder or the hub, without pickles, foreign code or a progress bar."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -82,9 +83,9 @@ def _load(source: str, **options: Any) -> DiffusionPipeline:
 
 def _from_hub(name: str) -> Target:
     try:
-        pipe = _load(name)
+        pipe = load_pipeline(name)
     except Exception as error:
-        raise InputError(f"no folder {name!r} here, and the hub gave none: {_first_line(error)}") from error
+        raise InputError(f"no folder {name!r} here, and the hub gave none: {first_line(error)}") from error
     return DiffusersTarget(pipe, name)
 
 
@@ -97,7 +98,7 @@ def _from_factory(path: Path, factory: str) -> Target:
     try:
         made: Any = make()
     except Exception as error:
-        raise InputError(f"{path}:{factory} failed: {type(error).__name__}: {_first_line(error)}") from error
+        raise InputError(f"{path}:{factory} failed: {type(error).__name__}: {first_line(error)}") from error
     if isinstance(made, Denoiser):
         return BareTarget(made)
     if isinstance(made, DiffusionPipeline):
@@ -118,11 +119,12 @@ def _import(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise InputError(f"importing {path} failed: {type(error).__name__}: {_first_line(error)}") from error
+        raise InputError(f"importing {path} failed: {type(error).__name__}: {first_line(error)}") from error
     finally:
         sys.path.pop(0)
     return module
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type's name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tempoquant.errors import InputError
+from tempoquant.errors import FormatError, InputError
+from tempoquant.files import write_whole
 
 
 class UnitCache:
@@ -20,7 +22,7 @@ class UnitCache:
         identity: everything the weights depend on; a folder of another identity is refused.
 
     Raises:
-        InputError: the folder holds units of other settings.
+        InputError: the folder holds units of other settings, or something else.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]):
@@ -28,8 +30,11 @@ class UnitCache:
         folder.mkdir(parents=True, exist_ok=True)
         marker, wanted = folder / "units.json", json.loads(json.dumps(identity))
         if not marker.exists():
-            marker.write_text(json.dumps(wanted, indent=1))
-        found = json.loads(marker.read_text())
+            foreign = [path.name for path in folder.iterdir() if not path.name.endswith(".writing")]
+            if foreign:
+                raise InputError(f"{folder} holds {foreign[0]!r}, no finished units: use a new or empty folder")
+            write_whole(marker, json.dumps(wanted, indent=1))
+        found = _mapping(marker)
         for key, value in wanted.items():
             if found.get(key) != value:
                 raise InputError(f"{folder} holds units made with another {key}: use another folder")
@@ -38,7 +43,11 @@ class UnitCache:
         """The unit's tensors, or None if it is not finished."""
         if not self._path(unit).exists():
             return None
-        return load_file(self._path(unit))
+        try:
+            return load_file(self._path(unit))
+        except SafetensorError as error:
+            first = str(error).splitlines()[0]
+            raise FormatError(f"{self._path(unit)} cannot be read: {first}; delete it to make it again") from None
 
     def save(self, unit: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep a finished unit."""
@@ -49,3 +58,13 @@ class UnitCache:
 
     def _path(self, unit: str) -> Path:
         return self.folder / f"{unit.replace('/', '_')}.safetensors"
+
+
+def _mapping(marker: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(marker.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise FormatError(f"{marker} is damaged: use another folder")
+    return found
