@@ -93,7 +93,8 @@ def one(run: tuple[str, int, str], truth: Reference, args: argparse.Namespace) -
     folder = args.work / label(*run)
     size = quantized.save_pretrained(folder, overwrite=True)
     metrics = compare(truth, quantized.target, progress=RichProgress())
-    save_grid(to_images(quantized.generate(16, steps=STEPS, seed=1, batch_size=8)), args.work / f"{folder.name}.png")
+    assert metrics.images is not None
+    save_grid(to_images(metrics.images), args.work / f"{folder.name}.png")
     return {
         "name": folder.name,
         "psnr": sum(metrics.psnr) / len(metrics.psnr),
