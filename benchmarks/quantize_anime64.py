@@ -83,7 +83,9 @@ def one(run: tuple[str, int, str], truth: Reference, args: argparse.Namespace) -
     """Quantize and judge one run."""
     method, activations, effort = run
     calibration = {"samples": args.samples, "steps": STEPS}
-    recipe = tempoquant.method_recipe(method, weights=4, activations=activations, effort=effort, calibration=calibration)
+    recipe = tempoquant.method_recipe(
+        method, weights=4, activations=activations, effort=effort, calibration=calibration
+    )
     start = time.perf_counter()
     shared = {"recording": args.work / "recording", "units": args.work / f"units {method} {effort}"}
     quantized = tempoquant.quantize(denoiser(), recipe, progress=RichProgress(), **shared)
@@ -91,7 +93,8 @@ def one(run: tuple[str, int, str], truth: Reference, args: argparse.Namespace) -
     folder = args.work / label(*run)
     size = quantized.save_pretrained(folder, overwrite=True)
     metrics = compare(truth, quantized.target, progress=RichProgress())
-    save_grid(to_images(quantized.generate(16, steps=STEPS, seed=1, batch_size=8)), args.work / f"{folder.name}.png")
+    assert metrics.images is not None
+    save_grid(to_images(metrics.images), args.work / f"{folder.name}.png")
     return {
         "name": folder.name,
         "psnr": sum(metrics.psnr) / len(metrics.psnr),

@@ -10,6 +10,7 @@ import diffusers
 from torch import nn
 
 from tempoquant.checkpoint import read_component, read_evidence
+from tempoquant.checkpoint.blueprint import quantized_products
 from tempoquant.checkpoint.component import read_config
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.errors import FormatError, InputError
@@ -134,7 +135,10 @@ def _facts(target: Target, quantized: Quantized) -> dict[str, Any]:
         },
         "seed": recipe.seed,
         "layers": {name: len(layers) for name, layers in categories.items()},
-        "attention_products": len(quantized.blueprint.attention),
+        "attention_products": {
+            name: {operand: interval.bits for operand, interval in product.intervals.items()}
+            for name, product in quantized_products(quantized.module).items()
+        },
         "unreached_products": list(quantized.graph.unreached),
         "machine": machine(),
         "timings": quantized.timings,

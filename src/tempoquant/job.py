@@ -157,8 +157,8 @@ def reconstruct_temporal(stage: WeightStage, program: TemporalProgram, externals
         round_nearest(stage, names)
     elif how == "tiar" and names and not stage.restore("temporal"):
         grids = {name: stage.grid(name) for name in names}
-        weights = {n: stage.full.get(n, stage.module.get_submodule(n).weight) for n in program.layers}
-        layers = {n: stage.module.get_submodule(n) for n in program.layers}
+        layers: dict[str, Any] = {n: stage.module.get_submodule(n) for n in program.layers}
+        weights = {n: stage.full[n] if n in stage.full else layers[n].weight for n in program.layers}
         tiar(program, externals, layers, weights, grids, stage.effort, stage.recipe.seed, stage.progress)
         stage.keep("temporal", names)
 

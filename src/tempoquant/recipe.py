@@ -12,7 +12,6 @@ from tempoquant.errors import InputError
 
 FLOAT_BITS = 32
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
-RECIPE_VERSION: Literal[1] = 1
 ROLES = re.compile(r"@(first|second|last|shortcut|strided|shared\[\d+\])")
 
 
@@ -46,9 +45,7 @@ class Override(Part):
     @classmethod
     def _known_role(cls, match: str) -> str:
         if match.startswith("@") and not ROLES.fullmatch(match):
-            raise ValueError(
-                "valid roles are @first, @second, @last, @shortcut, @strided and @shared[0], @shared[1], ..."
-            )
+            raise ValueError("valid roles: @first, @second, @last, @shortcut, @strided, @shared[0], @shared[1], ...")
         return match
 
     def matches(self, name: str, roles: frozenset[str]) -> bool:
@@ -119,7 +116,7 @@ class Calibration(Part):
 class Recipe(Part):
     """Everything that decides a quantized model, next to the model itself."""
 
-    version: Literal[1] = RECIPE_VERSION
+    version: Literal[1] = 1
     method: str
     reading: Literal["paper", "released"] = "paper"
     effort: Literal["fast", "balanced", "paper"] = "fast"
@@ -127,7 +124,7 @@ class Recipe(Part):
     activations: Activations = Activations()
     attention: Attention = Attention()
     temporal: Temporal = Temporal()
-    calibration: Calibration = Calibration()
+    calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
     policy: tuple[Override, ...] = ()
     seed: int = 0
 

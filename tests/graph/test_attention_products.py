@@ -116,6 +116,33 @@ def item_by_item(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.stack([w @ x for w, x in zip(torch.softmax(q @ k.mT, -1), v, strict=True)])
 
 
+def two_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = torch.softmax(q @ k.mT, -1)
+    return weights @ v + weights @ k
+
+
+def sliced(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.cat([plain(*(x[i : i + 1] for x in (q, k, v))) for i in range(len(q))])
+
+
+def in_place(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.special.softmax(torch.zeros(len(q), 16, 16).baddbmm_(q, k.mT), -1) @ v
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.bmm(torch.bmm(q, k.mT).softmax(-1), v, out=torch.empty_like(v))
+
+
+def all_items_at_once(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    own = torch.block_diag(*[torch.ones(16, 16)] * (len(q) // 16)) == 1
+    return torch.mm(torch.mm(q, k.T).masked_fill(~own, float("-inf")).softmax(-1), v).unflatten(0, (-1, 16))
+
+
+def over_tokens(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.stack([torch.tensordot(w, x, 1) for w, x in zip((q @ k.mT).softmax(-1), v, strict=True)])
+
+
 def open_einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.einsum("...ij,...jd->...id", torch.softmax(q @ k.mT, -1), v)
 
@@ -124,7 +151,13 @@ def open_einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     ("how", "why"),
     [
         (broadcast_scores, "its softmax is fed by no matrix product that can be reached"),
-        (item_by_item, "one softmax takes part in several matrix products"),
+        (item_by_item, "its two matrix products are not both reachable"),
+        (two_values, "one softmax takes part in several matrix products"),
+        (sliced, "its matrix products depend on the size of the batch"),
+        (in_place, "its softmax is fed by no matrix product that can be reached"),
+        (written_out, "its two matrix products are not both reachable"),
+        (all_items_at_once, "its softmax is fed by no matrix product that can be reached"),
+        (over_tokens, "its two matrix products are not both reachable"),
         (open_einsum, "its two matrix products are not both reachable"),
     ],
 )
@@ -167,6 +200,8 @@ CALLS = [
     (torch.Tensor.__rmatmul__, (RIGHT, LEFT), {}),
     (torch.bmm, (), {"mat2": RIGHT, "input": LEFT}),
     (torch.matmul, (LEFT,), {"other": RIGHT}),
+    (torch.linalg.matmul, (LEFT, RIGHT), {}),
+    (torch.mm, (LEFT[0], RIGHT[0]), {}),
     (torch.baddbmm, (BIAS, LEFT, RIGHT), {"beta": 0.5, "alpha": 2}),
     (torch.baddbmm, (BIAS * torch.nan, LEFT, RIGHT), {"beta": 0}),
     (torch.baddbmm, (), {"input": BIAS, "batch1": LEFT, "batch2": RIGHT}),

@@ -31,6 +31,18 @@ def test_noise_drawn_inside_does_not_look_like_dependence_and_the_seed_is_untouc
     assert torch.rand(()) == expected
 
 
+def test_running_statistics_are_untouched():
+    norm = nn.BatchNorm2d(4)
+    read_denoiser(probe_of(Plain(image=norm).train()))
+    assert norm.num_batches_tracked == 0
+
+
+def test_two_time_steps_that_are_equal_by_accident_do_not_hide_the_dependence():
+    module = Plain()
+    module.sines = lambda t: Plain.sines(module, t % 490)
+    assert categories(read_denoiser(probe_of(module, timesteps=(10, 500, 900))))["a"] == "temporal"
+
+
 def test_no_hook_stays():
     module = Plain(image=Tokens(Attend(F.scaled_dot_product_attention)))
     read_denoiser(probe_of(module))
@@ -63,6 +75,18 @@ def test_constant_and_unused_layers():
     assert categories(graph) == {"a": "temporal", "b": "temporal", "conv": "image", "position": "constant"}
     assert graph.unused == ("never",)
     assert graph.units == (Unit("conv", ("conv",)),)
+
+
+def test_what_counts_is_a_layer_s_input_not_its_output():
+    """Modulations that start at zero see the time step, though nothing comes of it yet."""
+    module = Plain()
+    nn.init.zeros_(module.b.weight)
+    graph = read_denoiser(probe_of(module))
+    assert categories(graph) == {"a": "temporal", "b": "temporal", "conv": "image"}
+    nn.init.zeros_(module.a.weight)
+    graph = read_denoiser(probe_of(module))
+    assert categories(graph) == {"a": "temporal", "b": "constant", "conv": "image"}
+    assert (graph.shared, graph.projections) == ((), ("a",))
 
 
 def test_layers_called_by_keyword():

@@ -123,6 +123,15 @@ def test_functions_between_layers_replay(name: str):
     assert_gradients_reach_every_layer(assert_replays(probe_of(Plain(MIDDLES[name]))))
 
 
+@pytest.mark.parametrize("made_inside", [False, True])
+def test_inference_mode_does_not_matter(made_inside: bool):
+    with torch.inference_mode(made_inside):
+        probe = probe_of(Plain(MIDDLES["in place"]))
+    with torch.inference_mode():
+        assert_replays(probe)
+    assert_replays(probe)
+
+
 def test_parameters_between_layers_are_not_rows():
     module = Plain()
     module.middle = lambda h: module.norm(h)

@@ -48,9 +48,13 @@ def test_another_name_at_another_place():
     assert found(module, lambda x, t: module(t, x)) == TimeArgument(0, "noise_level")
 
 
-def test_the_time_step_itself_is_preferred_to_what_is_derived_from_it():
-    module = Scaled()
-    assert found(module, lambda x, t: module(x, t / 1000, t)) == TimeArgument(2, "t")
+def test_the_time_step_itself_is_preferred_to_what_is_derived_from_it_and_to_a_usual_name():
+    class Named(Plain):
+        def forward(self, x: Tensor, sigma: Tensor, level: Tensor) -> Tensor:
+            return super().forward(x, level) * sigma[:, None, None, None]
+
+    module = Named()
+    assert found(module, lambda x, t: module(x, t / 1000, t)) == TimeArgument(2, "level")
 
 
 def test_keyword_outside_the_signature():

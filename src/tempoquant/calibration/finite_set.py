@@ -1,13 +1,13 @@
 """Finite set calibration (TFMQ-DM, CVPR 2024, section 4.3): temporal activations are one known set a time step."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tempoquant.graph import TemporalProgram
 from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
-from tempoquant.layers import QuantizedLayer
 from tempoquant.numerics import affine_qparams
 
 
@@ -16,7 +16,7 @@ def finite_set_calibration(
     externals: Mapping[str, Tensor],
     rows: Tensor,
     clock: Clock,
-    layers: Mapping[str, QuantizedLayer],
+    layers: Mapping[str, Any],
     bits: Mapping[str, int],
     per_step: bool,
 ) -> None:

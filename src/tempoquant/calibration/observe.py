@@ -21,8 +21,10 @@ def observed(
 
     Sites are layer names, and ``owner:index:operand`` for attention products (see :func:`product_sites`).
     """
-    handles = [layer.register_forward_pre_hook(_layer_hook(name, see)) for name, layer in layers.items()]
-    products = [(owner, i, p) for owner, a in attention.items() for i, p in enumerate(a.products)]
+    handles = [
+        layer.register_forward_pre_hook(_layer_hook(name, see), with_kwargs=True) for name, layer in layers.items()
+    ]
+    products: list[Any] = [(owner, i, p) for owner, a in attention.items() for i, p in enumerate(a.products)]
     for owner, i, product in products:
         product.watch = partial(_operand, see, owner, i)
     try:
@@ -43,8 +45,8 @@ def _operand(see: See, owner: str, index: int, name: str, x: Tensor) -> None:
     see(f"{owner}:{index}:{name}", x)
 
 
-def _layer_hook(name: str, see: See) -> Callable[[Any, tuple], None]:
-    def hook(module: Any, args: tuple) -> None:
-        see(name, args[0])
+def _layer_hook(name: str, see: See) -> Callable[[Any, tuple, dict], None]:
+    def hook(module: Any, args: tuple, kwargs: dict) -> None:
+        see(name, args[0] if args else kwargs["input"])
 
     return hook

@@ -47,7 +47,7 @@ class Blueprint:
             "layers": {
                 name: {
                     "bits": layer.weight_bits,
-                    "symmetric": _symmetric(layer),
+                    "symmetric": is_symmetric(layer),
                     "input": None if layer.input_interval is None else index[id(layer.input_interval)],
                 }
                 for name, layer in quantized_layers(module).items()
@@ -108,6 +108,7 @@ def _describe(provider: IntervalProvider) -> dict[str, Any]:
     raise FormatError(f"a {type(provider).__name__} has no form on disk")
 
 
-def _symmetric(layer: QuantizedLayer) -> bool:
+def is_symmetric(layer: QuantizedLayer) -> bool:
+    """Whether a layer's weight needs no zero points on disk: all stand in the middle of the grid."""
     middle = 2 ** (layer.weight_bits - 1)
     return layer.weight_zero is None or bool((layer.weight_zero == middle).all())

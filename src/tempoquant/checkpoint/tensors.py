@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.checkpoint.blueprint import interval_providers, quantized_layers
+from tempoquant.checkpoint.blueprint import interval_providers, is_symmetric, quantized_layers
 from tempoquant.errors import FormatError
 from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
 from tempoquant.layers import QuantizedLayer
@@ -43,8 +43,8 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
             # A copy, because safetensors refuses tensors that share memory (tied weights do).
             tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
     scales = [layer.weight_scale for layer in layers.values()]
-    zeros = [layer.weight_zero for layer in layers.values() if not _is_symmetric(layer)]
-    providers = interval_providers(module)
+    zeros = [layer.weight_zero for layer in layers.values() if not is_symmetric(layer)]
+    providers: list[Any] = interval_providers(module)
     tensors[f"{PREFIX}vectors"] = _joined(vectors, torch.float32)
     tensors[f"{PREFIX}weight_scale"] = _joined(scales, torch.float32)
     tensors[f"{PREFIX}weight_zero"] = _joined(zeros, torch.uint8)
@@ -97,11 +97,6 @@ def _is_vector(tensor: Tensor) -> bool:
     return tensor.dim() <= 1 and tensor.is_floating_point()
 
 
-def _is_symmetric(layer: QuantizedLayer) -> bool:
-    assert layer.weight_zero is not None
-    return bool((layer.weight_zero == 2 ** (layer.weight_bits - 1)).all())
-
-
 def _packed_weight(layer: QuantizedLayer) -> Tensor:
     assert layer.weight_zero is not None
     q = layer.weight.detach().int() + layer.weight_zero.view(-1, *(1,) * (layer.weight.dim() - 1))
@@ -110,7 +105,7 @@ def _packed_weight(layer: QuantizedLayer) -> Tensor:
     return pack(q, layer.weight_bits)
 
 
-def _joined(parts: Sequence[Any], dtype: torch.dtype) -> Tensor:
+def _joined(parts: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor:
     kept = [part.detach().flatten() for part in parts if part is not None]
     return torch.cat(kept).to(dtype) if kept else torch.empty(0, dtype=dtype)
 

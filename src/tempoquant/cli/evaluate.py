@@ -74,8 +74,8 @@ def evaluate_command(
     result = {"model": model, "reference": reference_model, "recipe": quantized.recipe.name, "seed": seed} | result
     result |= {"samples": samples, "steps": options["steps"], "size": quantized.facts.get("size")}
     if extractor is not None:
-        real, ours = (_drawn(t, distribution_samples, seed, options) for t in (full, quantized_target))
-        result["distribution"] = frechet_distance(real, ours, extractor, progress=progress()).to_dict()
+        real, drawn = (_drawn(t, distribution_samples, seed, options) for t in (full, quantized_target))
+        result["distribution"] = frechet_distance(real, drawn, extractor, progress=progress()).to_dict()
     Console().print(_table(result))
     write_json(json_file, result)
 

@@ -69,7 +69,7 @@ def quantize_command(
 
 def _summary(facts: dict) -> str:
     layers = ", ".join(f"{count} {name}" for name, count in facts["layers"].items() if count)
-    products = f"{facts['attention_products']} attention products"
+    products = f"{len(facts['attention_products'])} attention products (q, k, v, softmax)"
     missed = f"; not reached: {', '.join(facts['unreached_products'])}" if facts["unreached_products"] else ""
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in facts["timings"].items())
     return f"layers that see: {layers}; {products}{missed}\n{stages}"

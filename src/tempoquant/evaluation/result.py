@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class PairedMetrics:
         timesteps: of the K denoiser calls, in step order.
         sqnr_steps: SQNR of the predicted noise at each call, dB. sqnr: over all calls.
         cosine: for every projection, of its temporal feature at each call.
+        images: the quantized model's, (N, C, H, W) in [-1, 1]; not part of :meth:`to_dict`.
         temporal_mismatch: share over unique time steps and projections, 0 to 1; None without projections.
     """
 
@@ -26,6 +28,7 @@ class PairedMetrics:
     sqnr: float
     cosine: dict[str, list[float]]
     temporal_mismatch: float | None
+    images: Tensor | None = None
 
     @property
     def cosine_mean(self) -> float | None:

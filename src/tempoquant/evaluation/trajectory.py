@@ -109,6 +109,7 @@ def compare(
         sqnr=sqnr_db(torch.cat(reference.predictions), torch.cat(predictions)),
         cosine={name: cosine(full[name], features[name]).tolist() for name in names},
         temporal_mismatch=temporal_mismatch_of(rows, {n: features[n][first] for n in names}) if names else None,
+        images=images,
     )
 
 

@@ -26,15 +26,15 @@ def quantizable_layers(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients and one fixed seed for the time of a block.
+    """Evaluation mode and no gradients for the time of a block; the random state is the same before and after.
 
-    Dropout must not look like dependence, nor noise that a denoiser draws for itself.
+    Dropout must not look like dependence, nor noise that a denoiser draws for itself: every run draws the same.
     """
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(0)
+        # Tensors of inference mode do not tell when they are changed in place.
+        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng():
             yield
     finally:
         for part in training:
@@ -68,10 +68,10 @@ def run_example(
     """
     parameter = next((p for p in probe.module.parameters() if p.is_floating_point()), torch.empty(0))
     draw = torch.Generator().manual_seed(variant)
-    # Drawn at the full batch, so that item 0 is the same sample whatever the batch.
-    sample = torch.randn((BATCH, *probe.sample_shape), generator=draw)[:batch].to(parameter)
-    steps = torch.as_tensor(timestep, device=parameter.device).expand(batch)
     with evaluating(probe.module):
+        # Drawn at the full batch, so that item 0 is the same sample whatever the batch.
+        sample = torch.randn((BATCH, *probe.sample_shape), generator=draw)[:batch].to(parameter)
+        steps = torch.as_tensor(timestep, device=parameter.device).expand(batch)
         return probe.run(sample, steps, **(probe.conditioning(batch, condition) if given is None else given))
 
 

@@ -49,23 +49,46 @@ MATRIX_PRODUCTS: dict[Any, Callable[..., Tensor]] = {
     torch.Tensor.__rmatmul__: _reversed,
     torch.bmm: _plain,
     torch.Tensor.bmm: _plain,
+    torch.mm: _plain,
+    torch.Tensor.mm: _plain,
+    torch.linalg.matmul: _plain,
     torch.baddbmm: _added,
     torch.Tensor.baddbmm: _added,
     torch.einsum: _einsum,
 }
 """Every matrix product that can be quantized, with how its arguments make one: ``f(product, *args) -> output``."""
 
+UNREACHABLE_PRODUCTS = (
+    torch.Tensor.baddbmm_,
+    torch.addbmm,
+    torch.Tensor.addbmm,
+    torch.addmm,
+    torch.Tensor.addmm,
+    torch.tensordot,
+    torch.inner,
+    torch.Tensor.inner,
+    torch.linalg.multi_dot,
+)
+"""Other functions that multiply matrices; they are only named."""
+
 
 def operands(func: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
-    """Left and right operand of a call of one of :data:`MATRIX_PRODUCTS`; None if it is not one product of two."""
-    adapter = MATRIX_PRODUCTS[func]
+    """Left and right operand of a matrix product, if it is one of two batches of matrices that can be quantized.
+
+    Without a batch a product cannot tell items apart, whose time steps may differ. One into ``out`` is left alone.
+    """
+    adapter = MATRIX_PRODUCTS.get(func)
+    if adapter is None or kwargs.get("out") is not None:
+        return None
     if adapter is _einsum:
         tensors = tensors_in(args)
-        return (tensors[0], tensors[1]) if len(tensors) == 2 and is_product(args[0]) else None
-    if adapter is _added:
-        rest = {k: v for k, v in kwargs.items() if k != "input"}
-        return _two(args[1:], rest)
-    left, right = _two(args, kwargs)
+        left, right = tensors if len(tensors) == 2 and is_product(args[0]) else (torch.empty(0),) * 2
+    elif adapter is _added:
+        left, right = _two(args[1:], {k: v for k, v in kwargs.items() if k != "input"})
+    else:
+        left, right = _two(args, kwargs)
+    if left.dim() < 3 or right.dim() < 3:
+        return None
     return (right, left) if adapter is _reversed else (left, right)
 
 

@@ -91,9 +91,9 @@ class Tape(TorchFunctionMode):
         if self.open or not any(self.numbers.get(t) in self.tracked for t in given):
             return func(*args, **kwargs)
         op = Op(self._refer(args), self._refer(kwargs), func)
-        before = [(t, t._version, self.numbers[t]) for t in given]
+        before = [(t, _version(t), self.numbers[t]) for t in given]
         out = func(*args, **kwargs)
-        changed = [(t, number) for t, version, number in before if t._version != version]
+        changed = [(t, number) for t, version, number in before if _version(t) != version]
         produced = tensors_in(out)
         if produced or changed:
             op.changed = tuple(number for _, number in changed)
@@ -102,9 +102,9 @@ class Tape(TorchFunctionMode):
         return out
 
     def _follow_image(self, func: Callable, args: tuple, kwargs: dict, given: list[Tensor]) -> Any:
-        versions = [t._version for t in given]
+        versions = [_version(t) for t in given]
         out = func(*args, **kwargs)
-        changed = (t for t, version in zip(given, versions, strict=True) if t._version != version)
+        changed = (t for t, version in zip(given, versions, strict=True) if _version(t) != version)
         for tensor in (*tensors_in(out), *changed):
             self.image[tensor] = True
         return out
@@ -150,6 +150,11 @@ class Tape(TorchFunctionMode):
         op.outputs = (self._mark(result),)
         self.ops.append(op)
         return None if result is output else result
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was changed in place; one made in inference mode never is, outside of it."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def record(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from tempoquant.graph.probing import removing, run_example
+from tempoquant.graph.probing import BATCH, removing, run_example
 from tempoquant.graph.types import Probe
 
 
@@ -45,15 +45,15 @@ class _Watch(TorchFunctionMode):
         self.running.pop()
 
 
-def watch_forward(probe: Probe, see: See, variant: int = 0) -> None:
+def watch_forward(probe: Probe, see: See, variant: int = 0, batch: int = BATCH) -> None:
     """Run one example; ``see(func, args, kwargs, output, frame)`` is called after every torch function in the module.
 
     Args:
-        variant: number of the random sample.
+        variant: number of the random sample. batch: number of items.
     """
     watch = _Watch(see)
     handles: list[Any] = []
     for name, module in probe.module.named_modules():
         handles += [module.register_forward_pre_hook(watch.enter(name)), module.register_forward_hook(watch.leave)]
     with removing(handles), watch:
-        run_example(probe, probe.timesteps[0], variant=variant)
+        run_example(probe, probe.timesteps[0], variant=variant, batch=batch)

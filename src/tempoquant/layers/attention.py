@@ -73,7 +73,10 @@ class QuantizedProduct(nn.Module):
         if enable_gqa:
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
             value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
-        scores = self.product("qk", query, key.transpose(-2, -1)).float()
+        dtype = query.dtype
+        # Unscaled scores would overflow half precision.
+        query, key, value = query.float(), key.float(), value.float()
+        scores = self.product("qk", query, key.transpose(-2, -1))
         scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
         if is_causal:
             causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
@@ -85,7 +88,7 @@ class QuantizedProduct(nn.Module):
         if attn_mask is not None:
             # A query that may see nothing attends to nothing, as in the stock function.
             probabilities = probabilities.masked_fill(scores.isneginf().all(-1, keepdim=True), 0)
-        return self.product("pv", probabilities.to(query.dtype), value)
+        return self.product("pv", probabilities, value).to(dtype)
 
 
 def _fits_float32(x: Tensor, a: Interval, b: Interval) -> bool:

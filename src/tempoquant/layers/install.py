@@ -19,16 +19,20 @@ def install_layers(module: nn.Module, names: Iterable[str]) -> dict[str, QuantLi
     Raises:
         FormatError: a name is not a Linear or Conv2d of ``module``.
     """
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for parent in module.modules():
+        for child, part in parent._modules.items():
+            places.setdefault(id(part), []).append((parent, child))
     installed = {}
     for name in names:
-        parent_name, _, child = name.rpartition(".")
         try:
-            parent = module.get_submodule(parent_name)
-            layer = to_quantized(parent.get_submodule(child))
+            stock = module.get_submodule(name)
+            installed[name] = to_quantized(stock)
         except (AttributeError, TypeError):
             raise FormatError(f"the denoiser has no Linear or Conv2d called {name!r}") from None
-        setattr(parent, child, layer)
-        installed[name] = layer
+        # A layer may be registered in several places; all of them must run the same one.
+        for parent, child in places[id(stock)]:
+            setattr(parent, child, installed[name])
     return installed
 
 

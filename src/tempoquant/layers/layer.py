@@ -1,6 +1,7 @@
 """Linear and Conv2d whose weight is integers and whose input is quantized by an interval."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class QuantizedLayer(nn.Module):
     """
 
     weight: Tensor
-    bias: Tensor | None
+    bias: Any
     weight_scale: Tensor | None
     weight_zero: Tensor | None
     weight_bits: int = 32
@@ -84,8 +85,8 @@ class QuantLinear(QuantizedLayer, nn.Linear):
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return nn.functional.linear(x, weight, bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.kernel(self, x)
+    def forward(self, input: Tensor) -> Tensor:
+        return self.kernel(self, input)
 
 
 class QuantConv2d(QuantizedLayer, nn.Conv2d):
@@ -101,8 +102,8 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return self._conv_forward(x, weight, bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.kernel(self, x)
+    def forward(self, input: Tensor) -> Tensor:
+        return self.kernel(self, input)
 
 
 def to_quantized(layer: nn.Module) -> QuantLinear | QuantConv2d:
@@ -115,7 +116,7 @@ def to_quantized(layer: nn.Module) -> QuantLinear | QuantConv2d:
     quantized_class = next((q for stock, q in kinds.items() if isinstance(layer, stock)), None)
     if quantized_class is None:
         raise TypeError(f"a {type(layer).__name__} cannot be quantized: only Linear and Conv2d can")
-    quantized = quantized_class.__new__(quantized_class)
+    quantized: Any = quantized_class.__new__(quantized_class)
     quantized.__dict__.update(layer.__dict__)
     quantized._start_float()
     return quantized

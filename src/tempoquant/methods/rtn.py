@@ -1,8 +1,8 @@
 """Rounding to nearest: the floor that every table shows.
 
 Per-channel min-max weights rounded to nearest, one min-max interval an activation over all time steps, temporal layers
-treated like any other; the precision policy of the paper readings. No published method; the baseline that all of them
-start from.
+treated like any other, under the precision policy of the paper readings. No published method: the baseline that all of
+them start from.
 """
 
 from typing import Any

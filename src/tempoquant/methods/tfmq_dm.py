@@ -4,12 +4,15 @@ The layers that see only the time step form one temporal information block. Its 
 its own outputs over all time steps (TIAR, section 4.2) and stay frozen while the other units are reconstructed in
 execution order; its activations are a finite set, calibrated exactly for each step (FSC, section 4.3).
 
-Two readings. ``paper``: every Linear and Conv2d and the attention products at the recipe's bits, other activations with
-one interval each, the central 99.9 % of the recorded values (the paper names no range; of min-max, MSE and percentile
-this one measures best). Below 8 bits the inputs of the first and last layer keep 8. ``released``: as the public code
-does: a table of moving-average ranges for *every* activation, attention products in float, and float for the first
-time embedding layer, the first and last convolution, shortcuts and strided convolutions (inputs also of the second
-time embedding layer and of the second convolution).
+Two readings.
+
+``paper``: every Linear and Conv2d and the attention products at the recipe's bits; activations of other layers with one
+interval each, the central 99.9 % of the recorded values (the paper names no range; of min-max, MSE and percentile this
+one measures best). Below 8 bits the inputs of the first and last layer keep 8.
+
+``released``: as the public code does. A table of moving-average ranges for *every* activation, attention products in
+float, and float for the first time embedding layer, the first and last convolution, shortcuts and strided convolutions
+(and for the inputs of the second time embedding layer and of the second convolution).
 """
 
 from typing import Any

@@ -5,9 +5,10 @@ The layers that see only the time step are reconstructed together against their 
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 from tempoquant.graph import TemporalProgram
@@ -21,7 +22,7 @@ from tempoquant.reconstruction.unit import compensate, penalty
 def tiar(
     program: TemporalProgram,
     externals: Mapping[str, Tensor],
-    layers: Mapping[str, nn.Module],
+    layers: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     grids: Mapping[str, QParams],
     effort: Effort,
@@ -62,7 +63,7 @@ def tiar(
 def _learn(
     program: TemporalProgram,
     externals: Mapping[str, Tensor],
-    layers: Mapping[str, nn.Module],
+    layers: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     grids: Mapping[str, QParams],
     targets: Mapping[str, Tensor],

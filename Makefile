@@ -1,0 +1,36 @@
+# Needs Python 3.11 or newer, gcc and make; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test clean
+
+demo: .venv/.installed
+	$(BIN)/tempoquant demo -o demo --overwrite
+
+# The linters run before the tests, so that pytest's summary is the last thing printed.
+# TEMPOQUANT_ANIME64, if set, names a folder with anime64.py: tests of that model then run instead of being skipped.
+test: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv demo
+
+# Torch first: pip then keeps the build that was chosen (processor or CUDA) while it resolves the rest.
+.venv/.torch: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tempoquant needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(PIP) install torch==2.13.0 -c constraints.txt
+	touch $@
+
+.venv/.installed: .venv/.torch pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+.venv/.installed-dev: .venv/.installed pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,132 @@
+"""Write docs/results.md from the JSON files beside it: no number is typed by hand.
+
+python benchmarks/results_page.py
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+INTRO = """# Results
+
+Every table is made from a JSON file in `docs/results/` by `benchmarks/results_page.py`; the command that made the file
+stands above it. Paired metrics compare images (PSNR, SSIM) and predicted noise (SQNR) with full precision from the same
+noise; temporal cosine compares every temporal feature at every step, and mismatch is the share of them whose nearest
+full-precision feature belongs to another step. Numbers on these small models rank methods; they are not the papers'.
+"""
+
+
+def main() -> None:
+    parts = [INTRO]
+    for name, section in SECTIONS.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            parts.append(section(json.loads(path.read_text())))
+    (RESULTS.parent / "results.md").write_text("\n".join(parts))
+
+
+def demo(rows: list[dict[str, Any]]) -> str:
+    """The demonstration's table."""
+    text = "## The demonstration: fashion32\n\n"
+    text += "`make demo`: DDIM 20 steps, 32 calibration trajectories, 16 images, effort `fast`.\n\n"
+    metrics = ("psnr", "ssim", "sqnr", "cosine", "mismatch")
+    return text + table(
+        ("", "MB", "smaller", "PSNR dB", "SSIM", "SQNR dB", "temporal cosine", "least", "mismatch", "seconds"),
+        ((r["name"], f"{r['size']['bytes'] / 1e6:.2f}", f"{r['size']['ratio']:.2f}x", *paired(r["metrics"], metrics),
+          f"{r['seconds']:.0f}") for r in rows),
+    )  # fmt: skip
+
+
+def paired(found: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+    """Cells of a paired comparison's metrics."""
+    cells = {
+        "psnr": [f"{found['psnr']['mean']:.2f}"],
+        "ssim": [f"{found['ssim']['mean']:.3f}"],
+        "sqnr": [f"{found['sqnr']['db']:.2f}"],
+        "cosine": [f"{found['cosine']['mean']:.6f}", f"{found['cosine']['min']:.5f}"],
+        "mismatch": [f"{100 * found['temporal_mismatch']:.1f} %"],
+    }
+    return [cell for name in names for cell in cells[name]]
+
+
+def anime64(found: dict[str, Any]) -> str:
+    """The 63 M-parameter model's table."""
+    text = (
+        f"## A 63 M-parameter UNet that diffusers does not know\n\n`{found['command']}`: DDIM 50 steps, x0 clipped to "
+        f"[-1, 1], {found['calibration_trajectories']} calibration trajectories, {found['images']} images, SQNR on "
+        f"{found['noise_samples']} trajectories, {machine(found)}. Other work ran on the machine "
+        "at the same time; a run at 6 activation bits reuses the weights of the one at 8.\n\n"
+    )
+    rows = (
+        (r["name"], f"{r['size']['ratio']:.2f}x", f"{r['psnr']:.2f}", f"{r['ssim']:.3f}", f"{r['sqnr']:.2f}",
+         f"{r['temporal_cosine']:.6f}", f"{r['temporal_cosine_min']:.5f}", f"{100 * r['temporal_mismatch']:.1f} %",
+         *(f"{r['seconds_by_stage'][s]:.0f}" for s in ("temporal features", "units", "activations")),
+         f"{r['peak_memory_mb'] / 1024:.1f}")
+        for r in found["results"]
+    )  # fmt: skip
+    head = ("", "smaller", "PSNR dB", "SSIM", "SQNR dB", "temporal cosine", "least", "mismatch")
+    return text + table((*head, "TIAR s", "units s", "ranges s", "peak GB"), rows)
+
+
+def ablation_fashion32(found: dict[str, Any]) -> str:
+    """TIAR and FSC turned off one by one."""
+    text = (
+        f"## What each part buys: fashion32, effort `{found['effort']}`\n\n`python benchmarks/ablation_fashion32.py`: "
+        f"DDIM {found['steps']} steps, {found['calibration_samples']} calibration trajectories, {found['images']} "
+        f'images, {machine(found)}. "Prev" and "Freeze" are the rows of the TFMQ-DM paper.\n\n'
+    )
+    rows = (
+        (r["name"], f"{r['psnr']:.2f}", f"{r['sqnr']:.2f}", f"{r['temporal_cosine']:.6f}",
+         f"{r['temporal_cosine_min']:.5f}", f"{100 * r['temporal_mismatch']:.1f} %")
+        for r in found["results"]
+    )  # fmt: skip
+    return text + table(("", "PSNR dB", "SQNR dB", "temporal cosine", "least", "mismatch"), rows)
+
+
+def effort_curve(found: dict[str, Any]) -> str:
+    """Quality against time."""
+    text = (
+        f"## Quality against time of the weight stage\n\n`python benchmarks/effort_curve.py`: fashion32, W4A32, "
+        f"{found['images']} images, {machine(found)}.\n\n![quality against time](results/effort_curve.png)\n\n"
+    )
+    rows = (
+        (p["curve"], str(p["iterations"]), f"{p['seconds']:.0f}", f"{p['sqnr']:.2f}", f"{p['psnr']:.2f}")
+        for p in found["points"]
+    )
+    return text + table(("start", "iterations a unit", "seconds", "SQNR dB", "PSNR dB"), rows)
+
+
+def range_search(found: dict[str, Any]) -> str:
+    """The per-channel range search."""
+    return (
+        f"## The per-channel range search\n\n`{found['command']}`: {found['parameters'] / 1e6:.1f} M weights of the "
+        f"CIFAR-10 UNet, p = 2.4, 80 candidates, {machine(found)}: {found['seconds']:.1f} s, "
+        f"{found['ratio']:.0f} times faster than a loop over channels, with the same winner for "
+        f"{100 * found['same_winner']:.2f} % of {found['channels_compared']} channels (the rest are ties in float32).\n"
+    )
+
+
+def machine(found: dict[str, Any]) -> str:
+    """The machine in words."""
+    return f"{found['machine']['threads']} threads, {found['machine']['cpu']}"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    lines = [list(head), *(list(row) for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+SECTIONS: dict[str, Callable[[Any], str]] = {
+    "demo": demo,
+    "anime64": anime64,
+    "ablation_fashion32": ablation_fashion32,
+    "effort_curve": effort_curve,
+    "range_search": range_search,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Recording trajectories, and ranges of activations from the recording."""

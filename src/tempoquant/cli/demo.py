@@ -1,0 +1,69 @@
+"""``tempoquant demo``."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tempoquant.cli import app
+from tempoquant.cli.options import Json, Overwrite, Seed, check_new, progress, write_json
+from tempoquant.demo import MODEL, STEPS, DemoRow, run_demo
+from tempoquant.errors import InputError
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the picture and the models")] = Path("demo"),
+    samples: Annotated[int, typer.Option(help="calibration trajectories")] = 32,
+    images: Annotated[int, typer.Option(help="paired images to judge by")] = 16,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json_file: Json = None,
+) -> None:
+    """Quantize the bundled model carelessly and with care, and show both.
+
+    Example: tempoquant demo -o demo
+    """
+    if min(samples, images) < 1:
+        raise InputError(f"samples = {samples}, images = {images}: at least 1 of each")
+    check_new(out, overwrite)
+    if json_file is not None:
+        check_new(json_file, overwrite)
+    shutil.rmtree(out, ignore_errors=True)
+    table, found = _table(images), []
+    for row in run_demo(out, calibration_samples=samples, images=images, seed=seed, progress=progress()):
+        table.add_row(*_cells(row), end_section=row.recipe.method != "rtn")
+        found.append(row.to_dict())
+    shutil.rmtree(out / "work")
+    Console().print(table)
+    Console().print(f"picture: {out / 'samples.png'}   models: {out}/*", highlight=False)
+    write_json(out / "demo.json", found)
+    write_json(json_file, found)
+
+
+def _table(images: int) -> Table:
+    title = f"{MODEL}, DDIM {STEPS} steps, {images} images from the same noise as full precision"
+    table = Table(title=title, box=None, header_style="bold")
+    for name in ("method", "bits", "MB", "smaller", "PSNR dB", "SSIM", "SQNR dB", "temporal cosine", "mismatch", "s"):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
+    return table
+
+
+def _cells(row: DemoRow) -> list[str]:
+    size: dict[str, Any] = row.facts["size"]
+    metrics = row.metrics
+    return [
+        row.recipe.method,
+        f"W{row.recipe.weights.bits}A{row.recipe.activations.bits}",
+        f"{size['total'] / 1e6:.2f}",
+        f"{size['ratio']:.2f}x",
+        f"{metrics['psnr']['mean']:.2f}",
+        f"{metrics['ssim']['mean']:.3f}",
+        f"{metrics['sqnr']['db']:.2f}",
+        f"{metrics['cosine']['mean']:.5f}",
+        f"{100 * metrics['temporal_mismatch']:.1f} %",
+        f"{row.seconds:.0f}",
+    ]

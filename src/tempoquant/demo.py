@@ -1,0 +1,85 @@
+"""The demonstration: the bundled model at several widths, quantized carelessly and with care, side by side."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tempoquant.api import quantize
+from tempoquant.evaluation import Reference, compare, reference, save_grid
+from tempoquant.graph import read_denoiser
+from tempoquant.job import probe_of
+from tempoquant.methods import method_recipe
+from tempoquant.pipelines import Target, resolve, to_images
+from tempoquant.progress import Progress
+from tempoquant.recipe import Recipe
+
+MODEL = "fashion32"
+STEPS = 20
+WIDTHS = ((8, 8), (4, 8), (4, 6))
+METHODS = ("rtn", "tfmq-dm")
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One quantized model of the demonstration."""
+
+    recipe: Recipe
+    images: Tensor
+    facts: dict[str, Any]
+    metrics: dict[str, Any]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data, without the images."""
+        size = {"bytes": self.facts["size"]["total"], "ratio": self.facts["size"]["ratio"]}
+        name, recipe = self.recipe.name, self.recipe.model_dump(mode="json")
+        return {"name": name, "size": size, "seconds": self.seconds, "metrics": self.metrics, "recipe": recipe}
+
+
+def run_demo(out: Path, *, calibration_samples: int, images: int, seed: int, progress: Progress) -> Iterator[DemoRow]:
+    """Quantize the bundled model at every width with every method, one row at a time.
+
+    The quantized folders and the picture ``samples.png`` are written into ``out``, which is made.
+
+    Args:
+        calibration_samples: recorded trajectories, shared by all rows.
+        images: paired images to judge by. seed: of calibration; images come from ``seed + 1``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    full = resolve(MODEL)
+    truth = _truth(full, images, seed + 1, progress)
+    picture = {"full precision": to_images(truth.images[:SHOWN])}
+    calibration = {"samples": calibration_samples, "steps": STEPS}
+    for weights, activations in WIDTHS:
+        for method in METHODS:
+            recipe = method_recipe(method, weights=weights, activations=activations, calibration=calibration, seed=seed)
+            row = _row(full, truth, recipe, out, progress)
+            picture[row.recipe.name] = to_images(row.images[:SHOWN])
+            yield row
+    save_grid(picture, out / "samples.png")
+
+
+def _truth(full: Target, images: int, seed: int, progress: Progress) -> Reference:
+    probe = probe_of(full, method_recipe("rtn", calibration={"steps": STEPS}))
+    projections = read_denoiser(probe).projections
+    few = min(8, images)
+    return reference(
+        full, projections=projections, samples=images, noise_samples=few, steps=STEPS, seed=seed, progress=progress
+    )
+
+
+def _row(full: Target, truth: Reference, recipe: Recipe, out: Path, progress: Progress) -> DemoRow:
+    start = time.perf_counter()
+    # Weights depend on the method and their bits alone, so rows that differ in activations share them.
+    units = out / "work" / f"{recipe.method} W{recipe.weights.bits}"
+    quantized = quantize(full, recipe, recording=out / "work" / "recording", units=units, progress=progress)
+    seconds = time.perf_counter() - start
+    quantized.save_pretrained(out / recipe.name.replace(" ", "-"), overwrite=True)
+    metrics = compare(truth, quantized.target, progress=progress)
+    assert metrics.images is not None
+    return DemoRow(recipe, metrics.images, quantized.facts, metrics.to_dict(), seconds)

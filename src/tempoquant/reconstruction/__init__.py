@@ -1,0 +1,1 @@
+"""Rounding weights so that outputs stay: temporal layers by themselves, other units in order of execution."""
