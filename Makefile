@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# Waiting threads sleep instead of spinning, which slows a busy machine down many times over.
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: demo test clean
 
 demo: .venv/.installed

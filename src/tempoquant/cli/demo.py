@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tempoquant.cli import app
-from tempoquant.cli.options import Json, Overwrite, Seed, check_new, progress, write_json
+from tempoquant.cli.options import Json, Overwrite, Seed, check_new, console, progress, write_json
 from tempoquant.demo import MODEL, STEPS, DemoRow, run_demo
 from tempoquant.errors import InputError
 
@@ -38,8 +37,8 @@ def demo_command(
         table.add_row(*_cells(row), end_section=row.recipe.method != "rtn")
         found.append(row.to_dict())
     shutil.rmtree(out / "work")
-    Console().print(table)
-    Console().print(f"picture: {out / 'samples.png'}   models: {out}/*", highlight=False)
+    console().print(table)
+    console().print(f"picture: {out / 'samples.png'}   models: {out}/*")
     write_json(out / "demo.json", found)
     write_json(json_file, found)
 

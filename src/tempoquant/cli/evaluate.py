@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tempoquant.cli import app
@@ -18,6 +17,7 @@ from tempoquant.cli.options import (
     Seed,
     Steps,
     check_new,
+    console,
     open_model,
     progress,
     schedule,
@@ -76,7 +76,7 @@ def evaluate_command(
     if extractor is not None:
         real, drawn = (_drawn(t, distribution_samples, seed, options) for t in (full, quantized_target))
         result["distribution"] = frechet_distance(real, drawn, extractor, progress=progress()).to_dict()
-    Console().print(_table(result))
+    console().print(_table(result))
     write_json(json_file, result)
 
 

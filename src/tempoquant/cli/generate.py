@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from tempoquant.cli import app
 from tempoquant.cli.options import (
@@ -16,6 +15,7 @@ from tempoquant.cli.options import (
     Seed,
     Steps,
     check_new,
+    console,
     open_model,
     progress,
     schedule,
@@ -53,4 +53,4 @@ def generate_command(
         save_grid(images, out)
     else:
         save_images(images, out)
-    Console().print(f"{out}: {samples} samples, {options['steps']} steps, seed {seed}", highlight=False)
+    console().print(f"{out}: {samples} samples, {options['steps']} steps, seed {seed}")

@@ -1,10 +1,9 @@
 """``tempoquant methods``."""
 
-from rich.console import Console
 from rich.table import Table
 
 from tempoquant.cli import app
-from tempoquant.cli.options import Json, Overwrite, check_new, write_json
+from tempoquant.cli.options import Json, Overwrite, check_new, console, write_json
 from tempoquant.methods import METHODS
 
 
@@ -19,6 +18,6 @@ def methods_command(overwrite: Overwrite = False, json_file: Json = None) -> Non
     table = Table("method", "readings", "what it does", "paper", box=None)
     for method in METHODS.values():
         table.add_row(method.name, ", ".join(method.readings), method.summary, method.paper)
-    Console().print(table)
+    console().print(table)
     rows = [{"name": m.name, "readings": m.readings, "summary": m.summary, "paper": m.paper} for m in METHODS.values()]
     write_json(json_file, rows)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from tempoquant.api import COMPONENTS, load
 from tempoquant.errors import InputError
@@ -23,6 +24,7 @@ Sampler = Annotated[str | None, typer.Option(help="ddim, plms, dpm++ or ddpm; th
 BatchSize = Annotated[int, typer.Option(help="samples computed together")]
 
 DEFAULT_STEPS = 50
+WIDE = 140
 
 
 def progress() -> Progress:
@@ -72,3 +74,9 @@ def write_json(path: Path | None, result: Any) -> None:
     """Write a result where the user asked for it."""
     if path is not None:
         path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def console() -> Console:
+    """Standard output; wide enough for every table where it is no terminal, so that nothing is cut in a log."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=WIDE)

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from tempoquant.api import quantize
 from tempoquant.cli import app
-from tempoquant.cli.options import Json, Model, Overwrite, check_new, progress, write_json
+from tempoquant.cli.options import Json, Model, Overwrite, check_new, console, progress, write_json
 from tempoquant.methods import method_recipe
 from tempoquant.recipe import Recipe
 
@@ -59,10 +58,9 @@ def quantize_command(
     )
     facts = result.facts
     size, seconds = facts["size"], sum(facts["timings"].values())
-    Console().print(
+    console().print(
         f"{out}: {chosen.name}, {size['total'] / 1e6:.2f} MB ({size['ratio']:.2f}x smaller than float32), "
         f"{seconds:.0f} s\n{_summary(facts)}",
-        highlight=False,
     )
     write_json(json_file, {"out": str(out), "recipe": chosen.model_dump(mode="json"), **facts})
 
