@@ -1,6 +1,6 @@
 """What each part of TFMQ-DM buys on the bundled model: TIAR and FSC turned off one by one, beside "Prev" and rtn.
 
-    python benchmarks/ablation_fashion32.py --work /tmp/ablation --json docs/results/ablation_fashion32.json
+    python benchmarks/ablation_fashion32.py --work out/ablation --json docs/results/ablation_fashion32.json
 
 "Prev" reconstructs temporal layers inside the blocks they belong to (BRECQ's way) and gives their inputs one interval;
 "Freeze" rounds them to nearest. Results are appended as they finish; a killed run continues.

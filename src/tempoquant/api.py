@@ -53,6 +53,10 @@ def quantize(
         NumericsError: the denoiser returned NaN or infinity.
     """
     target = resolve(model)
+    if target.conditional:
+        raise InputError(
+            f"{target.name} draws from prompts or classes: only unconditional models can be quantized so far"
+        )
     place = None if out is None else Path(out)
     if place is not None:
         check_output(place, overwrite, resume)
