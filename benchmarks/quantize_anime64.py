@@ -1,6 +1,6 @@
-"""Quantize a 63 M-parameter UNet that diffusers does not know: rounding against TFMQ-DM, with times and paired metrics.
+"""Quantize a 63 M-parameter UNet that diffusers does not know: rounding against TFMQ-DM, times and paired metrics.
 
-    TEMPOQUANT_ANIME64=<folder> python benchmarks/quantize_anime64.py --work out/anime64 --json docs/results/anime64.json
+    TEMPOQUANT_ANIME64=DIR python benchmarks/quantize_anime64.py --work out/anime64 --json docs/results/anime64.json
 
 Results are appended as they finish; a killed run continues. Pictures go to the work folder only: they stay private.
 """
