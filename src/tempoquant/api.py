@@ -1,7 +1,7 @@
 """The public verbs: quantize a model, load a quantized folder."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def quantize(
     units: Path | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    conditioning: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> QuantizedPipeline:
     """Quantize a diffusion model.
@@ -46,6 +47,9 @@ def quantize(
         out: folder to write the result to, with resumable work beside it in ``out.partial``.
         recording: folder of recorded trajectories to make or reuse, so that several recipes share one.
         units: folder of finished weights to make or reuse, so that recipes that differ in activations share them.
+        conditioning: what a conditional model draws from, one entry a calibration sample of the recipe: keyword
+            arguments of the pipeline's call (``{"prompt": [...]}``, ``{"class_labels": [...]}``; a ``guidance_scale``
+            serves all), or of a bare denoiser its keyword tensors.
         resume: continue at the last finished unit. overwrite: replace ``out``.
 
     Raises:
@@ -53,19 +57,19 @@ def quantize(
         NumericsError: the denoiser returned NaN or infinity.
     """
     target = resolve(model)
-    if target.conditional:
-        raise InputError(
-            f"{target.name} draws from prompts or classes: only unconditional models can be quantized so far"
-        )
+    target.check_conditioning(conditioning, recipe.calibration.samples)
     place = None if out is None else Path(out)
     if place is not None:
         check_output(place, overwrite, resume)
     with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
         trajectories = work / "recording" if recording is None else Path(recording)
         weights = work / "units" if units is None else Path(units)
-        quantized = run_job(target, recipe, weights, trajectories, progress or Silent())
+        quantized = run_job(target, recipe, weights, trajectories, progress or Silent(), conditioning)
         result = QuantizedPipeline(
-            target.with_module(quantized.module), quantized.blueprint, quantized.clock, _facts(target, quantized)
+            target.with_module(quantized.module),
+            quantized.blueprint,
+            quantized.clock,
+            _facts(target, quantized, conditioning),
         )
         if place is not None:
             result.save_pretrained(place, overwrite=overwrite)
@@ -125,7 +129,12 @@ def _around(root: Path, component: str, module: nn.Module, denoiser: Denoiser | 
     return DiffusersTarget(pipe, root.name)
 
 
-def _facts(target: Target, quantized: Quantized) -> dict[str, Any]:
+def _told(value: Any) -> Any:
+    """A conditioning argument as evidence: numbers as they are, of all else the kind alone."""
+    return value if isinstance(value, bool | int | float) else type(value).__name__
+
+
+def _facts(target: Target, quantized: Quantized, conditioning: Mapping[str, Any] | None) -> dict[str, Any]:
     recipe = quantized.blueprint.recipe
     categories = {c.value: [layer.name for layer in quantized.graph.layers if layer.category is c] for c in Category}
     return {
@@ -138,6 +147,7 @@ def _facts(target: Target, quantized: Quantized) -> dict[str, Any]:
             "timesteps": quantized.clock.timesteps.tolist(),
         },
         "seed": recipe.seed,
+        "conditioning": {name: _told(value) for name, value in (conditioning or {}).items()},
         "layers": {name: len(layers) for name, layers in categories.items()},
         "attention_products": {
             name: {operand: interval.bits for operand, interval in product.intervals.items()}

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.calibration.activations import calibrate_activations
+from tempoquant.calibration.conditions import most_conditions, temporal_inputs
 from tempoquant.calibration.finite_set import finite_set_calibration
 from tempoquant.calibration.recorder import record
 from tempoquant.calibration.store import Store
@@ -19,12 +20,13 @@ from tempoquant.checkpoint import Blueprint
 from tempoquant.graph import DenoiserGraph, Probe, TemporalProgram, Unit, read_denoiser, temporal_program
 from tempoquant.intervals import Clock
 from tempoquant.layers import install_attention, install_layers
-from tempoquant.pipelines import Denoiser, Target, build_scheduler, set_steps
+from tempoquant.pipelines import Denoiser, Target, build_scheduler, condition_variants, set_steps
 from tempoquant.progress import Progress
 from tempoquant.randomness import generator
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import effort
+from tempoquant.reconstruction.lockstep import doubled
 from tempoquant.reconstruction.plan import LayerPlan, plan_layers
 from tempoquant.reconstruction.tiar import tiar
 from tempoquant.reconstruction.weights import WeightStage, reconstruct_units, round_nearest
@@ -46,20 +48,28 @@ class Quantized:
     timings: dict[str, float] = field(default_factory=dict)
 
 
-def run_job(target: Target, recipe: Recipe, units: Path, recording: Path, progress: Progress) -> Quantized:
+def run_job(
+    target: Target,
+    recipe: Recipe,
+    units: Path,
+    recording: Path,
+    progress: Progress,
+    conditioning: Mapping[str, Any] | None = None,
+) -> Quantized:
     """Quantize ``target``'s denoiser.
 
     Args:
+        conditioning: as ``target.generate`` takes it, for the recipe's calibration samples.
         units: the folder of finished weights, made or continued.
         recording: the folder of the recorded trajectories, made or continued unless it is complete.
     """
     timings: dict[str, float] = {}
-    probe = probe_of(target, recipe)
+    probe = probe_of(target, recipe, conditioning)
     with _timed(timings, "read"):
         graph = read_denoiser(probe)
         plans = plan_layers(graph, recipe)
     with _timed(timings, "record"):
-        store = record_trajectories(target, recipe, recording, progress)
+        store = record_trajectories(target, recipe, recording, progress, conditioning)
     clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
     module = copy.deepcopy(target.denoiser.module).eval().requires_grad_(False)
     denoiser = replace(target.denoiser, module=module)
@@ -67,7 +77,7 @@ def run_job(target: Target, recipe: Recipe, units: Path, recording: Path, progre
     attention = install_attention(module, graph.attention) if recipe.attention.quantize else {}
     with _timed(timings, "temporal features"):
         program = temporal_program(probe, graph)
-        externals, rows = temporal_inputs(program, store, clock)
+        externals, rows = temporal_inputs(program, store, clock, most_conditions(graph), recipe.seed)
         reconstruct_temporal(stage, program, externals)
     with _timed(timings, "units"):
         reconstruct_image_layers(stage, denoiser, store)
@@ -85,7 +95,7 @@ def run_job(target: Target, recipe: Recipe, units: Path, recording: Path, progre
     return Quantized(module, blueprint, clock, graph, timings)
 
 
-def probe_of(target: Target, recipe: Recipe) -> Probe:
+def probe_of(target: Target, recipe: Recipe, conditioning: Mapping[str, Any] | None = None) -> Probe:
     """How the graph reader may run the denoiser: at time steps of the recipe's own schedule."""
     scheduler = build_scheduler(target.denoiser.scheduler, recipe.calibration.sampler)
     set_steps(scheduler, recipe.calibration.steps)
@@ -95,10 +105,14 @@ def probe_of(target: Target, recipe: Recipe) -> Probe:
         last = scheduler.config.num_train_timesteps - 1
         picked = sorted({*picked, 0, last // 2, last})
     shape = target.denoiser.sample_shape
-    return Probe(target.denoiser.module, target.denoiser, shape, tuple(picked), lambda batch, variant: {})
+    schedule = {"steps": recipe.calibration.steps, "sampler": recipe.calibration.sampler, "eta": recipe.calibration.eta}
+    variants = condition_variants(target, conditioning, seed=recipe.seed, **schedule)
+    return Probe(target.denoiser.module, target.denoiser, shape, tuple(picked), variants)
 
 
-def record_trajectories(target: Target, recipe: Recipe, folder: Path, progress: Progress) -> Store:
+def record_trajectories(
+    target: Target, recipe: Recipe, folder: Path, progress: Progress, conditioning: Mapping[str, Any] | None = None
+) -> Store:
     """The full-precision recording that ``recipe`` asks for."""
     wanted = recipe.calibration
     return record(
@@ -110,6 +124,7 @@ def record_trajectories(target: Target, recipe: Recipe, folder: Path, progress: 
         sampler=wanted.sampler,
         eta=wanted.eta,
         dtype=wanted.dtype,
+        conditioning=conditioning,
         progress=progress,
     )
 
@@ -141,14 +156,6 @@ def weight_stage(
     return WeightStage(module, graph, recipe, effort(recipe.effort), dict(layers), plans, full, cache, progress)
 
 
-def temporal_inputs(program: TemporalProgram, store: Store, clock: Clock) -> tuple[dict[str, Tensor], Tensor]:
-    """What feeds the temporal information block at every recorded time step, and the clock's row of each."""
-    # Denoisers that look time steps up need them as integers wherever the schedule has integers.
-    steps = [int(t) if t == int(t) else t for t in clock.timesteps.tolist()]
-    externals = program.collect(steps)
-    return externals, torch.arange(len(clock))
-
-
 def reconstruct_temporal(stage: WeightStage, program: TemporalProgram, externals: dict[str, Tensor]) -> None:
     """Round the temporal layers before all others, in the way the recipe names."""
     names = [n for n in program.layers if n in stage.layers and stage.quantizes(n)]
@@ -173,8 +180,7 @@ def reconstruct_image_layers(stage: WeightStage, denoiser: Denoiser, store: Stor
         return
     round_nearest(stage, rest)
     sample, timestep, conditioning = store.read(*reconstruction_rows(store, stage.recipe))
-    twice = {k: torch.cat([v, v]) if isinstance(v, Tensor) else v for k, v in conditioning.items()}
-    rows = torch.cat([sample, sample]), torch.cat([timestep, timestep])
+    rows, twice = (doubled(sample), doubled(timestep)), doubled(conditioning)
     reconstruct_units(stage, units, lambda: denoiser(*rows, **twice), rows[1].shape[0])
 
 

@@ -1,5 +1,6 @@
 """Sampling: diffusers pipelines and bare denoisers, seeds, schedulers. A leaf."""
 
+from tempoquant.pipelines.conditioning import condition_variants
 from tempoquant.pipelines.denoiser import Call, Conditioning, Denoiser, plain_call
 from tempoquant.pipelines.diffusers_target import DiffusersTarget
 from tempoquant.pipelines.fingerprint import state_hash
@@ -21,6 +22,7 @@ __all__ = [
     "Target",
     "Visit",
     "build_scheduler",
+    "condition_variants",
     "noise",
     "plain_call",
     "resolve",

@@ -68,6 +68,13 @@ def run_pipeline(
     return pixels * 2 - 1 if options["output_type"] == "pt" else pixels
 
 
+def check_arguments(target: "DiffusersTarget", conditioning: Mapping[str, Any], samples: int) -> None:
+    """Raise InputError unless the pipeline's call takes these arguments, and the condition has one entry a sample."""
+    _pipeline_options(target, conditioning, 0.0, decode=False)
+    if target.condition not in _per_sample(conditioning, samples):
+        raise InputError(f"{target.condition} is one value: a list of {samples}, one a sample, is needed")
+
+
 def _pipeline_options(
     target: "DiffusersTarget", conditioning: Mapping[str, Any], eta: float, decode: bool
 ) -> dict[str, Any]:

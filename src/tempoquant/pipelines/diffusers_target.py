@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError
-from tempoquant.pipelines.conditional import run_pipeline
+from tempoquant.pipelines.conditional import check_arguments, run_pipeline
 from tempoquant.pipelines.denoiser import Denoiser
 from tempoquant.pipelines.sampling import Observer, sample
 from tempoquant.pipelines.targets import Seen, Visit, walk
@@ -52,6 +52,13 @@ class DiffusersTarget:
     @property
     def conditional(self) -> bool:
         return self.condition is not None
+
+    def check_conditioning(self, conditioning: Mapping[str, Any] | None, samples: int) -> None:
+        """See :meth:`Target.check_conditioning`."""
+        if self.conditional:
+            check_arguments(self, self._needed(conditioning), samples)
+        else:
+            self._refuse(conditioning)
 
     def generate(
         self,

@@ -103,12 +103,15 @@ def check_run(
         raise InputError(f"sample index {min(indices)} is out of range: 0 or more")
     if batch_size < 1:
         raise InputError(f"batch size {batch_size} is out of range: at least 1")
+    check_rows(conditioning, len(indices))
+
+
+def check_rows(conditioning: Conditioning | None, samples: int) -> None:
+    """Raise InputError unless every conditioning argument of a bare denoiser is a tensor of ``samples`` rows."""
     for name, value in (conditioning or {}).items():
-        if not isinstance(value, Tensor) or value.shape[:1] != (len(indices),):
+        if not isinstance(value, Tensor) or value.shape[:1] != (samples,):
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise InputError(
-                f"conditioning {name!r} is {found}: a tensor with {len(indices)} rows is needed, one a sample"
-            )
+            raise InputError(f"conditioning {name!r} is {found}: a tensor with {samples} rows is needed, one a sample")
 
 
 def check_finite(prediction: Tensor, k: int, t: Tensor | float) -> None:

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from tempoquant.errors import InputError
+from tempoquant.pipelines.conditioning import check_unconditional
 from tempoquant.pipelines.denoiser import Denoiser
-from tempoquant.pipelines.sampling import Observer, sample
+from tempoquant.pipelines.sampling import Observer, check_rows, sample
 from tempoquant.progress import Progress
 
 
@@ -52,6 +54,10 @@ class Target(Protocol):
     def component(self) -> str: ...
     @property
     def conditional(self) -> bool: ...
+
+    def check_conditioning(self, conditioning: Mapping[str, Any] | None, samples: int) -> None:
+        """Raise InputError, naming what to give, unless ``conditioning`` is what ``samples`` samples need."""
+        ...
 
     def generate(
         self,
@@ -113,6 +119,14 @@ class BareTarget:
     @property
     def name(self) -> str:
         return self.denoiser.name
+
+    def check_conditioning(self, conditioning: Mapping[str, Any] | None, samples: int) -> None:
+        """See :meth:`Target.check_conditioning`; without any, one call shows whether the denoiser can do without."""
+        if self.conditional and not conditioning:
+            raise InputError(f"{self.name} needs conditioning: give its keyword tensors, one row a sample")
+        check_rows(conditioning, samples)
+        if not conditioning:
+            check_unconditional(self.denoiser)
 
     def generate(self, samples: int | Sequence[int], **options: Any) -> Tensor:
         """See :meth:`Target.generate`; ``conditioning`` holds the denoiser's keyword tensors, N rows each."""

@@ -67,6 +67,13 @@ def halves(x: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     return first, second
 
 
+def doubled(value: Any) -> Any:
+    """Arguments of a call with every tensor inside twice in a row: once for each stream."""
+    if isinstance(value, Tensor):
+        return torch.cat([value, value])
+    return {k: doubled(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
 def take_rows(value: Any, rows: Tensor | slice, batch: int) -> Any:
     """The given rows of every tensor with ``batch`` rows inside arguments of a call."""
     if isinstance(value, Tensor):

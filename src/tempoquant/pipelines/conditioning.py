@@ -1,0 +1,147 @@
+"""What a conditional model must be given, and what its denoiser then sees."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tempoquant.errors import InputError
+from tempoquant.pipelines.denoiser import Denoiser, plain_call
+from tempoquant.pipelines.sampling import device_of, evaluating
+
+if TYPE_CHECKING:
+    from tempoquant.pipelines.targets import Seen, Target
+
+NEVER_CONDITIONING = ("return_dict", "cross_attention_kwargs")
+
+
+class _Enough(Exception):
+    """Ends a run whose first denoiser call was all that was wanted."""
+
+
+def check_unconditional(denoiser: Denoiser) -> None:
+    """Raise InputError, naming what to give, if a bare denoiser cannot be called with sample and time step alone."""
+    names, parameter = _keywords(denoiser), next(denoiser.module.parameters(), torch.empty(0))
+    if not names:
+        return
+    device = device_of(denoiser.module)
+    dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
+    try:
+        with torch.inference_mode(), torch.random.fork_rng(), evaluating(denoiser.module):
+            denoiser(torch.zeros((1, *denoiser.sample_shape), device=device, dtype=dtype), 0)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{denoiser.name} needs conditioning: give {' or '.join(map(repr, names))}, one row a sample ({reason})"
+        ) from error
+
+
+def _keywords(denoiser: Denoiser) -> list[str]:
+    """Keyword arguments that a bare denoiser takes beside sample and time step: the required ones if there are any."""
+    plain = denoiser.call is plain_call
+    parameters = inspect.signature(denoiser.module.forward if plain else denoiser.call).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)][2 if plain else 3 :]
+    named = [p for p in named if p.name not in NEVER_CONDITIONING]
+    return [p.name for p in named if p.default is p.empty] or [p.name for p in named]
+
+
+def condition_variants(
+    target: "Target", conditioning: Mapping[str, Any] | None, **run: Any
+) -> Callable[[int, int], dict[str, Any]]:
+    """``f(batch, variant)``: the denoiser's keyword arguments for two conditions (variants 0 and 1), batch rows each.
+
+    They are what the denoiser sees at the first step for two of the given samples, or for two guidance branches of
+    them, whichever differ more. What is the same in all of them differs by value alone: it may still decide a layer.
+
+    Args:
+        run: steps, seed, sampler and eta of ``Target.walk``.
+
+    Raises:
+        InputError: the denoiser is given something that is no tensor with a row a sample.
+    """
+    if not conditioning:
+        return lambda batch, variant: {}
+    seen = _first_call(target, conditioning, run)
+    count = seen.sample.shape[0]
+    rows = [_row(seen.conditioning, i, count) for i in range(count)]
+    pairs = list(combinations(rows, 2)) or [(rows[0], rows[0])]
+    first, second = max(pairs, key=lambda pair: _differing(*pair))
+    variants = (first, _varied(first, second))
+    return lambda batch, variant: _batch(variants[variant], batch)
+
+
+def _first_call(target: "Target", conditioning: Mapping[str, Any], run: Mapping[str, Any]) -> "Seen":
+    """What the denoiser is given at its first call for two samples of unlike conditions."""
+    many = {name: value for name, value in conditioning.items() if isinstance(value, (list, tuple, Tensor))}
+    count = min((len(value) for value in many.values()), default=1)
+
+    def unlike(index: int) -> int:
+        return sum(not _same(value[index], value[0]) for value in many.values())
+
+    pair = [0, max(range(1, count), key=unlike)] if count > 1 else [0]
+    some = {n: _pick(value, pair) if n in many else value for n, value in conditioning.items()}
+    calls: list[Seen] = []
+
+    def visit(seen: "Seen") -> None:
+        calls.append(seen)
+        raise _Enough
+
+    try:
+        target.walk(pair, visit, conditioning=some, batch_size=len(pair), **run)
+    except _Enough:
+        return calls[0]
+    raise InputError(f"{target.name} made no denoiser call")
+
+
+def _pick(value: Any, indices: list[int]) -> Any:
+    return value[indices] if isinstance(value, Tensor) else [value[i] for i in indices]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
+
+
+def _row(value: Mapping[str, Any], index: int, count: int, prefix: str = "") -> dict[str, Any]:
+    """One row of nested keyword tensors, as a batch of one; copies, because those of inference mode cannot be taped."""
+    row: dict[str, Any] = {}
+    for name, part in value.items():
+        if isinstance(part, Mapping):
+            row[name] = _row(part, index, count, f"{prefix}{name}.")
+        elif isinstance(part, Tensor) and part.shape[:1] == (count,):
+            row[name] = part[index : index + 1].clone()
+        elif part is not None:
+            found = f"of shape {tuple(part.shape)}" if isinstance(part, Tensor) else f"a {type(part).__name__}"
+            raise InputError(f"conditioning {prefix + name!r} is {found}: a tensor with a row a sample is needed")
+    return row
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
+    """How many tensors differ."""
+    return sum(
+        _differing(a[name], b[name]) if isinstance(a[name], Mapping) else not torch.equal(a[name], b[name])
+        for name in a
+    )
+
+
+def _varied(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """``second``, with other values where it equals ``first``; masks and zeros of a choice stay what they are."""
+    made: dict[str, Any] = {}
+    for name, value in second.items():
+        if isinstance(value, Mapping):
+            made[name] = _varied(first[name], value)
+        elif "mask" in name or value.dtype == torch.bool or not torch.equal(first[name], value):
+            made[name] = value
+        else:
+            # Of an integer only zero is known to be valid too.
+            made[name] = 1.5 * value + 0.5 if value.is_floating_point() else torch.zeros_like(value)
+    return made
+
+
+def _batch(row: Mapping[str, Any], batch: int) -> dict[str, Any]:
+    return {
+        name: _batch(value, batch) if isinstance(value, Mapping) else value.repeat_interleave(batch, 0)
+        for name, value in row.items()
+    }
