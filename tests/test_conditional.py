@@ -1,109 +1,30 @@
 """Conditional models quantize, save, load, generate and evaluate like unconditional ones."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DiTPipeline,
-    DiTTransformer2DModel,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-    UNet2DModel,
-)
 
 import tempoquant
-from tempoquant import Denoiser
+from conditional_models import dit_pipeline, labelled_denoiser, text_pipeline
+from tempoquant.calibration.conditions import distinct_conditions, most_conditions, temporal_inputs
+from tempoquant.cli import main
+from tempoquant.cli.conditioning import read_prompts
+from tempoquant.errors import InputError
 from tempoquant.evaluation import evaluate_pair
-from tempoquant.intervals import TableInterval
+from tempoquant.graph import read_denoiser, temporal_program
+from tempoquant.intervals import Clock, TableInterval
+from tempoquant.job import probe_of, record_trajectories
 from tempoquant.methods import method_recipe
-from tempoquant.pipelines import resolve
+from tempoquant.pipelines import BareTarget, condition_variants, resolve
+from tempoquant.progress import Silent
+from tempoquant.reconstruction.lockstep import doubled
 
+pytestmark = pytest.mark.usefixtures("brief")
 STEPS, SAMPLES = 3, 4
-
-
-def scheduler() -> DDIMScheduler:
-    return DDIMScheduler(num_train_timesteps=100, clip_sample=False)
-
-
-def tiny_vae() -> AutoencoderKL:
-    return AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=16).eval()
-
-
-def labelled_denoiser() -> Denoiser:
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=16,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        num_class_embeds=5,
-    )
-    return Denoiser(unet.eval(), scheduler(), (1, 16, 16), name="labelled")
-
-
-def dit_pipeline() -> DiTPipeline:
-    torch.manual_seed(0)
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=4,
-        in_channels=4,
-        out_channels=8,
-        num_layers=2,
-        sample_size=16,
-        patch_size=8,
-        num_embeds_ada_norm=1000,
-        norm_num_groups=4,
-    )
-    return DiTPipeline(transformer=transformer.eval(), vae=tiny_vae(), scheduler=scheduler())
-
-
-def text_pipeline(folder) -> StableDiffusionPipeline:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    torch.manual_seed(0)
-    letters = [*"abcdefgh", *(f"{c}</w>" for c in "abcdefgh"), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(letters)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
-    config = CLIPTextConfig(
-        vocab_size=len(letters),
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=8,
-        bos_token_id=16,
-        eos_token_id=17,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        cross_attention_dim=8,
-        attention_head_dim=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    return StableDiffusionPipeline(
-        vae=tiny_vae(),
-        text_encoder=CLIPTextModel(config).eval(),
-        tokenizer=tokenizer,
-        unet=unet.eval(),
-        scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
 
 
 def recipe(**changes: Any) -> tempoquant.Recipe:
@@ -162,3 +83,151 @@ def test_prompts(tmp_path):
     assert made.facts["conditioning"] == {"prompt": "list", "guidance_scale": 3.0}
     stored = json.loads((tmp_path / "out" / "tempoquant.json").read_text())
     assert "d e f" not in json.dumps(stored)
+
+
+def test_time_steps_are_combined_with_every_condition(tmp_path):
+    target, conditioning = resolve(labelled_denoiser()), {"class_labels": torch.tensor([3, 1, 3, 4])}
+    probe = probe_of(target, recipe(), conditioning)
+    store = record_trajectories(target, recipe(), tmp_path / "recording", Silent(), conditioning)
+    graph = read_denoiser(probe)
+    program, clock = temporal_program(probe, graph), Clock(store.timesteps, 1, "timestep")
+    assert most_conditions(graph) == 16
+    given = distinct_conditions(store, 0, 16)
+    assert sorted(int(g["class_labels"]) for g in given) == [1, 3, 4]
+    assert len(distinct_conditions(store, 0, 2)) == 2
+    externals, rows = temporal_inputs(program, store, clock, 16)
+    assert rows.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    every = [(int(t), g) for t in clock.timesteps for g in given]
+    expected = program.collect([t for t, _ in every], [g for _, g in every])
+    assert externals.keys() == expected.keys()
+    assert all(torch.equal(externals[key], expected[key]) for key in expected)
+
+
+def test_conditions_that_the_reader_is_shown_differ():
+    target = resolve(labelled_denoiser())
+    shown = condition_variants(target, {"class_labels": torch.tensor([2, 2, 4])}, steps=2, seed=0)
+    assert [shown(2, variant)["class_labels"].tolist() for variant in (0, 1)] == [[2, 2], [4, 4]]
+    shown = condition_variants(target, {"class_labels": torch.tensor([2, 2])}, steps=2, seed=0)
+    assert [shown(1, variant)["class_labels"].tolist() for variant in (0, 1)] == [[2], [0]]
+    # Without a second class the guidance branches differ: 1000 is the class of none.
+    shown = condition_variants(resolve(dit_pipeline()), {"class_labels": [5, 5]}, steps=2, seed=0)
+    assert [shown(1, variant)["class_labels"].tolist() for variant in (0, 1)] == [[5], [1000]]
+
+
+def test_nested_conditioning_is_doubled():
+    given = {"added": {"a": torch.tensor([1, 2])}, "b": torch.tensor([[3], [4]]), "c": None}
+    twice = doubled(given)
+    assert twice["added"]["a"].tolist() == [1, 2, 1, 2] and twice["b"].flatten().tolist() == [3, 4, 3, 4]
+    assert twice["c"] is None
+
+
+LABELLED = "'class_labels', one row a sample (class_labels should be provided"
+
+
+@pytest.mark.parametrize(
+    ("make", "conditioning", "said"),
+    [
+        (labelled_denoiser, None, LABELLED),
+        (labelled_denoiser, {"class_labels": torch.tensor([1])}, "a tensor with 4 rows is needed"),
+        (labelled_denoiser, {"class_labels": [0, 1, 2, 3]}, "'class_labels' is list"),
+        (labelled_denoiser, {"class_labels": torch.tensor([0, 1, 2, 5])}, "class label 5 is out of range: 0 to 4"),
+        (dit_pipeline, None, "give 'class_labels', one a sample"),
+        (dit_pipeline, {"class_labels": [1, 2]}, "2 entries for 4 samples"),
+        (dit_pipeline, {"class_labels": 3}, "class_labels is one value: a list of 4"),
+        (dit_pipeline, {"class_labels": [0, 1, 2, 1000]}, "class label 1000 is out of range: 0 to 999"),
+        (dit_pipeline, {"class_labels": [0, 1, 2, "cat"]}, "class label 'cat' is no whole number"),
+        (dit_pipeline, {"class_labels": [0, 1, 2, 3], "guidance": 2.0}, "did you mean guidance_scale"),
+    ],
+)
+def test_wrong_conditioning_is_refused_before_any_work(tmp_path, make, conditioning, said):
+    with pytest.raises(InputError) as refused:
+        tempoquant.quantize(make(), recipe(), out=tmp_path / "out", conditioning=conditioning)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_target_that_says_it_is_conditional(tmp_path):
+    target = BareTarget(labelled_denoiser(), conditional=True)
+    with pytest.raises(InputError, match="needs conditioning: give its keyword tensors"):
+        tempoquant.quantize(target, recipe(), out=tmp_path / "out")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """Run a command line: its exit code and standard error; it is run beside the models' file ``mine.py``."""
+    monkeypatch.chdir(tmp_path)
+    made = "from conditional_models import *\n\ndef text():\n    return text_pipeline(Path('.'))\n"
+    Path("mine.py").write_text(made)
+
+    def call(*args: Any) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["tempoquant", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capfd.readouterr().err
+
+    return call
+
+
+FEW = ("--samples", 2, "--steps", 3)
+EVALUATE = ("-n", 2, "--noise-samples", 2, "--json", "m.json")
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        ("text", ("--prompts", "prompts.tsv")),
+        ("dit_pipeline", ("--classes", "0,7,999")),
+        ("labelled_denoiser", ("--classes", "0,4")),
+    ],
+)
+def test_the_command_line_goes_the_whole_way(run, model, given):
+    Path("prompts.tsv").write_text("Category\tPrompt\nletters\ta b\nletters\tc\n\nletters\td\n")
+    bare = model == "labelled_denoiser"
+    guided = () if bare else ("--guidance", 2.5)
+    code, err = run("quantize", f"mine.py:{model}", *given, *guided, *FEW, "-o", "out")
+    assert code == 0, err
+    facts = json.loads(Path("out/tempoquant.json").read_text())
+    assert bare or facts["conditioning"]["guidance_scale"] == 2.5
+    filled = ("--denoiser", f"mine.py:{model}") if bare else ()
+    code, err = run("generate", "out", "-n", 3, *given, *filled, "-o", "grid.png")
+    assert code == 0 and Path("grid.png").is_file(), err
+    code, err = run("evaluate", "out", "--reference", f"mine.py:{model}", *given, *EVALUATE)
+    assert code == 0, err
+    found = json.loads(Path("m.json").read_text())
+    assert found["psnr"]["mean"] > 5 and found["sqnr"]["db"] > 5
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "said"),
+    [
+        ("text", (), "draws from prompts: give --prompts FILE"),
+        ("text", ("--classes", "1"), "takes no --classes: give --prompts FILE instead"),
+        ("text", ("--prompts", "none.txt"), "none.txt: no such file"),
+        ("text", ("--prompts", "empty.txt"), "empty.txt holds no prompt"),
+        ("text", ("--prompts", "bytes.txt"), "bytes.txt cannot be read as text"),
+        ("text", ("--prompts", "table.csv"), "has no column 'prompt'; its columns are: a, b"),
+        ("text", ("--prompts", "mine.py", "--guidance", "nan"), "--guidance nan is out of range"),
+        ("dit_pipeline", (), "draws from classes: give --classes 0,1,2"),
+        ("dit_pipeline", ("--classes", "1,x"), "--classes '1,x': whole numbers"),
+        ("dit_pipeline", ("--classes", "1,2000"), "class label 2000 is out of range: 0 to 999"),
+        ("labelled_denoiser", (), "give --classes 0,1,2"),
+        ("labelled_denoiser", ("--classes", "0", "--guidance", "2"), "takes no --guidance"),
+        ("labelled_denoiser", ("--prompts", "mine.py"), "takes no --prompts"),
+    ],
+)
+@pytest.mark.parametrize("command", ["quantize", "generate"])
+def test_flags_that_do_not_fit_are_refused_in_one_line(run, command, model, given, said):
+    Path("empty.txt").write_text("\n \n")
+    Path("bytes.txt").write_bytes(b"\xff\xfe\x00")
+    Path("table.csv").write_text("a,b\n1,2\n")
+    code, err = run(command, f"mine.py:{model}", *given, *(FEW if command == "quantize" else ()), "-o", "out")
+    lines = [line for line in err.splitlines() if line.startswith("tempoquant:")]
+    assert code == 2 and len(lines) == 1 and said in lines[0] and "Traceback" not in err, err
+    assert not Path("out").exists() and not Path("out.partial").exists()
+
+
+def test_prompts_of_a_file(tmp_path):
+    (tmp_path / "a.txt").write_text("\ufeffa cat, sitting\n\n  a dog\n", encoding="utf-8")
+    assert read_prompts(tmp_path / "a.txt") == ["a cat, sitting", "a dog"]
+    (tmp_path / "a.csv").write_text('id,prompt\n1,"a cat, sitting"\n2,"two\nlines"\n3,\n4\n')
+    assert read_prompts(tmp_path / "a.csv") == ["a cat, sitting", "two\nlines"]

@@ -1,5 +1,6 @@
 """``tempoquant evaluate``."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -7,6 +8,7 @@ import typer
 from rich.table import Table
 
 from tempoquant.cli import app
+from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
     BatchSize,
     Factory,
@@ -38,6 +40,9 @@ def evaluate_command(
     distribution_samples: Annotated[int, typer.Option(help="images for the Frechet distance")] = 512,
     steps: Steps = None,
     sampler: Sampler = None,
+    prompts: Prompts = None,
+    classes: Classes = None,
+    guidance: Guidance = None,
     seed: Seed = 1,
     batch_size: BatchSize = 16,
     denoiser: Factory = None,
@@ -54,12 +59,13 @@ def evaluate_command(
         check_new(json_file, overwrite)
     extractor = None if features is None else feature_extractor(features)
     # A bare denoiser's folder is filled with the reference's own module unless the user says otherwise.
-    factory = reference_model if ".py:" in reference_model else None
+    factory = reference_model if ".py:" in reference_model and (Path(model) / "denoiser").is_dir() else None
     quantized_target, quantized = open_model(model, denoiser or factory)
     if quantized is None:
         raise InputError(f"{model!r} is not a quantized folder: make one with `tempoquant quantize`")
     full, _ = open_model(reference_model)
     options = schedule(quantized, steps, sampler)
+    given = (prompts, classes, guidance, quantized)
     truth = reference(
         full,
         projections=quantized.blueprint.projections,
@@ -67,6 +73,7 @@ def evaluate_command(
         noise_samples=min(noise_samples, samples),
         seed=seed,
         batch_size=batch_size,
+        conditioning=conditioning_of(full, samples, *given),
         progress=progress(),
         **options,
     )
@@ -74,6 +81,7 @@ def evaluate_command(
     result = {"model": model, "reference": reference_model, "recipe": quantized.recipe.name, "seed": seed} | result
     result |= {"samples": samples, "steps": options["steps"], "size": quantized.facts.get("size")}
     if extractor is not None:
+        options["conditioning"] = conditioning_of(full, distribution_samples, *given)
         real, drawn = (_drawn(t, distribution_samples, seed, options) for t in (full, quantized_target))
         result["distribution"] = frechet_distance(real, drawn, extractor, progress=progress()).to_dict()
     console().print(_table(result))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tempoquant.cli import app
+from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
     BatchSize,
     Factory,
@@ -34,6 +35,9 @@ def generate_command(
     ),
     steps: Steps = None,
     sampler: Sampler = None,
+    prompts: Prompts = None,
+    classes: Classes = None,
+    guidance: Guidance = None,
     seed: Seed = 0,
     batch_size: BatchSize = 16,
     denoiser: Factory = None,
@@ -48,6 +52,7 @@ def generate_command(
     check_new(out, overwrite)
     target, quantized = open_model(model, denoiser)
     options = schedule(quantized, steps, sampler)
+    options["conditioning"] = conditioning_of(target, samples, prompts, classes, guidance, quantized)
     images = to_images(target.generate(samples, seed=seed, batch_size=batch_size, progress=progress(), **options))
     if out.suffix == ".png":
         save_grid(images, out)

@@ -7,9 +7,12 @@ import typer
 
 from tempoquant.api import quantize
 from tempoquant.cli import app
+from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import Json, Model, Overwrite, check_new, console, progress, write_json
 from tempoquant.methods import method_recipe
+from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
+from tempoquant.workplace import check_output
 
 
 @app.command("quantize")
@@ -29,6 +32,9 @@ def quantize_command(
         Path | None, typer.Option(help="a recipe file (YAML or JSON) instead of the options above")
     ] = None,
     recording: Annotated[Path | None, typer.Option(help="folder of recorded trajectories to make or reuse")] = None,
+    prompts: Prompts = None,
+    classes: Classes = None,
+    guidance: Guidance = None,
     seed: Annotated[int, typer.Option(help="seed of every random draw")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="continue at the last finished unit")] = False,
     overwrite: Overwrite = False,
@@ -53,8 +59,17 @@ def quantize_command(
         )
     if json_file is not None:
         check_new(json_file, overwrite)
+    check_output(out, overwrite, resume)
+    target = resolve(model)
     result = quantize(
-        model, chosen, out=out, recording=recording, resume=resume, overwrite=overwrite, progress=progress()
+        target,
+        chosen,
+        out=out,
+        recording=recording,
+        resume=resume,
+        overwrite=overwrite,
+        conditioning=conditioning_of(target, chosen.calibration.samples, prompts, classes, guidance),
+        progress=progress(),
     )
     facts = result.facts
     size, seconds = facts["size"], sum(facts["timings"].values())

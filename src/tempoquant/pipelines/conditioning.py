@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tempoquant.errors import InputError
 from tempoquant.pipelines.denoiser import Denoiser, plain_call
@@ -37,6 +37,19 @@ def check_unconditional(denoiser: Denoiser) -> None:
         raise InputError(
             f"{denoiser.name} needs conditioning: give {' or '.join(map(repr, names))}, one row a sample ({reason})"
         ) from error
+
+
+def check_classes(module: nn.Module, labels: Any) -> None:
+    """Raise InputError if a class label is none of those that a diffusers denoiser's config counts."""
+    config: Any = getattr(module, "config", None) or {}
+    count = config.get("num_embeds_ada_norm")
+    if config.get("class_embed_type") is None:
+        count = count or config.get("num_class_embeds")
+    for label in labels if count else ():
+        if isinstance(label, str | float):
+            raise InputError(f"class label {label!r} is no whole number")
+        if not 0 <= int(label) < count:
+            raise InputError(f"class label {int(label)} is out of range: 0 to {count - 1}")
 
 
 def _keywords(denoiser: Denoiser) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tempoquant.errors import InputError
 from tempoquant.pipelines.conditional import check_arguments, run_pipeline
+from tempoquant.pipelines.conditioning import check_classes
 from tempoquant.pipelines.denoiser import Denoiser
 from tempoquant.pipelines.sampling import Observer, sample
 from tempoquant.pipelines.targets import Seen, Visit, walk
@@ -56,7 +57,9 @@ class DiffusersTarget:
     def check_conditioning(self, conditioning: Mapping[str, Any] | None, samples: int) -> None:
         """See :meth:`Target.check_conditioning`."""
         if self.conditional:
-            check_arguments(self, self._needed(conditioning), samples)
+            given = self._needed(conditioning)
+            check_arguments(self, given, samples)
+            check_classes(self.denoiser.module, given.get("class_labels", ()))
         else:
             self._refuse(conditioning)
 

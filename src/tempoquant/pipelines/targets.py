@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError
-from tempoquant.pipelines.conditioning import check_unconditional
+from tempoquant.pipelines.conditioning import check_classes, check_unconditional
 from tempoquant.pipelines.denoiser import Denoiser
 from tempoquant.pipelines.sampling import Observer, check_rows, sample
 from tempoquant.progress import Progress
@@ -127,6 +127,8 @@ class BareTarget:
         check_rows(conditioning, samples)
         if not conditioning:
             check_unconditional(self.denoiser)
+        elif "class_labels" in conditioning and conditioning["class_labels"].ndim == 1:
+            check_classes(self.denoiser.module, conditioning["class_labels"])
 
     def generate(self, samples: int | Sequence[int], **options: Any) -> Tensor:
         """See :meth:`Target.generate`; ``conditioning`` holds the denoiser's keyword tensors, N rows each."""

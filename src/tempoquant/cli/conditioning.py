@@ -1,0 +1,130 @@
+"""What conditional models draw from, as the command line gives it: prompts from a file, class labels, guidance."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from tempoquant.errors import InputError
+from tempoquant.pipelines import BareTarget, Target
+from tempoquant.quantized import QuantizedPipeline
+
+Prompts = Annotated[
+    Path | None,
+    typer.Option("--prompts", help="prompts, one a line, or a .csv or .tsv file with a column prompt; used in turn"),
+]
+Classes = Annotated[str | None, typer.Option("--classes", help="class labels, such as 0,1,2; used in turn")]
+Guidance = Annotated[
+    float | None, typer.Option("--guidance", help="guidance scale; the folder's own, else the pipeline's, if not given")
+]
+
+FLAGS = {"prompt": "--prompts FILE", "class_labels": "--classes 0,1,2"}
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def conditioning_of(
+    target: Target,
+    samples: int,
+    prompts: Path | None,
+    classes: str | None,
+    guidance: float | None,
+    quantized: QuantizedPipeline | None = None,
+) -> dict[str, Any] | None:
+    """The ``conditioning`` of ``target.generate`` for so many samples, or None for an unconditional model.
+
+    Args:
+        quantized: the folder to draw from; the guidance scale it was calibrated for stands in for one not given.
+
+    Raises:
+        InputError: a flag is missing or does not fit the model, or its value is not valid.
+    """
+    given: dict[str, Sequence[Any]] = {}
+    if prompts is not None:
+        given["prompt"] = read_prompts(prompts)
+    if classes is not None:
+        given["class_labels"] = read_classes(classes)
+    _check_flags(target, given)
+    made: dict[str, Any] = {n: [values[i % len(values)] for i in range(samples)] for n, values in given.items()}
+    if isinstance(target, BareTarget):
+        made = {name: torch.tensor(values) for name, values in made.items()}
+    scale = _guidance(target, guidance, quantized)
+    if scale is not None:
+        made["guidance_scale"] = scale
+    target.check_conditioning(made or None, samples)
+    return made or None
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a text file, or of a table's column ``prompt`` or ``Prompt``; empty ones are left out.
+
+    Raises:
+        InputError: no such file, not a text, no such column, or no prompt.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        found = _column(path, text) if path.suffix.lower() in DELIMITERS else text.splitlines()
+    except FileNotFoundError:
+        raise InputError(f"--prompts {path}: no such file") from None
+    except (UnicodeDecodeError, IsADirectoryError, csv.Error) as error:
+        raise InputError(f"--prompts {path} cannot be read as text: {error}") from None
+    prompts = [line.strip() for line in found if line.strip()]
+    if not prompts:
+        raise InputError(f"--prompts {path} holds no prompt")
+    return prompts
+
+
+def _column(path: Path, text: str) -> list[str]:
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=DELIMITERS[path.suffix.lower()])
+    names = table.fieldnames or []
+    name = next((n for n in names if n.strip() in ("prompt", "Prompt")), None)
+    if name is None:
+        raise InputError(f"--prompts {path} has no column 'prompt'; its columns are: {', '.join(names)}")
+    return [row[name] or "" for row in table]
+
+
+def read_classes(text: str) -> list[int]:
+    """Class labels, such as ``0,1,2``; InputError if they are anything else."""
+    try:
+        labels = [int(part) for part in text.split(",")]
+    except ValueError:
+        labels = [-1]
+    if min(labels) < 0:
+        raise InputError(f"--classes {text!r}: whole numbers from 0, separated by commas, are needed")
+    return labels
+
+
+def _check_flags(target: Target, given: dict[str, Sequence[Any]]) -> None:
+    bare = isinstance(target, BareTarget)
+    wanted = "class_labels" if bare else getattr(target, "condition", None)
+    for name in given:
+        if name != wanted:
+            flag = FLAGS[name].split()[0]
+            instead = f"give {FLAGS[wanted]} instead" if wanted else "it is unconditional"
+            raise InputError(f"{target.name} takes no {flag}: {instead}")
+    if not bare and wanted and wanted not in given:
+        raise InputError(f"{target.name} draws from {'prompts' if wanted == 'prompt' else 'classes'}: {_hint(wanted)}")
+    if bare and not given:
+        try:
+            target.check_conditioning(None, 1)
+        except InputError as error:
+            raise (InputError(f"{error}: {_hint(wanted)}") if f"'{wanted}'" in str(error) else error) from None
+
+
+def _hint(wanted: str | None) -> str:
+    return f"give {FLAGS[wanted or '']}"
+
+
+def _guidance(target: Target, guidance: float | None, quantized: QuantizedPipeline | None) -> float | None:
+    own = {} if quantized is None else quantized.facts.get("conditioning", {})
+    if guidance is None:
+        return own.get("guidance_scale")
+    if not target.conditional:
+        raise InputError(f"{target.name} takes no --guidance: its denoiser is called once a step")
+    if not 0 <= guidance < math.inf:
+        raise InputError(f"--guidance {guidance} is out of range: 0 or more")
+    return guidance
