@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,14 @@ def test_conditions_that_the_reader_is_shown_differ():
     # Without a second class the guidance branches differ: 1000 is the class of none.
     shown = condition_variants(resolve(dit_pipeline()), {"class_labels": [5, 5]}, steps=2, seed=0)
     assert [shown(1, variant)["class_labels"].tolist() for variant in (0, 1)] == [[5], [1000]]
+
+
+def test_a_condition_of_zeros_hides_no_sample():
+    """SDXL draws without a prompt from an embedding of zeros, for which cross-attention is zero whatever the sample."""
+    target = BareTarget(replace(labelled_denoiser(), call=lambda module, sample, timestep, text: sample))
+    texts = torch.stack([torch.zeros(2, 3), torch.ones(2, 3)])
+    shown = condition_variants(target, {"text": texts}, steps=2, seed=0)
+    assert [float(shown(1, variant)["text"].mean()) for variant in (0, 1)] == [1.0, 0.0]
 
 
 def test_nested_conditioning_is_doubled():

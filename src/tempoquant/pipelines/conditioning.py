@@ -81,7 +81,9 @@ def condition_variants(
     count = seen.sample.shape[0]
     rows = [_row(seen.conditioning, i, count) for i in range(count)]
     pairs = list(combinations(rows, 2)) or [(rows[0], rows[0])]
-    first, second = max(pairs, key=lambda pair: _differing(*pair))
+    pair = max(pairs, key=lambda pair: _differing(*pair))
+    # Most is compared under variant 0. SDXL's condition of no prompt is all zeros, whose attention shows no sample.
+    first, second = sorted(pair, key=_nonzero, reverse=True)
     variants = (first, _varied(first, second))
     return lambda batch, variant: _batch(variants[variant], batch)
 
@@ -137,6 +139,10 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
         _differing(a[name], b[name]) if isinstance(a[name], Mapping) else not torch.equal(a[name], b[name])
         for name in a
     )
+
+
+def _nonzero(row: Mapping[str, Any]) -> int:
+    return sum(_nonzero(v) if isinstance(v, Mapping) else int(v.count_nonzero()) for v in row.values())
 
 
 def _varied(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
