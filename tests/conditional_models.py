@@ -10,6 +10,7 @@ from diffusers import (
     DiTPipeline,
     DiTTransformer2DModel,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
 )
@@ -97,4 +98,37 @@ def text_pipeline(folder: Path) -> StableDiffusionPipeline:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+
+
+def large_text_pipeline(folder: Path) -> StableDiffusionXLPipeline:
+    """Its denoiser also takes a pooled prompt and the image's size, in a dictionary of their own."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    small = text_pipeline(folder)
+    config = CLIPTextConfig(**{**small.text_encoder.config.to_dict(), "num_hidden_layers": 2, "projection_dim": 8})
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=8 + 6 * 4,
+    )
+    return StableDiffusionXLPipeline(
+        vae=small.vae,
+        text_encoder=CLIPTextModel(config).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(config).eval(),
+        tokenizer=small.tokenizer,
+        tokenizer_2=small.tokenizer,
+        unet=unet.eval(),
+        scheduler=scheduler(),
+        add_watermarker=False,
     )

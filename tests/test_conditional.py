@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tempoquant
-from conditional_models import dit_pipeline, labelled_denoiser, text_pipeline
+from conditional_models import dit_pipeline, labelled_denoiser, large_text_pipeline, text_pipeline
 from tempoquant.calibration.conditions import distinct_conditions, most_conditions, temporal_inputs
 from tempoquant.cli import main
 from tempoquant.cli.conditioning import read_prompts
@@ -84,6 +84,21 @@ def test_prompts(tmp_path):
     assert made.facts["conditioning"] == {"prompt": "list", "guidance_scale": 3.0}
     stored = json.loads((tmp_path / "out" / "tempoquant.json").read_text())
     assert "d e f" not in json.dumps(stored)
+
+
+def test_prompts_with_nested_conditions(tmp_path):
+    conditioning = {"prompt": ["a b", "c", "d e f", "h"], "guidance_scale": 3.0}
+    made = check_whole_way(large_text_pipeline(tmp_path), conditioning, tmp_path)
+    # The pooled prompt joins the time embedding; its own two layers and the keys and values see the prompt alone.
+    assert made.facts["layers"] == {"image": 64, "temporal": 2, "temporal+condition": 8, "condition": 10, "constant": 0}
+    assert len(tables(made)) == 10
+
+
+def test_another_set_of_prompts_is_refused_in_one_line(tmp_path):
+    model, words = dit_pipeline(), {"out": None, "recording": tmp_path / "recording"}
+    tempoquant.quantize(model, recipe(), conditioning={"class_labels": [1, 2, 3, 4]}, **words)
+    with pytest.raises(InputError, match=r"conditioning.class_labels is \[1, 2, 3, 4\] there and \[1, 2, 3, 5\] here"):
+        tempoquant.quantize(model, recipe(), conditioning={"class_labels": [1, 2, 3, 5]}, **words)
 
 
 def test_time_steps_are_combined_with_every_condition(tmp_path):

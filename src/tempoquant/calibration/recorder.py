@@ -258,8 +258,14 @@ def _check_same(folder: Path, manifest: Mapping[str, Any], request: Mapping[str,
     for path in sorted(there.keys() | here.keys()):
         # Thread count may change the last bits of a recording, but a finished one is what it is.
         if there.get(path) != here.get(path) and not (finished and path == "threads"):
-            what = f"{path} is {there.get(path)!r} there and {here.get(path)!r} here"
+            what = f"{path} is {_short(there.get(path))} there and {_short(here.get(path))} here"
             raise InputError(f"{folder} holds another recording: {what}; choose another folder or delete it")
+
+
+def _short(value: Any) -> str:
+    """A value in one line, however many prompts it holds."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _paths(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
