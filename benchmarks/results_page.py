@@ -85,8 +85,8 @@ def ablation_fashion32(found: dict[str, Any]) -> str:
     text = f"{text}{table(('', 'PSNR dB', 'SQNR dB', 'temporal cosine', 'least', 'mismatch'), rows)}\n"
     return text + (
         "Turning either part off makes the temporal features worse; TIAR matters most. At `fast`, layers are rounded "
-        'one by one, so "Prev" does not yet pull temporal layers towards block outputs as in the paper. PSNR does not rank '
-        "these rows at so few images: image activations at 8 bits set its level.\n"
+        'one by one, so "Prev" does not yet pull temporal layers towards block outputs as in the paper. PSNR does not '
+        "rank these rows at so few images: image activations at 8 bits set its level.\n"
     )
 
 
