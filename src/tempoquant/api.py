@@ -72,16 +72,18 @@ def quantize(
             quantized = run_job(target, recipe, weights, trajectories, progress or Silent(), given)
         facts = _facts(target, quantized, given)
         result = QuantizedPipeline(target.with_module(quantized.module), quantized.blueprint, quantized.clock, facts)
+        result.use_engine("auto")
         if place is not None:
             result.save_pretrained(place, overwrite=overwrite)
     return result
 
 
-def load(folder: Path | str, *, denoiser: Denoiser | None = None) -> QuantizedPipeline:
+def load(folder: Path | str, *, denoiser: Denoiser | None = None, engine: str = "auto") -> QuantizedPipeline:
     """Load a quantized folder; its images equal those before saving, bit for bit.
 
     Args:
         denoiser: the float denoiser to fill, for a folder that was made from a bare one.
+        engine: what computes its layers: "integer", "simulation", or "auto" for the fastest that is right here.
 
     Raises:
         FormatError: not ours, incomplete, tampered with, or of a newer format.
@@ -97,7 +99,9 @@ def load(folder: Path | str, *, denoiser: Denoiser | None = None) -> QuantizedPi
     facts = read_evidence(root)
     module, blueprint, clock = read_component(root / component, _builder(component, denoiser, root))
     target = _around(root, component, module, denoiser)
-    return QuantizedPipeline(target, blueprint, clock, facts)
+    result = QuantizedPipeline(target, blueprint, clock, facts)
+    result.use_engine(engine)
+    return result
 
 
 def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[[dict[str, Any]], nn.Module]:

@@ -11,6 +11,7 @@ from tempoquant.checkpoint.tensors import plain_state
 from tempoquant.intervals import Clock
 from tempoquant.pipelines import Denoiser, Target
 from tempoquant.recipe import Recipe
+from tempoquant.runtime import use_engine
 from tempoquant.workplace import check_output, partial_of, publish
 
 
@@ -39,6 +40,14 @@ class QuantizedPipeline:
     def pipeline(self) -> Any:
         """The diffusers pipeline around the quantized denoiser, or None for a bare denoiser."""
         return getattr(self.target, "pipe", None)
+
+    def use_engine(self, engine: str) -> dict[str, str]:
+        """Choose what computes the quantized layers; see :func:`tempoquant.runtime.use_engine`.
+
+        Returns:
+            What runs each layer, by name.
+        """
+        return use_engine(self.denoiser.module, engine)
 
     def generate(self, samples: int, **options: Any) -> Tensor:
         """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Target.generate`."""

@@ -12,6 +12,7 @@ from tempoquant.errors import InputError
 from tempoquant.pipelines import BareTarget, Denoiser, Target, resolve
 from tempoquant.progress import Progress, RichProgress
 from tempoquant.quantized import QuantizedPipeline
+from tempoquant.runtime import ENGINES
 
 Model = Annotated[str, typer.Argument(help="fashion32, a diffusers folder, a hub id, or FILE.py:FACTORY")]
 Folder = Annotated[str, typer.Argument(help="a folder that `tempoquant quantize` wrote, or a full-precision model")]
@@ -21,6 +22,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="also write the result
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace existing output")]
 Steps = Annotated[int | None, typer.Option(help="sampling steps; the folder's own schedule if not given")]
 Sampler = Annotated[str | None, typer.Option(help="ddim, plms, dpm++ or ddpm; the model's own if not given")]
+Engine = Annotated[str, typer.Option(help=f"what computes quantized layers: {', '.join(ENGINES)}")]
 BatchSize = Annotated[int, typer.Option(help="samples computed together")]
 
 DEFAULT_STEPS = 50
@@ -32,10 +34,10 @@ def progress() -> Progress:
     return RichProgress()
 
 
-def open_model(name: str, factory: str | None = None) -> tuple[Target, QuantizedPipeline | None]:
+def open_model(name: str, factory: str | None = None, engine: str = "auto") -> tuple[Target, QuantizedPipeline | None]:
     """The model called ``name``, and the quantized pipeline around it if it is a quantized folder."""
     if is_quantized(Path(name)):
-        quantized = load(name, denoiser=None if factory is None else bare_denoiser(factory))
+        quantized = load(name, denoiser=None if factory is None else bare_denoiser(factory), engine=engine)
         return quantized.target, quantized
     return resolve(name), None
 
