@@ -3,6 +3,7 @@
 import copy
 import os
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ from tempoquant.numerics import QParams, affine_qparams, quantize
 from tempoquant.numerics.weights import nearest, weight_qparams
 from tempoquant.runtime import bytes as byte_pass
 from tempoquant.runtime import engine_report, use_engine
-from tempoquant.runtime.bytes import quantized_bytes
+from tempoquant.runtime.bytes import centred_floats, compiled_passes, quantized_bytes
 from tempoquant.runtime.check import integers_are_exact
 from tempoquant.runtime.native import IntegerKernel, unsuitable
 from tiny import small_recipe, unet_pipeline
@@ -197,6 +198,7 @@ def test_the_check_finds_integers_that_saturate():
     assert run.stdout.strip() == "False"
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided", "sliced"])
 def test_bytes_are_those_of_quantize_with_and_without_a_compiler(layout, monkeypatch):
     x = draw(3, 6, 8, 10) * 4
@@ -205,17 +207,18 @@ def test_bytes_are_those_of_quantize_with_and_without_a_compiler(layout, monkeyp
     x = (views | {"contiguous": x, "sliced": x[:, 2:4]})[layout]
     interval = ConstantInterval(QParams(torch.tensor(0.05), torch.tensor(3), 0, 63), 6)()
     wanted = quantize(x, interval.s_in, interval.zero, 0, 63)
-    made = [quantized_bytes(x, interval)]
-    monkeypatch.setattr(byte_pass, "_one_pass", lambda: None)
-    made.append(quantized_bytes(x, interval))
-    for q in made:
+    assert compiled_passes() is not None
+    for passes in (compiled_passes, lambda: None):
+        monkeypatch.setattr(byte_pass, "compiled_passes", passes)
+        q = quantized_bytes(x, interval)
         assert q.dtype == torch.uint8
         assert torch.equal(q.float(), wanted)
+        assert torch.equal(centred_floats(x, interval), wanted - 3)
 
 
 def test_without_a_compiler_there_is_no_compiled_pass(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for compiler in ("", "no-such-compiler", "false"):
         monkeypatch.setenv(byte_pass.COMPILER, compiler)
-        assert byte_pass._one_pass.__wrapped__() is None
+        assert compiled_passes.__wrapped__() is None
     assert not list(tmp_path.glob("**/*.so"))

@@ -9,12 +9,12 @@ import tempfile
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tempoquant.intervals import Interval
+from tempoquant.layers.simulation import quantized_input
 
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC")
 COMPILER = "TEMPOQUANT_CC"
@@ -23,23 +23,38 @@ COMPILER = "TEMPOQUANT_CC"
 
 def quantized_bytes(x: Tensor, interval: Interval) -> Tensor:
     """``clamp(round(x / s) + z, q_min, q_max)`` as uint8, laid out as ``x``; the interval's fields have shape ()."""
-    x = x.float()
+    made = _in_one_pass("tempoquant_bytes", x, interval, torch.uint8)
+    if made is not None:
+        return made
+    # Bounds as numbers: with tensors torch takes ten times as long.
     low, high = float(interval.q_min), float(interval.q_max)
-    one_pass = _one_pass()
-    q = torch.empty_like(x, dtype=torch.uint8)
-    if one_pass is None:
-        # Bounds as numbers: with tensors torch takes ten times as long.
-        return q.copy_((x / interval.s_in).round_().add_(interval.zero).clamp_(low, high))
+    return (x.float() / interval.s_in).round_().add_(interval.zero).clamp_(low, high).to(torch.uint8)
+
+
+def centred_floats(x: Tensor, interval: Interval) -> Tensor:
+    """:func:`~tempoquant.layers.simulation.quantized_input`, in one pass where it can be."""
+    made = None if interval.s_in.dim() else _in_one_pass("tempoquant_centred", x, interval, torch.float32)
+    return quantized_input(x, interval) if made is None else made
+
+
+def _in_one_pass(name: str, x: Tensor, interval: Interval, dtype: torch.dtype) -> Tensor | None:
+    """The result of a compiled pass over ``x``; None without a compiler, or away from the processor."""
+    library = compiled_passes()
+    if library is None or x.device.type != "cpu":
+        return None
+    x = x.float()
+    q = torch.empty_like(x, dtype=dtype)
     if q.stride() != x.stride():
         x = x.contiguous()
-        q = torch.empty_like(x, dtype=torch.uint8)
-    one_pass(x.data_ptr(), q.data_ptr(), x.numel(), float(interval.s_in), float(interval.zero), low, high)
+        q = torch.empty_like(x, dtype=dtype)
+    scale, zero, low, high = (float(field) for field in (interval.s_in, interval.zero, interval.q_min, interval.q_max))
+    getattr(library, name)(x.data_ptr(), q.data_ptr(), x.numel(), scale, zero, low, high)
     return q
 
 
 @cache
-def _one_pass() -> Any:
-    """The compiled pass, made at first use and kept in the user's cache; None without a compiler."""
+def compiled_passes() -> ctypes.CDLL | None:
+    """The passes of ``quantize.c``, compiled at first use and kept in the user's cache; None without a compiler."""
     compiler = os.environ.get(COMPILER, "cc")
     if not compiler:
         return None
@@ -48,10 +63,11 @@ def _one_pass() -> Any:
         library = ctypes.CDLL(str(_built(compiler, source)))
     except (OSError, subprocess.SubprocessError):
         return None
-    function = library.tempoquant_quantize
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_float] * 4]
-    function.restype = None
-    return function
+    for name in ("tempoquant_bytes", "tempoquant_centred"):
+        function = getattr(library, name)
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_float] * 4]
+        function.restype = None
+    return library
 
 
 def _built(compiler: str, source: Path) -> Path:

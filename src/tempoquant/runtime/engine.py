@@ -5,7 +5,9 @@ import warnings
 from torch import nn
 
 from tempoquant.errors import unknown
-from tempoquant.layers import QuantizedLayer, simulate
+from tempoquant.layers import QuantizedLayer, QuantizedProduct, simulate
+from tempoquant.layers.simulation import quantized_input
+from tempoquant.runtime.bytes import centred_floats
 from tempoquant.runtime.check import integers_are_exact
 from tempoquant.runtime.native import IntegerKernel, unsuitable
 
@@ -33,6 +35,8 @@ def use_engine(module: nn.Module, engine: str = "auto") -> dict[str, str]:
         warnings.warn("this processor's int8 operators are not exact: layers are simulated in float", stacklevel=2)
     for layer in _layers(module).values():
         layer.kernel = IntegerKernel() if integer and unsuitable(layer) is None else simulate
+    for product in (part for part in module.modules() if isinstance(part, QuantizedProduct)):
+        product.centred = centred_floats if integer else quantized_input
     return engine_report(module)
 
 
