@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from tempoquant.api import COMPONENTS, load
-from tempoquant.errors import InputError
+from tempoquant.errors import InputError, unknown
 from tempoquant.pipelines import BareTarget, Denoiser, Target, resolve
 from tempoquant.progress import Progress, RichProgress
 from tempoquant.quantized import QuantizedPipeline
@@ -36,6 +36,8 @@ def progress() -> Progress:
 
 def open_model(name: str, factory: str | None = None, engine: str = "auto") -> tuple[Target, QuantizedPipeline | None]:
     """The model called ``name``, and the quantized pipeline around it if it is a quantized folder."""
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
     if is_quantized(Path(name)):
         quantized = load(name, denoiser=None if factory is None else bare_denoiser(factory), engine=engine)
         return quantized.target, quantized
