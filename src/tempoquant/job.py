@@ -19,7 +19,7 @@ from tempoquant.calibration.store import Store
 from tempoquant.checkpoint import Blueprint
 from tempoquant.graph import DenoiserGraph, Probe, TemporalProgram, Unit, read_denoiser, temporal_program
 from tempoquant.intervals import Clock
-from tempoquant.layers import install_attention, install_layers
+from tempoquant.layers import install_attention, install_layers, install_splits
 from tempoquant.pipelines import Denoiser, Target, build_scheduler, condition_variants, set_steps
 from tempoquant.progress import Progress
 from tempoquant.randomness import generator
@@ -28,6 +28,7 @@ from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import effort
 from tempoquant.reconstruction.lockstep import doubled
 from tempoquant.reconstruction.plan import LayerPlan, plan_layers
+from tempoquant.reconstruction.split import shortcut_splits, split_graph, split_plans
 from tempoquant.reconstruction.tiar import tiar
 from tempoquant.reconstruction.weights import WeightStage, reconstruct_units, round_nearest
 
@@ -38,7 +39,7 @@ class Quantized:
 
     Attributes:
         module: the module; its clock is attached.
-        graph: what was read from the original. timings: seconds by stage.
+        graph: what was read from the original, with the parts of split layers in their place. timings: seconds by stage.
     """
 
     module: nn.Module
@@ -68,10 +69,13 @@ def run_job(
     with _timed(timings, "read"):
         graph = read_denoiser(probe)
         plans = plan_layers(graph, recipe)
+        splits = shortcut_splits(probe.module, graph, plans) if recipe.weights.split_shortcuts else {}
+        graph, plans = split_graph(graph, splits), split_plans(plans, splits)
     with _timed(timings, "record"):
         store = record_trajectories(target, recipe, recording, progress, conditioning)
     clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
     module = copy.deepcopy(target.denoiser.module).eval().requires_grad_(False)
+    install_splits(module, splits)
     denoiser = replace(target.denoiser, module=module)
     stage = weight_stage(module, graph, recipe, plans, UnitCache(units, unit_identity(store, recipe, plans)), progress)
     attention = install_attention(module, graph.attention) if recipe.attention.quantize else {}
@@ -91,7 +95,7 @@ def run_job(
         others = {n: layer for n, layer in stage.layers.items() if not plans[n].temporal}
         calibrate_activations(denoiser, store, clock, others, bits, attention, recipe, progress)
     found = graph.attention if recipe.attention.quantize else ()
-    blueprint = Blueprint(recipe, graph.time_argument, graph.shared, graph.projections, found)
+    blueprint = Blueprint(recipe, graph.time_argument, graph.shared, graph.projections, found, splits)
     return Quantized(module, blueprint, clock, graph, timings)
 
 

@@ -53,12 +53,16 @@ class Override(Part):
 
 
 class Weights(Part):
-    """Weight quantization. ``symmetric`` unset: symmetric at 8 bits and more, asymmetric below."""
+    """Weight quantization. ``symmetric`` unset: symmetric at 8 bits and more, asymmetric below.
+
+    ``split_shortcuts``: a layer whose input is two tensors side by side gets a grid for each (Q-Diffusion).
+    """
 
     bits: int = 4
     symmetric: bool | None = None
     range: Literal["minmax", "mse"] = "mse"
     rounding: Literal["nearest", "reconstruct"] = "reconstruct"
+    split_shortcuts: bool = False
 
     _bits = field_validator("bits")(_check_bits)
 

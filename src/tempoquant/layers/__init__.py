@@ -4,6 +4,7 @@ from tempoquant.layers.attention import AttentionProducts, QuantizedProduct
 from tempoquant.layers.install import install_attention, install_layers
 from tempoquant.layers.layer import QuantConv2d, QuantizedLayer, QuantLinear, to_quantized
 from tempoquant.layers.simulation import simulate
+from tempoquant.layers.split import SplitLayer, install_splits
 
 __all__ = [
     "AttentionProducts",
@@ -11,8 +12,10 @@ __all__ = [
     "QuantLinear",
     "QuantizedLayer",
     "QuantizedProduct",
+    "SplitLayer",
     "install_attention",
     "install_layers",
+    "install_splits",
     "simulate",
     "to_quantized",
 ]
