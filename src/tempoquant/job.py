@@ -16,6 +16,7 @@ from tempoquant.calibration.conditions import most_conditions, temporal_inputs
 from tempoquant.calibration.finite_set import finite_set_calibration
 from tempoquant.calibration.recorder import record
 from tempoquant.calibration.store import Store
+from tempoquant.calibration.temporal_cache import cache_features
 from tempoquant.checkpoint import Blueprint
 from tempoquant.graph import DenoiserGraph, Probe, TemporalProgram, Unit, read_denoiser, temporal_program
 from tempoquant.intervals import Clock
@@ -39,7 +40,7 @@ class Quantized:
 
     Attributes:
         module: the module; its clock is attached.
-        graph: what was read from the original, with the parts of split layers in their place. timings: seconds by stage.
+        graph: what was read from the original, split layers as their parts. timings: seconds by stage.
     """
 
     module: nn.Module
@@ -92,6 +93,7 @@ def run_job(
         per_step = recipe.temporal.calibration == "finite-set"
         block = {n: module.get_submodule(n) for n in program.layers}
         finite_set_calibration(program, externals, rows, clock, block, temporal, per_step)
+        cache_features(module, program, externals, clock, recipe.temporal, lambda: first_call(denoiser, store))
         others = {n: layer for n, layer in stage.layers.items() if not plans[n].temporal}
         calibrate_activations(denoiser, store, clock, others, bits, attention, recipe, progress)
     found = graph.attention if recipe.attention.quantize else ()
@@ -210,6 +212,12 @@ def reconstruction_rows(store: Store, recipe: Recipe) -> tuple[Tensor, Tensor]:
     chosen = (torch.arange(count) * steps) // count if count <= steps else torch.arange(count) % steps
     samples = torch.cat([torch.randperm(store.samples, generator=draw) for _ in range(-(-count // store.samples))])
     return chosen, samples[:count]
+
+
+def first_call(denoiser: Denoiser, store: Store) -> Tensor:
+    """What the denoiser makes of the first recorded input."""
+    sample, timestep, conditioning = store.read(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    return denoiser(sample, timestep, **conditioning)
 
 
 @contextmanager

@@ -91,11 +91,22 @@ class Temporal(Part):
 
     ``reconstruction``: ``tiar`` against their own outputs, ``block`` inside the blocks they belong to (the papers'
     "Prev"), ``nearest`` (their "Freeze"). ``calibration``: ``finite-set`` gives one exact interval a step,
-    ``constant`` one for all.
+    ``constant`` one for all. ``cache`` stores what they put out at every step, and looks it up instead of computing it:
+    the full-precision features or the quantized layers' own; ``always``, or for each projection that has the least
+    error so.
     """
 
     reconstruction: Literal["tiar", "block", "nearest"] = "tiar"
     calibration: Literal["finite-set", "constant"] = "finite-set"
+    cache: Literal["float16", "int8"] | None = None
+    cache_choice: Literal["always", "least-error"] = "always"
+    cache_features: Literal["full-precision", "quantized"] = "full-precision"
+
+    @property
+    def never_runs(self) -> bool:
+        """Whether the temporal layers need no quantization: nothing that they compute is used."""
+        always = self.cache is not None and self.cache_choice == "always"
+        return always and self.cache_features == "full-precision"
 
 
 class Calibration(Part):

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
 from tempoquant.intervals import ConstantInterval, IntervalProvider, TableInterval
@@ -56,6 +57,7 @@ class Blueprint:
                 for name, layer in quantized_layers(module).items()
             },
             "splits": dict(self.splits),
+            "stand_ins": described_stand_ins(module),
             "attention": [asdict(product) for product in self.attention],
             "operands": {
                 name: {operand: index[id(p)] for operand, p in product.intervals.items()}

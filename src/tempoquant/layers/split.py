@@ -55,7 +55,7 @@ def install_splits(module: nn.Module, splits: Mapping[str, int]) -> None:
             setattr(parent, child, parts)
 
 
-def _part(layer: nn.Linear | nn.Conv2d, start: int, stop: int, bias: nn.Parameter | None) -> nn.Linear | nn.Conv2d:
+def _part(layer: nn.Linear | nn.Conv2d, start: int, stop: int, bias: Any) -> nn.Linear | nn.Conv2d:
     """The layer over input channels ``start`` to ``stop``."""
     part: nn.Linear | nn.Conv2d
     if isinstance(layer, nn.Conv2d):

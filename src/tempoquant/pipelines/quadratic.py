@@ -28,6 +28,12 @@ class QuadraticDDIMScheduler(DDIMScheduler):
     Dhariwal 2021, section 4).
     """
 
+    config: Any
+    alphas_cumprod: Tensor
+    final_alpha_cumprod: Any
+    _respaced: Any
+    _position: int | None = None
+
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """Set ``timesteps``, (S,) int64, descending."""
         offset = self.config.steps_offset
@@ -40,7 +46,7 @@ class QuadraticDDIMScheduler(DDIMScheduler):
         self._respaced.alphas_cumprod = self.alphas_cumprod[visited]
         self._respaced.final_alpha_cumprod = self.final_alpha_cumprod
         self._respaced.set_timesteps(num_inference_steps)
-        self._position: int | None = None
+        self._position = None
 
     def step(
         self,
