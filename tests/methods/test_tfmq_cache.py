@@ -118,15 +118,11 @@ def test_temporal_cosine_is_bounded_by_float16_alone(made):
 def test_the_nearer_one_is_chosen():
     full = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     # Squared errors over all rows: 0.04 + 0.01, and 0.04.
-    assert cache_is_nearer(
-        full, full + torch.tensor([[0.2, 0.0], [0.0, 0.1]]), full + torch.tensor([[0.0, 0.2], [0, 0]])
-    )
-    assert not cache_is_nearer(
-        full, full + torch.tensor([[0.0, 0.2], [0, 0]]), full + torch.tensor([[0.2, 0], [0, 0.1]])
-    )
+    two, one = full + torch.tensor([[0.2, 0.0], [0.0, 0.1]]), full + torch.tensor([[0.0, 0.2], [0.0, 0.0]])
+    assert cache_is_nearer(full, own=two, cached=one) and not cache_is_nearer(full, own=one, cached=two)
     # An error at one step counts, however good the others are.
-    assert not cache_is_nearer(full, full + 0.1, full + torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
-    assert cache_is_nearer(full, full, full)
+    assert not cache_is_nearer(full, own=full + 0.1, cached=full + torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+    assert cache_is_nearer(full, own=full, cached=full)
 
 
 def test_selection_takes_the_cache_where_it_is_nearer_and_keeps_the_layer_elsewhere(monkeypatch):
@@ -213,15 +209,26 @@ def test_the_folder_holds_features_in_the_place_of_weights(method, tmp_path):
     assert whole["features"] == 0
 
 
-def test_a_folder_without_its_features_is_refused(tmp_path):
-    tempoquant.quantize(unet_pipeline(), small_recipe("tfmq-cache"), out=tmp_path / "out")
+DAMAGE = {
+    "a longer feature": ("time_out", {"shape": [99]}, r"tempoquant\.features' is missing or too short"),
+    "a shorter feature": ("time_out", {"shape": [2]}, r"tempoquant\.features' is longer"),
+    "another storage": ("time_out", {"storage": "int8"}, r"features of 'time_out' are torch.float16, not int8"),
+    "no such storage": ("time_out", {"storage": "float99"}, "float99"),
+    "no such layer": ("nobody", {"storage": None, "shape": [1], "parameters": 1}, "nobody"),
+}
+
+
+@pytest.mark.parametrize(("layer", "change", "said"), DAMAGE.values(), ids=DAMAGE)
+def test_a_folder_whose_features_do_not_fit_is_refused(layer, change, said, tmp_path):
+    tempoquant.quantize(bare_denoiser(), small_recipe("tfmq-cache"), out=tmp_path / "out")
     (tmp_path / "out" / "tempoquant.json").unlink()
-    path = Path(tmp_path / "out" / "unet" / "config.json")
+    path = Path(tmp_path / "out" / "denoiser" / "config.json")
     config = json.loads(path.read_text())
-    config["quantization_config"]["stand_ins"]["mid_block.resnets.0.time_emb_proj"]["shape"] = [99]
+    config["quantization_config"]["stand_ins"].setdefault(layer, {}).update(change)
     path.write_text(json.dumps(config))
-    with pytest.warns(UserWarning, match="unverified"), pytest.raises(FormatError, match=r"tempoquant\.features"):
-        tempoquant.load(tmp_path / "out")
+    with pytest.warns(UserWarning, match="unverified"), pytest.raises(FormatError, match=said) as caught:
+        tempoquant.load(tmp_path / "out", denoiser=bare_denoiser())
+    assert "\n" not in str(caught.value)
 
 
 def test_features_that_follow_a_condition_are_refused_before_anything_is_recorded(tmp_path):

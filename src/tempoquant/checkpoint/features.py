@@ -7,8 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
+from tempoquant.errors import FormatError
 from tempoquant.intervals import Clock, TemporalTable
 from tempoquant.layers import CachedLayer, StandIn, UnreadLayer, stand_ins
+
+DTYPES = {"float16": torch.float16, "int8": torch.uint8}
 
 
 def described_stand_ins(module: nn.Module) -> dict[str, dict[str, Any]]:
@@ -42,7 +45,7 @@ def stored_stand_ins(
     """The inverse of :func:`described_stand_ins` and :func:`feature_tensors`.
 
     Raises:
-        FormatError: a tensor is missing, or has not the length that these layers need.
+        FormatError: a tensor is missing, or has not the type and length that these layers need.
     """
     reader, rows = Reader(tensors), len(clock)
     made: dict[str, StandIn] = {}
@@ -52,6 +55,8 @@ def stored_stand_ins(
             made[name] = UnreadLayer(shape, entry["parameters"])
             continue
         values = reader.take("features", rows * torch.Size(shape).numel()).view(rows, *shape)
+        if values.dtype != DTYPES[entry["storage"]]:
+            raise FormatError(f"the stored features of {name!r} are {values.dtype}, not {entry['storage']}")
         vectors = ("feature_scale", "feature_zero") if entry["storage"] == "int8" else ()
         table = TemporalTable(values, clock, *(reader.take(vector, rows) for vector in vectors))
         made[name] = CachedLayer(table, entry["parameters"])

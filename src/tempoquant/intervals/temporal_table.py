@@ -8,7 +8,6 @@ from tempoquant.intervals.clock import Clock
 from tempoquant.intervals.interval import TableInterval
 from tempoquant.numerics import affine_qparams, dequantize, quantize
 
-STORAGES = ("float16", "int8")
 BITS = 8
 
 
