@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 from torch import nn
 
 from tempoquant.checkpoint import read_component, read_evidence
@@ -17,6 +18,7 @@ from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Quantized, run_job
 from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, resolve, state_hash
+from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
 from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
@@ -42,7 +44,7 @@ def quantize(
 
     Args:
         model: ``"fashion32"``, a diffusers folder, a hub id, ``"FILE.py:FACTORY"``, a diffusers pipeline, or a
-            :class:`~tempoquant.Denoiser`. Never changed.
+            :class:`~tempoquant.Denoiser`. Never changed; one in half precision is quantized as a float32 copy.
         recipe: how; see :func:`tempoquant.method_recipe`.
         out: folder to write the result to, with resumable work beside it in ``out.partial``.
         recording: folder of recorded trajectories to make or reuse, so that several recipes share one.
@@ -56,21 +58,20 @@ def quantize(
         InputError: an argument is not valid; said before any long work.
         NumericsError: the denoiser returned NaN or infinity.
     """
-    target = resolve(model)
-    target.check_conditioning(conditioning, recipe.calibration.samples)
+    target = in_float32(resolve(model))
+    given = conditioning_in_float32(conditioning)
+    target.check_conditioning(given, recipe.calibration.samples)
     place = None if out is None else Path(out)
     if place is not None:
         check_output(place, overwrite, resume)
     with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
         trajectories = work / "recording" if recording is None else Path(recording)
         weights = work / "units" if units is None else Path(units)
-        quantized = run_job(target, recipe, weights, trajectories, progress or Silent(), conditioning)
-        result = QuantizedPipeline(
-            target.with_module(quantized.module),
-            quantized.blueprint,
-            quantized.clock,
-            _facts(target, quantized, conditioning),
-        )
+        # Rounding is learned by gradients, which a caller's inference mode would forbid.
+        with torch.inference_mode(False):
+            quantized = run_job(target, recipe, weights, trajectories, progress or Silent(), given)
+        facts = _facts(target, quantized, given)
+        result = QuantizedPipeline(target.with_module(quantized.module), quantized.blueprint, quantized.clock, facts)
         if place is not None:
             result.save_pretrained(place, overwrite=overwrite)
     return result
