@@ -82,6 +82,8 @@ def test_the_temporal_layers_are_gone(made):
         found = stand_ins(module)
         assert {n for n, part in found.items() if isinstance(part, CachedLayer)} == {*blueprint.projections}
         assert [n for n, part in found.items() if isinstance(part, UnreadLayer)] == TIME_MLP
+        storage = dict.fromkeys(blueprint.projections, "int8" if "int8" in name else "float16")
+        assert made[name].facts["cached_layers"] == storage | dict.fromkeys(TIME_MLP, "never read")
         assert not any(n.startswith((*blueprint.projections, *TIME_MLP)) for n, _ in module.named_parameters())
         others = [n for n, part in module.named_modules() if isinstance(part, QuantizedLayer)]
         assert len(others) == 41 and all(module.get_submodule(n).weight.dtype == torch.int8 for n in others)
