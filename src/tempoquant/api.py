@@ -14,6 +14,7 @@ from tempoquant.checkpoint import read_component, read_evidence
 from tempoquant.checkpoint.blueprint import quantized_products
 from tempoquant.checkpoint.component import read_config
 from tempoquant.checkpoint.evidence import machine
+from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Quantized, run_job
@@ -158,6 +159,7 @@ def _facts(target: Target, quantized: Quantized, conditioning: Mapping[str, Any]
             name: {operand: interval.bits for operand, interval in product.intervals.items()}
             for name, product in quantized_products(quantized.module).items()
         },
+        "cached_layers": {n: s["storage"] or "never read" for n, s in described_stand_ins(quantized.module).items()},
         "unreached_products": list(quantized.graph.unreached),
         "machine": machine(),
         "timings": quantized.timings,

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, write_component, write_evidence
-from tempoquant.checkpoint.tensors import plain_state
-from tempoquant.intervals import Clock
+from tempoquant.checkpoint.tensors import full_bytes
+from tempoquant.intervals import Clock, has_tables
 from tempoquant.pipelines import Denoiser, Target
 from tempoquant.recipe import Recipe
 from tempoquant.runtime import use_engine
@@ -25,6 +25,7 @@ class QuantizedPipeline:
 
     def __init__(self, target: Target, blueprint: Blueprint, clock: Clock, facts: dict[str, Any]):
         self.target, self.blueprint, self.clock, self.facts = target, blueprint, clock, facts
+        target.denoiser.recorded = clock.timesteps if has_tables(target.denoiser.module) else None
 
     @property
     def recipe(self) -> Recipe:
@@ -81,8 +82,7 @@ class QuantizedPipeline:
         self.target.save_shell(folder)
         component = folder / self.target.component
         write_component(component, self.denoiser.module, self.blueprint, self.clock)
-        full = sum(4 * tensor.numel() for tensor in plain_state(self.denoiser.module).values())
-        size = component_sizes(component, full)
+        size = component_sizes(component, full_bytes(self.denoiser.module))
         self.facts["size"] = size.to_dict()
         write_evidence(folder, self.facts)
         return size

@@ -21,7 +21,8 @@ Seed = Annotated[int, typer.Option(help="seed of the initial noise")]
 Json = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace existing output")]
 Steps = Annotated[int | None, typer.Option(help="sampling steps; the folder's own schedule if not given")]
-Sampler = Annotated[str | None, typer.Option(help="ddim, plms, dpm++ or ddpm; the model's own if not given")]
+SAMPLER_HELP = "ddim, ddim-quadratic, plms, dpm++ or ddpm; the model's own if not given"
+Sampler = Annotated[str | None, typer.Option(help=SAMPLER_HELP)]
 Engine = Annotated[str, typer.Option(help=f"what computes quantized layers: {', '.join(ENGINES)}")]
 BatchSize = Annotated[int, typer.Option(help="samples computed together")]
 
