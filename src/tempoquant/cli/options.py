@@ -21,6 +21,9 @@ Json = Annotated[Path | None, typer.Option("--json", help="also write the result
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace existing output")]
 Steps = Annotated[int | None, typer.Option(help="sampling steps; the folder's own schedule if not given")]
 Sampler = Annotated[str | None, typer.Option(help="ddim, plms, dpm++ or ddpm; the model's own if not given")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="a Python file with methods of your own; may be repeated")
+]
 BatchSize = Annotated[int, typer.Option(help="samples computed together")]
 
 DEFAULT_STEPS = 50
