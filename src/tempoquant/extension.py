@@ -111,5 +111,5 @@ WEIGHT_ROUNDINGS = Registry(
 )
 """``weights.rounding``: ``f(weight (C, K), qparams, quantized (M, K), full (M, K)) -> integers (C, K), qparams`` of one
 layer. ``qparams`` is the grid (scale and zero (C,), q_min, q_max); ``quantized`` and ``full`` are the same M of the
-layer's input vectors in the partly quantized and in the full-precision network. ``integers`` are ``q - z``; the scale of
-the returned grid may be another."""
+layer's input vectors in the partly quantized and in the full-precision network. ``integers`` are ``q - z``; the scale
+of the returned grid may be another."""
