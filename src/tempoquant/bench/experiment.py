@@ -206,7 +206,7 @@ def _find(named: str) -> Path:
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """A file's entries, upon those of the experiment it extends."""
+    """A file's entries, upon those of the experiments it extends: one, or several of which later ones win."""
     if path.resolve() in seen:
         raise InputError(f"{path.name}: extends itself")
     try:
@@ -216,11 +216,12 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{path} holds no mapping of experiment entries")
     _beside(data, path)
-    base = data.pop("extends", None)
-    if base is None:
-        return data
-    near = path.with_name(f"{base}.yaml" if not str(base).endswith((".yaml", ".yml")) else str(base))
-    return merged(_read(near if near.is_file() else _find(str(base)), (*seen, path.resolve())), data)
+    bases = data.pop("extends", [])
+    below: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        near = path.with_name(str(base)).with_suffix(".yaml")
+        below = merged(below, _read(near if near.is_file() else _find(str(base)), (*seen, path.resolve())))
+    return merged(below, data)
 
 
 def _beside(data: dict[str, Any], path: Path) -> None:
