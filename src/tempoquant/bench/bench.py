@@ -76,7 +76,7 @@ def run_bench(
     found = results.by_id
     named_runs = ((run, shared.identities[run.name]) for run in runs)
     records = [found[identity] | {"label": run.label} for run, identity in named_runs if identity in found]
-    return Outcome(records, write_tables(experiment, named, records, out), failures, before)
+    return Outcome(records, write_tables(experiment, shared.target.name, records, out), failures, before)
 
 
 def _do(runs: list[Run], shared: Shared, results: Records, setup: Setup, jobs: int) -> dict[str, str]:

@@ -82,6 +82,7 @@ class Judge:
         return {
             "id": task.identity,
             "experiment": experiment.name,
+            "model": self.target.name,
             "label": task.run.label,
             "method": recipe.method,
             "reading": recipe.reading,
@@ -92,6 +93,7 @@ class Judge:
             "engine": integer_engine(recipe),
             "seconds": seconds,
             "size": _size(quantized),
+            "evaluation": experiment.evaluation.model_dump(mode="json"),
             "paired": _plain(metrics),
             "distribution": found,
             "recipe": recipe.model_dump(mode="json"),

@@ -44,7 +44,7 @@ def write_tables(experiment: Experiment, model: str, records: Sequence[Record], 
     """Write ``table.md``, ``table.tex`` and ``table.csv`` into ``out``; nothing if there are no records.
 
     Args:
-        model: what was quantized, as the user calls it.
+        model: the name of what was quantized.
     """
     if not records:
         return []
