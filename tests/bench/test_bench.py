@@ -11,66 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from bench_models import ENTRIES
 
-from tempoquant.bench import Experiment, load_experiment, run_bench
+from tempoquant.bench import Experiment, run_bench
 from tempoquant.bench.records import Records
-from tempoquant.cli import main
 from tempoquant.bench.truth import conditioning_of
 from tempoquant.errors import InputError
 from tempoquant.evaluation import EXTRACTORS
 from tempoquant.pipelines import resolve
-
-MODEL = """
-import torch
-from diffusers import DDIMScheduler, UNet2DModel
-from torch import nn
-
-from tempoquant import Denoiser
-
-
-class Small(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.time_in, self.time_out = nn.Linear(4, 8), nn.Linear(8, 8)
-        self.first, self.middle = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-        self.last = nn.Conv2d(8, 1, 3, padding=1)
-
-    def forward(self, sample, timestep):
-        angle = timestep.float()[:, None] / torch.tensor([1.0, 100.0])
-        emb = self.time_out(nn.functional.silu(self.time_in(torch.cat([angle.sin(), angle.cos()], 1))))
-        hidden = nn.functional.silu(self.first(sample) + emb[:, :, None, None])
-        return self.last(nn.functional.silu(self.middle(hidden)) + hidden)
-
-
-def make():
-    torch.manual_seed(0)
-    return Denoiser(Small().eval(), DDIMScheduler(num_train_timesteps=100, clip_sample=False), (1, 16, 16), name="small")
-
-
-def labelled():
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
-    unet = UNet2DModel(
-        sample_size=16, in_channels=1, out_channels=1, layers_per_block=1, norm_num_groups=4, num_class_embeds=5, **blocks
-    )
-    return Denoiser(unet.eval(), DDIMScheduler(num_train_timesteps=100, clip_sample=False), (1, 16, 16), name="labelled")
-"""
-ENTRIES: dict[str, Any] = {
-    "name": "tiny",
-    "model": "mine.py:make",
-    "steps": 4,
-    "calibration": {"samples": 2, "rows": 8, "rows_per_step": 2},
-    "evaluation": {"images": 2, "noise_samples": 2},
-    "runs": [{"method": "rtn", "bits": ["W4A8"]}, {"method": "tfmq-dm", "bits": ["W4A8", "W4A6"]}],
-}
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch, brief) -> Path:
-    """A working folder with a user's own model."""
-    monkeypatch.chdir(tmp_path)
-    Path("mine.py").write_text(MODEL)
-    return tmp_path
 
 
 def experiment(**changes: Any) -> Experiment:
@@ -96,7 +44,7 @@ def test_a_bench_shares_what_runs_have_in_common(place):
     assert sorted(kinds) == ["full", "recording", "recording", "units", "units", "units", "units"]
     first = results(outcome.records)["tfmq-dm W4A8 0"]
     assert first["machine"]["threads"] == torch.get_num_threads() == 1
-    assert 5 < first["paired"]["psnr"]["mean"] and len(first["paired"]["psnr"]["per_image"]) == 2
+    assert first["paired"]["psnr"]["mean"] > 5 and len(first["paired"]["psnr"]["per_image"]) == 2
     assert {path.name for path in (place / "out" / "samples").iterdir()} >= {"rtn W4A8 seed 0.png"}
     seconds = {f"{r['label']} {r['bits']} {r['seed']}": r["seconds"] for r in outcome.records}
     # What two runs share counts for both, as if each had been alone.
@@ -234,59 +182,9 @@ def test_other_folders_are_left_alone(place):
     assert [path.name for path in (place / "photos").iterdir()] == ["cat.png"]
 
 
-@pytest.fixture
-def run(place, monkeypatch, capfd):
-    """Run a command line: its exit code, stdout and stderr."""
-
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tempoquant", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return ended.value.code, out, err
-
-    return call
-
-
-YAML = json.dumps({key: value for key, value in ENTRIES.items() if key != "name"})
-
-
-def test_the_command_line(run):
-    Path("tiny.yaml").write_text(YAML)
-    code, out, err = run("bench", "tiny.yaml", "-o", "out", "--seeds", "0,1", "--json", "r.json")
-    assert code == 0 and "| tfmq-dm | W4A6 |" in out and "out: 6 runs (0 done before)" in out, err
-    assert err.count("PSNR") == 6 and "6/6 " in err
-    assert len(json.loads(Path("r.json").read_text())) == 6
-    code, out, _ = run("bench", "tiny.yaml", "-o", "out")
-    assert code == 0 and "out: 3 runs (3 done before)" in out
-    for args, said in (
-        (("tiny.yml",), "no experiment file"),
-        (("fashion3",), "did you mean fashion32"),
-        (("tiny.yaml", "--seeds", "a"), "--seeds 'a'"),
-        (("tiny.yaml", "--classes", "1"), "small takes no class_labels: its forward takes sample, timestep"),
-        (("tiny.yaml", "--json", "r.json"), "r.json exists"),
-        (("ffhq",), "ffhq names no model: give --model"),
-    ):
-        code, out, err = run("bench", *args, "-o", "new")
-        assert (code, out) == (2, "") and said in err and err.count("\n") == 1, err
-        assert not Path("new").exists()
-
-
-def test_a_failed_run_fails_the_command(run):
-    Path("plug.py").write_text(
-        "from tempoquant.extension import ACTIVATION_RANGES\n"
-        "ACTIVATION_RANGES.register('empty')(lambda values, bits: (values[:0], values[:0]))\n"
-    )
-    runs = [*ENTRIES["runs"][:1], {"method": "rtn", "bits": ["W8A8"], "recipe": {"activations": {"range": "empty"}}}]
-    Path("tiny.yaml").write_text(json.dumps({**json.loads(YAML), "runs": runs}))
-    code, out, err = run("bench", "tiny.yaml", "-o", "out", "--plugin", "plug.py")
-    assert code == 1 and "| rtn | W4A8 |" in out
-    assert "tempoquant: rtn W8A8 seed 0: activation range 'empty' must return (low, high)" in err.splitlines()[-1]
-
-
 @pytest.mark.slow
 def test_a_killed_process_is_resumed(place):
-    Path("tiny.yaml").write_text(json.dumps({**json.loads(YAML), "seeds": list(range(8))}))
+    Path("tiny.yaml").write_text(json.dumps({**ENTRIES, "seeds": list(range(8))}))
     code = "from tempoquant.cli import main; main()"
     environment = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL}
 
@@ -305,9 +203,3 @@ def test_a_killed_process_is_resumed(place):
     assert 2 <= killed < 24
     found = [results(Records(Path(folder) / "results.jsonl").records) for folder in ("out", "whole")]
     assert found[0] == found[1] and len(found[0]) == 24
-
-
-def test_the_first_table_is_the_makefiles(place):
-    assert load_experiment("fashion32").steps == 20
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
-    assert "tempoquant bench fashion32 -o out/bench" in makefile

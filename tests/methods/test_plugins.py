@@ -1,4 +1,4 @@
-"""A method in one file of a user's own: the documentation's example, installed or named, and what can be wrong in one."""
+"""A method in one file of a user's own: the documentation's example, installed or named, and what can go wrong."""
 
 import json
 import re
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import SMALL, bare_denoiser, small_recipe
 
 import tempoquant
 from tempoquant.cli import main
@@ -15,6 +14,7 @@ from tempoquant.errors import InputError
 from tempoquant.extension import ACTIVATION_RANGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS
 from tempoquant.methods import METHODS, load_plugins, plugins
 from tempoquant.recipe import Recipe
+from tiny import SMALL, bare_denoiser, small_recipe
 
 DOCS = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
 EXAMPLE = re.search(r"```python\n(.*?)```", DOCS, re.DOTALL)[1]  # type: ignore[index]
