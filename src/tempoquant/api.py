@@ -14,6 +14,7 @@ from tempoquant.checkpoint import read_component, read_evidence
 from tempoquant.checkpoint.blueprint import quantized_products
 from tempoquant.checkpoint.component import read_config
 from tempoquant.checkpoint.evidence import machine
+from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Quantized, run_job
@@ -72,16 +73,18 @@ def quantize(
             quantized = run_job(target, recipe, weights, trajectories, progress or Silent(), given)
         facts = _facts(target, quantized, given)
         result = QuantizedPipeline(target.with_module(quantized.module), quantized.blueprint, quantized.clock, facts)
+        result.use_engine("auto")
         if place is not None:
             result.save_pretrained(place, overwrite=overwrite)
     return result
 
 
-def load(folder: Path | str, *, denoiser: Denoiser | None = None) -> QuantizedPipeline:
+def load(folder: Path | str, *, denoiser: Denoiser | None = None, engine: str = "auto") -> QuantizedPipeline:
     """Load a quantized folder; its images equal those before saving, bit for bit.
 
     Args:
         denoiser: the float denoiser to fill, for a folder that was made from a bare one.
+        engine: what computes its layers: "integer", "simulation", or "auto" for the fastest that is right here.
 
     Raises:
         FormatError: not ours, incomplete, tampered with, or of a newer format.
@@ -97,7 +100,9 @@ def load(folder: Path | str, *, denoiser: Denoiser | None = None) -> QuantizedPi
     facts = read_evidence(root)
     module, blueprint, clock = read_component(root / component, _builder(component, denoiser, root))
     target = _around(root, component, module, denoiser)
-    return QuantizedPipeline(target, blueprint, clock, facts)
+    result = QuantizedPipeline(target, blueprint, clock, facts)
+    result.use_engine(engine)
+    return result
 
 
 def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[[dict[str, Any]], nn.Module]:
@@ -154,6 +159,7 @@ def _facts(target: Target, quantized: Quantized, conditioning: Mapping[str, Any]
             name: {operand: interval.bits for operand, interval in product.intervals.items()}
             for name, product in quantized_products(quantized.module).items()
         },
+        "cached_layers": {n: s["storage"] or "never read" for n, s in described_stand_ins(quantized.module).items()},
         "unreached_products": list(quantized.graph.unreached),
         "machine": machine(),
         "timings": quantized.timings,

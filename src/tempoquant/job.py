@@ -16,10 +16,11 @@ from tempoquant.calibration.conditions import most_conditions, temporal_inputs
 from tempoquant.calibration.finite_set import finite_set_calibration
 from tempoquant.calibration.recorder import record
 from tempoquant.calibration.store import Store
+from tempoquant.calibration.temporal_cache import cache_features
 from tempoquant.checkpoint import Blueprint
 from tempoquant.graph import DenoiserGraph, Probe, TemporalProgram, Unit, read_denoiser, temporal_program
 from tempoquant.intervals import Clock
-from tempoquant.layers import install_attention, install_layers
+from tempoquant.layers import install_attention, install_layers, install_splits
 from tempoquant.pipelines import Denoiser, Target, build_scheduler, condition_variants, set_steps
 from tempoquant.progress import Progress
 from tempoquant.randomness import generator
@@ -28,6 +29,7 @@ from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import effort
 from tempoquant.reconstruction.lockstep import doubled
 from tempoquant.reconstruction.plan import LayerPlan, plan_layers
+from tempoquant.reconstruction.split import shortcut_splits, split_graph, split_plans
 from tempoquant.reconstruction.tiar import tiar
 from tempoquant.reconstruction.weights import WeightStage, reconstruct_units, round_nearest
 
@@ -38,7 +40,7 @@ class Quantized:
 
     Attributes:
         module: the module; its clock is attached.
-        graph: what was read from the original. timings: seconds by stage.
+        graph: what was read from the original, split layers as their parts. timings: seconds by stage.
     """
 
     module: nn.Module
@@ -68,10 +70,13 @@ def run_job(
     with _timed(timings, "read"):
         graph = read_denoiser(probe)
         plans = plan_layers(graph, recipe)
+        splits = shortcut_splits(probe.module, graph, plans) if recipe.weights.split_shortcuts else {}
+        graph, plans = split_graph(graph, splits), split_plans(plans, splits)
     with _timed(timings, "record"):
         store = record_trajectories(target, recipe, recording, progress, conditioning)
     clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
     module = copy.deepcopy(target.denoiser.module).eval().requires_grad_(False)
+    install_splits(module, splits)
     denoiser = replace(target.denoiser, module=module)
     stage = weight_stage(module, graph, recipe, plans, UnitCache(units, unit_identity(store, recipe, plans)), progress)
     attention = install_attention(module, graph.attention) if recipe.attention.quantize else {}
@@ -88,10 +93,11 @@ def run_job(
         per_step = recipe.temporal.calibration == "finite-set"
         block = {n: module.get_submodule(n) for n in program.layers}
         finite_set_calibration(program, externals, rows, clock, block, temporal, per_step)
+        cache_features(module, program, externals, clock, recipe.temporal, lambda: first_call(denoiser, store))
         others = {n: layer for n, layer in stage.layers.items() if not plans[n].temporal}
         calibrate_activations(denoiser, store, clock, others, bits, attention, recipe, progress)
     found = graph.attention if recipe.attention.quantize else ()
-    blueprint = Blueprint(recipe, graph.time_argument, graph.shared, graph.projections, found)
+    blueprint = Blueprint(recipe, graph.time_argument, graph.shared, graph.projections, found, splits)
     return Quantized(module, blueprint, clock, graph, timings)
 
 
@@ -206,6 +212,12 @@ def reconstruction_rows(store: Store, recipe: Recipe) -> tuple[Tensor, Tensor]:
     chosen = (torch.arange(count) * steps) // count if count <= steps else torch.arange(count) % steps
     samples = torch.cat([torch.randperm(store.samples, generator=draw) for _ in range(-(-count // store.samples))])
     return chosen, samples[:count]
+
+
+def first_call(denoiser: Denoiser, store: Store) -> Tensor:
+    """What the denoiser makes of the first recorded input."""
+    sample, timestep, conditioning = store.read(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    return denoiser(sample, timestep, **conditioning)
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, write_component, write_evidence
-from tempoquant.checkpoint.tensors import plain_state
-from tempoquant.intervals import Clock
+from tempoquant.checkpoint.tensors import full_bytes
+from tempoquant.intervals import Clock, has_tables
 from tempoquant.pipelines import Denoiser, Target
 from tempoquant.recipe import Recipe
+from tempoquant.runtime import use_engine
 from tempoquant.workplace import check_output, partial_of, publish
 
 
@@ -24,6 +25,7 @@ class QuantizedPipeline:
 
     def __init__(self, target: Target, blueprint: Blueprint, clock: Clock, facts: dict[str, Any]):
         self.target, self.blueprint, self.clock, self.facts = target, blueprint, clock, facts
+        target.denoiser.recorded = clock.timesteps if has_tables(target.denoiser.module) else None
 
     @property
     def recipe(self) -> Recipe:
@@ -39,6 +41,14 @@ class QuantizedPipeline:
     def pipeline(self) -> Any:
         """The diffusers pipeline around the quantized denoiser, or None for a bare denoiser."""
         return getattr(self.target, "pipe", None)
+
+    def use_engine(self, engine: str) -> dict[str, str]:
+        """Choose what computes the quantized layers; see :func:`tempoquant.runtime.use_engine`.
+
+        Returns:
+            What runs each layer, by name.
+        """
+        return use_engine(self.denoiser.module, engine)
 
     def generate(self, samples: int, **options: Any) -> Tensor:
         """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Target.generate`."""
@@ -72,8 +82,7 @@ class QuantizedPipeline:
         self.target.save_shell(folder)
         component = folder / self.target.component
         write_component(component, self.denoiser.module, self.blueprint, self.clock)
-        full = sum(4 * tensor.numel() for tensor in plain_state(self.denoiser.module).values())
-        size = component_sizes(component, full)
+        size = component_sizes(component, full_bytes(self.denoiser.module))
         self.facts["size"] = size.to_dict()
         write_evidence(folder, self.facts)
         return size

@@ -63,12 +63,16 @@ class Override(Part):
 
 
 class Weights(Part):
-    """Weight quantization. ``symmetric`` unset: symmetric at 8 bits and more, asymmetric below."""
+    """Weight quantization. ``symmetric`` unset: symmetric at 8 bits and more, asymmetric below.
+
+    ``split_shortcuts``: a layer whose input is two tensors side by side gets a grid for each (Q-Diffusion).
+    """
 
     bits: int = 4
     symmetric: bool | None = None
     range: Annotated[str, _registered(WEIGHT_RANGES)] = "mse"
     rounding: Annotated[str, _registered(WEIGHT_ROUNDINGS)] = "reconstruct"
+    split_shortcuts: bool = False
 
     _bits = field_validator("bits")(_check_bits)
 
@@ -97,11 +101,22 @@ class Temporal(Part):
 
     ``reconstruction``: ``tiar`` against their own outputs, ``block`` inside the blocks they belong to (the papers'
     "Prev"), ``nearest`` (their "Freeze"). ``calibration``: ``finite-set`` gives one exact interval a step,
-    ``constant`` one for all.
+    ``constant`` one for all. ``cache`` stores what they put out at every step, and looks it up instead of computing it:
+    the full-precision features or the quantized layers' own; ``always``, or for each projection that has the least
+    error so.
     """
 
     reconstruction: Literal["tiar", "block", "nearest"] = "tiar"
     calibration: Literal["finite-set", "constant"] = "finite-set"
+    cache: Literal["float16", "int8"] | None = None
+    cache_choice: Literal["always", "least-error"] = "always"
+    cache_features: Literal["full-precision", "quantized"] = "full-precision"
+
+    @property
+    def never_runs(self) -> bool:
+        """Whether the temporal layers need no quantization: nothing that they compute is used."""
+        always = self.cache is not None and self.cache_choice == "always"
+        return always and self.cache_features == "full-precision"
 
 
 class Calibration(Part):

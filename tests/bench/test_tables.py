@@ -12,6 +12,7 @@ from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.policy import integer_engine, policy
 from tempoquant.bench.tables import LATEX, Table, write_tables
 from tempoquant.methods import method_recipe
+from tempoquant.recipe import Recipe
 
 ENDS = {"short": "ends A8", "full": "all but @first A8"}
 ALL = {"short": "all layers", "full": "all of them"}
@@ -182,7 +183,14 @@ def test_what_the_integer_engine_runs():
     assert integer_engine(method_recipe("rtn", weights=16)) == "no: 16-bit weights"
     data = method_recipe("rtn", weights=8).model_dump()
     data["weights"]["symmetric"] = False
-    assert integer_engine(method_recipe("rtn").parse(data)) == "no: asymmetric 8-bit weights"
+    assert integer_engine(Recipe.parse(data)) == "no: asymmetric 8-bit weights"
+    split = method_recipe("rtn").model_dump()
+    split["weights"]["split_shortcuts"] = True
+    assert integer_engine(Recipe.parse(split)) == "two accumulations"
+    assert policy(Recipe.parse(split))["short"] == "all layers, split shortcuts"
+    cached = policy(method_recipe("tfmq-select"))
+    assert cached["short"] == "all layers, temporal int8"
+    assert "looked up in int8, those with the least error" in cached["full"]
 
 
 def test_the_board_counts_and_guesses():

@@ -154,7 +154,8 @@ def test_bad_recipes(refused, file):
 
 
 @pytest.mark.parametrize(
-    "args", [(), ("-n", "0"), ("-n", "-1"), ("--steps", "0"), ("--steps", "101"), ("--batch-size", "0")]
+    "args",
+    [(), ("-n", "0"), ("-n", "-1"), ("--steps", "0"), ("--steps", "101"), ("--batch-size", "0"), ("--engine", "gpu")],
 )
 def test_bad_input_to_generate(refused, args):
     if not args:

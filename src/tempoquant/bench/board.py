@@ -81,9 +81,9 @@ class RichBoard:
     def render(self) -> Group:
         """The board as it stands."""
         queued = self.total - self.done - len(self.running)
-        counts = f"{self.done} done, {len(self.running)} running, {queued} queued"
         before = f", {self.skipped} done before" if self.skipped else ""
-        lines = [Text(f"{counts}{before}   ETA {self.eta()}")]
+        counts = f"{self.done} done, {len(self.running)} running, {queued} queued{before}   ETA {self.eta()}"
+        lines = [Text(counts if self.total else "preparing")]
         lines += [Text(f"  {name}  {_span(self.clock() - began)}") for name, began in self.running.items()]
         return Group(*lines, self.bar)
 

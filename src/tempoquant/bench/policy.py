@@ -20,6 +20,12 @@ def policy(recipe: Recipe) -> dict[str, str]:
         short, products = f"{short}, attention float", "attention products float"
     elif recipe.attention.softmax_bits != 8:
         short += f", softmax {recipe.attention.softmax_bits}"
+    if recipe.weights.split_shortcuts:
+        short, products = f"{short}, split shortcuts", f"{products}; a grid for each part of a shortcut's input"
+    if recipe.temporal.cache is not None:
+        chosen = "all" if recipe.temporal.cache_choice == "always" else "those with the least error so"
+        short = f"{short}, temporal {recipe.temporal.cache}"
+        products += f"; temporal features looked up in {recipe.temporal.cache}, {chosen}"
     kept = f"; but {', '.join(exceptions)}" if exceptions else ""
     return {"short": short, "full": f"every Linear and Conv2d at the row's bits{kept}; {products}"}
 
@@ -34,7 +40,8 @@ def integer_engine(recipe: Recipe) -> str:
             return f"no: {bits}-bit {part}"
     if recipe.weights.bits == 8 and not recipe.symmetric(8):
         return "no: asymmetric 8-bit weights"
-    return find_method(recipe.method).engine
+    engine = find_method(recipe.method).engine
+    return "two accumulations" if recipe.weights.split_shortcuts and engine == "yes" else engine
 
 
 def _told(override: Override) -> str:

@@ -1,10 +1,12 @@
 """What a quantized denoiser is beside its tensors: enough to turn a stock module into it again."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
 
+from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
 from tempoquant.intervals import ConstantInterval, IntervalProvider, TableInterval
@@ -24,6 +26,7 @@ class Blueprint:
         time_argument: where the module's forward takes the time step.
         shared, projections: layers of the temporal information block: h, and every g_i.
         attention: the attention products that were found.
+        splits: layers that became two, with the channels of the first.
     """
 
     recipe: Recipe
@@ -31,6 +34,7 @@ class Blueprint:
     shared: tuple[str, ...]
     projections: tuple[str, ...]
     attention: tuple[AttentionProduct, ...]
+    splits: Mapping[str, int] = field(default_factory=dict)
 
     def to_config(self, module: nn.Module) -> dict[str, Any]:
         """The ``quantization_config`` of ``module``: plain JSON data, without tensors."""
@@ -52,6 +56,8 @@ class Blueprint:
                 }
                 for name, layer in quantized_layers(module).items()
             },
+            "splits": dict(self.splits),
+            "stand_ins": described_stand_ins(module),
             "attention": [asdict(product) for product in self.attention],
             "operands": {
                 name: {operand: index[id(p)] for operand, p in product.intervals.items()}
@@ -80,6 +86,8 @@ class Blueprint:
             tuple(config["shared"]),
             tuple(config["projections"]),
             attention,
+            # Folders of before there were any have no such key.
+            dict(config.get("splits", {})),
         )
 
 

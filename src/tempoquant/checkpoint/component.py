@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tempoquant.checkpoint.blueprint import Blueprint
+from tempoquant.checkpoint.features import stored_stand_ins
 from tempoquant.checkpoint.tensors import layout, packed_tensors, unpack_into
 from tempoquant.errors import FormatError, InputError
 from tempoquant.intervals import Clock
-from tempoquant.layers import install_attention, install_layers
+from tempoquant.layers import install_attention, install_layers, install_splits, install_stand_ins
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -57,6 +58,8 @@ def read_component(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -
     timesteps = tensors["tempoquant.timesteps"]
     clock = Clock(timesteps, blueprint.time_argument.position, blueprint.time_argument.name)
     with _damage_of(folder):
+        install_splits(module, blueprint.splits)
+        install_stand_ins(module, stored_stand_ins(ours.get("stand_ins", {}), tensors, clock))
         install_layers(module, ours["layers"])
         install_attention(module, blueprint.attention)
         if ours.get("layout", layout(module)) != layout(module):

@@ -16,6 +16,7 @@ class SizeReport:
 
     Attributes:
         total: all tensors. weights: packed weights. tables: per-step scales and zero points. headers: file headers.
+        features: cached temporal features.
         full: all tensors of the float32 original.
     """
 
@@ -24,6 +25,7 @@ class SizeReport:
     tables: int
     headers: int
     full: int
+    features: int = 0
 
     @property
     def ratio(self) -> float:
@@ -46,7 +48,8 @@ def component_sizes(folder: Path, full_bytes: int) -> SizeReport:
     rows = tensors["tempoquant.timesteps"].numel()
     tables = rows * sum(entry["kind"] == "table" for entry in config["intervals"])
     width = 4 + tensors["tempoquant.interval_zero"].element_size()
-    return SizeReport(total, weights, tables * width, path.stat().st_size - total, full_bytes)
+    features = sum(_bytes(t) for name, t in tensors.items() if name.startswith("tempoquant.feature"))
+    return SizeReport(total, weights, tables * width, path.stat().st_size - total, full_bytes, features)
 
 
 def _bytes(tensor: Tensor) -> int:

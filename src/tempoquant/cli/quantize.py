@@ -8,7 +8,7 @@ import typer
 from tempoquant.api import quantize
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
-from tempoquant.cli.options import Json, Model, Overwrite, Plugins, check_new, console, progress, write_json
+from tempoquant.cli.options import Json, Model, Overwrite, Plugins, Sampler, check_new, console, progress, write_json
 from tempoquant.methods import load_plugins, method_recipe
 from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
@@ -26,7 +26,7 @@ def quantize_command(
     effort: Annotated[str, typer.Option(help="fast, balanced or paper")] = "fast",
     samples: Annotated[int, typer.Option(help="calibration trajectories")] = 64,
     steps: Annotated[int, typer.Option(help="steps of the schedule to calibrate for")] = 50,
-    sampler: Annotated[str | None, typer.Option(help="ddim, plms, dpm++ or ddpm; the model's own if not given")] = None,
+    sampler: Sampler = None,
     eta: Annotated[float, typer.Option(help="DDIM's noise, 0 to 1")] = 0.0,
     recipe: Annotated[
         Path | None, typer.Option(help="a recipe file (YAML or JSON) instead of the options above")

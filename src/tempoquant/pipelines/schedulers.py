@@ -7,15 +7,17 @@ from typing import Any
 import diffusers
 
 from tempoquant.errors import InputError, unknown
+from tempoquant.pipelines.quadratic import QuadraticDDIMScheduler
 
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+SAMPLERS: dict[str, tuple[str | type, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
+    "ddim-quadratic": (QuadraticDDIMScheduler, {}),
     # Without the Runge-Kutta warm-up this is the PLMS of CompVis: S steps are S + 1 denoiser calls.
     "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "ddpm": ("DDPMScheduler", {}),
 }
-"""Sampler name -> diffusers scheduler class and the settings that make it that sampler."""
+"""Sampler name -> scheduler class, of diffusers where it is a name, and the settings that make it that sampler."""
 
 
 def build_scheduler(scheduler: Any, sampler: str | None = None) -> Any:
@@ -32,8 +34,9 @@ def build_scheduler(scheduler: Any, sampler: str | None = None) -> Any:
         return copy.deepcopy(scheduler)
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
-    name, settings = SAMPLERS[sampler]
-    return getattr(diffusers, name).from_config(scheduler.config, **settings)
+    found, settings = SAMPLERS[sampler]
+    scheduler_class: Any = getattr(diffusers, found) if isinstance(found, str) else found
+    return scheduler_class.from_config(scheduler.config, **settings)
 
 
 def set_steps(scheduler: Any, steps: int, device: Any = None) -> None:
