@@ -16,7 +16,7 @@ from bench_models import ENTRIES
 from tempoquant.bench import Experiment, run_bench
 from tempoquant.bench.records import Records
 from tempoquant.bench.truth import conditioning_of
-from tempoquant.errors import InputError
+from tempoquant.errors import InputError, TempoquantError
 from tempoquant.evaluation import EXTRACTORS
 from tempoquant.pipelines import resolve
 
@@ -110,6 +110,28 @@ def test_two_processes_give_what_one_gives(place, monkeypatch):
     assert len((place / "two" / "results.jsonl").read_text().splitlines()) == 3
 
 
+def test_every_width_runs(place):
+    bits = ["W32A32", "W8A8", "W6A6", "W4A32", "W4A8", "W4A6", "W4A4", "W3A8"]
+    outcome = run_bench(experiment(runs=[{"method": "rtn", "bits": bits}]), place / "out")
+    psnr = {record["bits"]: record["paired"]["psnr"]["mean"] for record in outcome.records}
+    assert list(psnr) == bits
+    # Nothing is quantized at W32A32: images are equal, and their ratio is infinite.
+    assert psnr.pop("W32A32") is None and all(psnr.values())
+    assert psnr["W8A8"] == max(psnr.values()) and psnr["W4A32"] > psnr["W4A4"]
+    assert [line.split(" | ")[1] for line in (place / "out" / "table.md").read_text().splitlines()[6:14]] == bits
+
+
+def test_a_worker_that_dies_is_told(place, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (place / "plug.py").write_text(
+        "import os\nfrom tempoquant.extension import ACTIVATION_RANGES\n\n"
+        "@ACTIVATION_RANGES.register('fatal')\ndef fatal(values, bits):\n    os._exit(9)\n"
+    )
+    runs = [{"method": "rtn", "bits": ["W8A8"], "recipe": {"activations": {"range": "fatal"}}}]
+    with pytest.raises(TempoquantError, match="rtn W8A8 seed 0: a worker process died"):
+        run_bench(experiment(runs=runs), place / "out", jobs=2, threads=1, plugins=[place / "plug.py"])
+
+
 def test_a_run_that_fails_does_not_stop_the_others(place):
     (place / "plug.py").write_text(
         "from tempoquant.extension import ACTIVATION_RANGES\n\n"
@@ -120,9 +142,20 @@ def test_a_run_that_fails_does_not_stop_the_others(place):
     outcome = run_bench(experiment(runs=runs), place / "out", plugins=[place / "plug.py"])
     assert len(outcome.records) == 3
     assert outcome.failures == {"rtn W8A8 seed 0": "activation range 'breaking' failed: ValueError: never"}
-    # An edited plugin is another method: what failed is done, and so would be what did not.
-    Path("plug.py").write_text(Path("plug.py").read_text() + "\n# edited\n")
     assert run_bench(experiment(runs=runs), place / "out").skipped == 3
+
+
+def test_an_edited_plugin_is_another_method(place):
+    plugin = place / "plug.py"
+    plugin.write_text(
+        "from tempoquant.extension import ACTIVATION_RANGES\n"
+        "@ACTIVATION_RANGES.register('wide')\ndef wide(values, bits):\n    return values.amin(1) - 1, values.amax(1)\n"
+    )
+    runs = [{**ENTRIES["runs"][0], "recipe": {"activations": {"range": "wide"}}}]
+    assert run_bench(experiment(runs=runs), place / "out", plugins=[plugin]).skipped == 0
+    assert run_bench(experiment(runs=runs), place / "out", plugins=[plugin]).skipped == 1
+    plugin.write_text(plugin.read_text() + "# edited\n")
+    assert run_bench(experiment(runs=runs), place / "out", plugins=[plugin]).skipped == 0
 
 
 def test_distances_come_with_an_extractor(place, monkeypatch):

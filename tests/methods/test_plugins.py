@@ -12,7 +12,7 @@ import tempoquant
 from tempoquant.cli import main
 from tempoquant.errors import InputError
 from tempoquant.extension import ACTIVATION_RANGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS
-from tempoquant.methods import METHODS, load_plugins, plugins
+from tempoquant.methods import METHODS, load_plugins
 from tempoquant.recipe import Recipe
 from tiny import SMALL, bare_denoiser, small_recipe
 
@@ -22,17 +22,10 @@ REGISTRIES = (METHODS, WEIGHT_RANGES, ACTIVATION_RANGES, WEIGHT_ROUNDINGS)
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch, brief):
-    """A working folder, and registries that forget what a test added."""
+def place(tmp_path, monkeypatch, brief, fresh_registries):
+    """A working folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plugins, "_loaded", set())
-    before, modules = [dict(registry) for registry in REGISTRIES], set(sys.modules)
-    yield tmp_path
-    for registry, entries in zip(REGISTRIES, before, strict=True):
-        registry.clear()
-        registry.update(entries)  # type: ignore[arg-type]
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
+    return tmp_path
 
 
 @pytest.fixture
