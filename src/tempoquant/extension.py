@@ -103,8 +103,8 @@ WEIGHT_RANGES = Registry("weight range", "(low, high), finite and one value a ro
 """``weights.range``: ``f(rows (C, K), bits, symmetric) -> low (C,), high (C,)``, float32; C output channels."""
 
 ACTIVATION_RANGES = Registry("activation range", "(low, high), finite and one value a row", _range)
-"""``activations.range``: ``f(values (R, K), bits) -> low (R,), high (R,)``, float32. A row holds recorded values, its
-extremes among them, of one time step, or of all of them together (R = 1)."""
+"""``activations.range``: ``f(values (R, K), bits, symmetric) -> low (R,), high (R,)``, float32. A row holds recorded
+values, its extremes among them, of one time step, or of all of them together (R = 1)."""
 
 WEIGHT_ROUNDINGS = Registry(
     "weight rounding", "(integers, qparams): whole q - z within the grid, and its scale", _rounding

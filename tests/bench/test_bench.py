@@ -25,6 +25,12 @@ def experiment(**changes: Any) -> Experiment:
     return Experiment.model_validate({**ENTRIES, **changes})
 
 
+def ranged(name: str, body: str) -> str:
+    """A plugin with an activation range."""
+    head = f"from tempoquant.extension import ACTIVATION_RANGES\n\n\n@ACTIVATION_RANGES.register({name!r})\n"
+    return f"{head}def search(values, bits, symmetric):\n    {body}\n"
+
+
 def results(records: list[dict[str, Any]]) -> dict[str, Any]:
     """What must not depend on how a bench was run."""
     keep = ("bits", "paired", "distribution", "size", "policy", "engine", "recipe", "machine")
@@ -123,34 +129,27 @@ def test_every_width_runs(place):
 
 def test_a_worker_that_dies_is_told(place, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (place / "plug.py").write_text(
-        "import os\nfrom tempoquant.extension import ACTIVATION_RANGES\n\n"
-        "@ACTIVATION_RANGES.register('fatal')\ndef fatal(values, bits):\n    os._exit(9)\n"
-    )
+    (place / "plug.py").write_text(ranged("fatal", "__import__('os')._exit(9)"))
     runs = [{"method": "rtn", "bits": ["W8A8"], "recipe": {"activations": {"range": "fatal"}}}]
     with pytest.raises(TempoquantError, match="rtn W8A8 seed 0: a worker process died"):
         run_bench(experiment(runs=runs), place / "out", jobs=2, threads=1, plugins=[place / "plug.py"])
 
 
 def test_a_run_that_fails_does_not_stop_the_others(place):
-    (place / "plug.py").write_text(
-        "from tempoquant.extension import ACTIVATION_RANGES\n\n"
-        "@ACTIVATION_RANGES.register('breaking')\ndef breaking(values, bits):\n    raise ValueError('never\\never')\n"
-    )
+    (place / "plug.py").write_text(ranged("breaking", "1 / 0"))
     failing = {"method": "rtn", "bits": ["W8A8"], "recipe": {"activations": {"range": "breaking"}}}
     runs = [failing, *ENTRIES["runs"]]
     outcome = run_bench(experiment(runs=runs), place / "out", plugins=[place / "plug.py"])
     assert len(outcome.records) == 3
-    assert outcome.failures == {"rtn W8A8 seed 0": "activation range 'breaking' failed: ValueError: never"}
+    assert outcome.failures == {
+        "rtn W8A8 seed 0": "activation range 'breaking' failed: ZeroDivisionError: division by zero"
+    }
     assert run_bench(experiment(runs=runs), place / "out").skipped == 3
 
 
 def test_an_edited_plugin_is_another_method(place):
     plugin = place / "plug.py"
-    plugin.write_text(
-        "from tempoquant.extension import ACTIVATION_RANGES\n"
-        "@ACTIVATION_RANGES.register('wide')\ndef wide(values, bits):\n    return values.amin(1) - 1, values.amax(1)\n"
-    )
+    plugin.write_text(ranged("wide", "return values.amin(1) - 1, values.amax(1)"))
     runs = [{**ENTRIES["runs"][0], "recipe": {"activations": {"range": "wide"}}}]
     assert run_bench(experiment(runs=runs), place / "out", plugins=[plugin]).skipped == 0
     assert run_bench(experiment(runs=runs), place / "out", plugins=[plugin]).skipped == 1

@@ -32,7 +32,7 @@ def test_the_command_line(run):
 def test_a_failed_run_fails_the_command(run):
     Path("plug.py").write_text(
         "from tempoquant.extension import ACTIVATION_RANGES\n"
-        "ACTIVATION_RANGES.register('empty')(lambda values, bits: (values[:0], values[:0]))\n"
+        "ACTIVATION_RANGES.register('empty')(lambda values, bits, symmetric: (values[:0], values[:0]))\n"
     )
     runs = [*ENTRIES["runs"][:1], {"method": "rtn", "bits": ["W8A8"], "recipe": {"activations": {"range": "empty"}}}]
     Path("tiny.yaml").write_text(json.dumps({**json.loads(YAML), "runs": runs}))

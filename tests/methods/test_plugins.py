@@ -104,20 +104,21 @@ def test_a_file_is_named_on_the_command_line(run):
 def test_its_functions_do_the_work(installed):
     installed(EXAMPLE)
     recipe = small_recipe("three-sigma")
-    seen: dict[str, list] = {"range": [], "rounding": [], "activations": []}
-    rounding = WEIGHT_ROUNDINGS["nearest-fitted"]
-    WEIGHT_ROUNDINGS["nearest-fitted"] = lambda w, g, q, f: (seen["rounding"].append((w, q, f)), rounding(w, g, q, f))[
-        1
-    ]
-    activations = ACTIVATION_RANGES["central-99"]
-    ACTIVATION_RANGES["central-99"] = lambda v, bits: (seen["activations"].append((v, bits)), activations(v, bits))[1]
+    seen: dict[str, list] = {"rounding": [], "activations": []}
+
+    def watched(registry, name, into):
+        function = registry[name]
+        registry[name] = lambda *args: (into.append(args), function(*args))[1]
+
+    watched(WEIGHT_ROUNDINGS, "nearest-fitted", seen["rounding"])
+    watched(ACTIVATION_RANGES, "central-99", seen["activations"])
     quantized = tempoquant.quantize(bare_denoiser(), recipe)
     # Three convolutions and two temporal layers, these in their own units.
-    assert sorted(w.shape[0] for w, _, _ in seen["rounding"]) == [1, 8, 8, 8, 8]
-    assert all(q.shape == f.shape and q.shape[1] == w.shape[1] for w, q, f in seen["rounding"])
+    assert sorted(w.shape[0] for w, *_ in seen["rounding"]) == [1, 8, 8, 8, 8]
+    assert all(q.shape == f.shape and q.shape[1] == w.shape[1] for w, _, q, f in seen["rounding"])
     # Where layers before are quantized, both networks' inputs differ.
-    assert any(not torch.equal(q, f) for _, q, f in seen["rounding"])
-    assert all(v.shape[0] == SMALL["steps"] and bits == 8 for v, bits in seen["activations"])
+    assert any(not torch.equal(q, f) for _, _, q, f in seen["rounding"])
+    assert {(v.shape[0], *grid) for v, *grid in seen["activations"]} == {(SMALL["steps"], 8, False)}
     layer = quantized.denoiser.module.middle
     weight = bare_denoiser().module.middle.weight.detach().flatten(1)
     spread = weight.std(1, correction=0)

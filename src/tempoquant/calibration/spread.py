@@ -14,20 +14,18 @@ EMA_MOMENTUM = 0.95
 EMA_BATCH = 16
 
 
+ACTIVATION_RANGES.register("mse")(mse_range)
+
+
 @ACTIVATION_RANGES.register("minmax")
 @ACTIVATION_RANGES.register("ema")
-def _minmax(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def _minmax(values: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
     return minmax_range(values)
 
 
 @ACTIVATION_RANGES.register("percentile")
-def _percentile(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def _percentile(values: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
     return percentile_range(values)
-
-
-@ACTIVATION_RANGES.register("mse")
-def _mse(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    return mse_range(values, bits)
 
 
 @dataclass
@@ -81,7 +79,8 @@ class Spread:
         else:
             extremes = zip(*self.extremes(), strict=True)
             rows = [torch.cat([*v, a[None], b[None]]) for v, (a, b) in zip(self.values, extremes, strict=True)]
-        low, high = ACTIVATION_RANGES[search](_rectangle(rows) if per_row else torch.cat(rows)[None], bits)
+        table = _rectangle(rows) if per_row else torch.cat(rows)[None]
+        low, high = ACTIVATION_RANGES[search](table, bits, False)
         if not per_row:
             low, high = low[0], high[0]
         if self.always_zero:
