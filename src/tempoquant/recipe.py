@@ -3,12 +3,13 @@
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from tempoquant.errors import InputError
+from tempoquant.extension import ACTIVATION_RANGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS, Registry
 
 FLOAT_BITS = 32
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
@@ -25,6 +26,15 @@ def _check_bits(bits: int | None) -> int | None:
     if bits is not None and bits not in WIDTHS:
         raise ValueError(f"bits = {bits} is not supported: valid are 2 to 8, 16, and 32 for float")
     return bits
+
+
+def _registered(registry: Registry) -> AfterValidator:
+    """A name of ``registry``. One read from a quantized folder may be unknown: its function's work is done."""
+
+    def check(name: str, info: ValidationInfo) -> str:
+        return name if (info.context or {}).get("stored") else registry.check(name)
+
+    return AfterValidator(check)
 
 
 class Override(Part):
@@ -60,8 +70,8 @@ class Weights(Part):
 
     bits: int = 4
     symmetric: bool | None = None
-    range: Literal["minmax", "mse"] = "mse"
-    rounding: Literal["nearest", "reconstruct"] = "reconstruct"
+    range: Annotated[str, _registered(WEIGHT_RANGES)] = "mse"
+    rounding: Annotated[str, _registered(WEIGHT_ROUNDINGS)] = "reconstruct"
     split_shortcuts: bool = False
 
     _bits = field_validator("bits")(_check_bits)
@@ -71,7 +81,7 @@ class Activations(Part):
     """Activation quantization of image-dependent layers: how a range is chosen, and whether it moves with the step."""
 
     bits: int = 8
-    range: Literal["minmax", "ema", "percentile", "mse"] = "minmax"
+    range: Annotated[str, _registered(ACTIVATION_RANGES)] = "minmax"
     steps: Literal["constant", "per-step"] = "constant"
 
     _bits = field_validator("bits")(_check_bits)
@@ -162,14 +172,17 @@ class Recipe(Part):
         return bits >= 8 if self.weights.symmetric is None else self.weights.symmetric
 
     @classmethod
-    def parse(cls, data: dict[str, Any]) -> "Recipe":
+    def parse(cls, data: dict[str, Any], *, stored: bool = False) -> "Recipe":
         """A recipe from plain data.
+
+        Args:
+            stored: of a quantized folder, which needs none of the functions that made it.
 
         Raises:
             InputError: one line that names the first wrong entry.
         """
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(data, context={"stored": stored})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "recipe"

@@ -81,7 +81,7 @@ class Blueprint:
             )
         attention = tuple(AttentionProduct(**{**a, "calls": tuple(a["calls"])}) for a in config["attention"])
         return cls(
-            Recipe.parse(config["recipe"]),
+            Recipe.parse(config["recipe"], stored=True),
             TimeArgument(**config["time_argument"]),
             tuple(config["shared"]),
             tuple(config["projections"]),

@@ -24,6 +24,9 @@ Steps = Annotated[int | None, typer.Option(help="sampling steps; the folder's ow
 SAMPLER_HELP = "ddim, ddim-quadratic, plms, dpm++ or ddpm; the model's own if not given"
 Sampler = Annotated[str | None, typer.Option(help=SAMPLER_HELP)]
 Engine = Annotated[str, typer.Option(help=f"what computes quantized layers: {', '.join(ENGINES)}")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="a Python file with methods of your own; may be repeated")
+]
 BatchSize = Annotated[int, typer.Option(help="samples computed together")]
 
 DEFAULT_STEPS = 50

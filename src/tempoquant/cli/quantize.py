@@ -8,8 +8,8 @@ import typer
 from tempoquant.api import quantize
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
-from tempoquant.cli.options import Json, Model, Overwrite, Sampler, check_new, console, progress, write_json
-from tempoquant.methods import method_recipe
+from tempoquant.cli.options import Json, Model, Overwrite, Plugins, Sampler, check_new, console, progress, write_json
+from tempoquant.methods import load_plugins, method_recipe
 from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
 from tempoquant.workplace import check_output
@@ -36,6 +36,7 @@ def quantize_command(
     classes: Classes = None,
     guidance: Guidance = None,
     seed: Annotated[int, typer.Option(help="seed of every random draw")] = 0,
+    plugin: Plugins = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue at the last finished unit")] = False,
     overwrite: Overwrite = False,
     json_file: Json = None,
@@ -44,6 +45,7 @@ def quantize_command(
 
     Example: tempoquant quantize fashion32 --method tfmq-dm -w 4 -a 8 -o out
     """
+    load_plugins(plugin or ())
     if recipe is not None:
         chosen = Recipe.from_file(recipe)
     else:

@@ -100,7 +100,7 @@ def _from_hub(name: str) -> Target:
 def _from_factory(path: Path, factory: str) -> Target:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
-    make = getattr(_import(path), factory, None)
+    make = getattr(import_file(path), factory, None)
     if not callable(make):
         raise InputError(f"{path} has no function {factory!r}")
     try:
@@ -114,8 +114,12 @@ def _from_factory(path: Path, factory: str) -> Target:
     raise InputError(f"{path}:{factory} returned {type(made).__name__}; a Denoiser or a diffusers pipeline is needed")
 
 
-def _import(path: Path) -> ModuleType:
-    """The module of a file by its path; the user named it, so it may run."""
+def import_file(path: Path) -> ModuleType:
+    """The module of a file by its path; the user named it, so it may run.
+
+    Raises:
+        InputError: it fails.
+    """
     name = f"tempoquant_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
