@@ -9,6 +9,8 @@
 | ``tempoquant.weight_zero`` | uint8 | zero points of those that are not symmetric |
 | ``tempoquant.interval_scale`` | float32 | scales of the config's intervals: one, or one a row |
 | ``tempoquant.interval_zero`` | uint8 or int32 | their zero points |
+| ``tempoquant.interval_widths`` | uint8 | bits of every row of the intervals that are ``stepped``, if any |
+| ``tempoquant.correction_*`` | float32 | gain (R, C), bias (R, C) and variance (R,) of a correction, if any |
 | ``tempoquant.timesteps`` | float32 (R,) | the rows' time steps |
 """
 
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import interval_providers, is_symmetric, quantized_layers
 from tempoquant.errors import FormatError
-from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
+from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, SteppedInterval, TableInterval
 from tempoquant.layers import QuantizedLayer
 from tempoquant.numerics import QParams, grid, pack, unpack
 
@@ -52,6 +54,9 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
     wide = any(p.bits > 8 for p in providers)
     zero_points = [p.zero for p in providers]
     tensors[f"{PREFIX}interval_zero"] = _joined(zero_points, torch.int32 if wide else torch.uint8)
+    widths = [p.widths for p in providers if isinstance(p, SteppedInterval)]
+    if widths:
+        tensors[f"{PREFIX}interval_widths"] = _joined(widths, torch.uint8)
     tensors[f"{PREFIX}timesteps"] = clock.timesteps.clone()
     return tensors
 
@@ -131,8 +136,10 @@ class _Reader:
 
 
 def _provider(entry: Mapping[str, Any], reader: _Reader, clock: Clock) -> IntervalProvider:
-    count = len(clock) if entry["kind"] == "table" else 1
+    count = 1 if entry["kind"] == "constant" else len(clock)
     scale, zero = reader.take("interval_scale", count), reader.take("interval_zero", count)
+    if entry["kind"] == "stepped":
+        return SteppedInterval(scale, zero, reader.take("interval_widths", count), clock)
     qparams = QParams(scale, zero, *grid(entry["bits"]))
     if entry["kind"] == "table":
         return TableInterval(qparams, entry["bits"], clock)

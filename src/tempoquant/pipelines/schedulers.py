@@ -1,7 +1,9 @@
 """Samplers by the names papers use, as diffusers schedulers in the configuration a model was trained for."""
 
 import copy
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import diffusers
@@ -17,9 +19,15 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Sampler name -> diffusers scheduler class and the settings that make it that sampler."""
 
+Stepper = Callable[..., Any]
+"""``stepper(scheduler, step, **arguments)`` in the place of ``scheduler.step(**arguments)``; ``step`` is the stock one.
+
+The arguments come by name: ``model_output``, ``timestep``, ``sample`` and what else was given.
+"""
+
 
 def build_scheduler(scheduler: Any, sampler: str | None = None) -> Any:
-    """A fresh scheduler that shares nothing with ``scheduler``.
+    """A fresh scheduler that shares nothing with ``scheduler`` but its :data:`Stepper`, if it has one.
 
     Args:
         scheduler: the model's own, in the configuration the model was trained for.
@@ -33,7 +41,36 @@ def build_scheduler(scheduler: Any, sampler: str | None = None) -> Any:
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
     name, settings = SAMPLERS[sampler]
-    return getattr(diffusers, name).from_config(scheduler.config, **settings)
+    fresh = getattr(diffusers, name).from_config(scheduler.config, **settings)
+    stepper = stepper_of(scheduler)
+    return fresh if stepper is None else with_step(fresh, stepper)
+
+
+def with_step(scheduler: Any, stepper: Stepper) -> Any:
+    """A copy of ``scheduler`` whose steps are taken by ``stepper``, and so are those of its copies.
+
+    It is of the same class to everyone who asks, its ``step`` has the same signature, and it saves as what it was.
+    """
+    stock = type(scheduler)
+    signature = inspect.signature(stock.step)
+
+    @functools.wraps(stock.step)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        given = dict(signature.bind(*args, **kwargs).arguments)
+        own = given.pop("self")
+        given |= given.pop("kwargs", {})
+        return stepper(own, functools.partial(stock.step, own), **given)
+
+    other = copy.deepcopy(scheduler)
+    # On the class, because a copy of an instance's function would still be bound to the original.
+    parts = {"__module__": stock.__module__, "step": step, "stepper": staticmethod(stepper)}
+    other.__class__ = type(stock.__name__, (stock,), parts)
+    return other
+
+
+def stepper_of(scheduler: Any) -> Stepper | None:
+    """What takes the steps of a scheduler of :func:`with_step`; None for a stock one."""
+    return getattr(type(scheduler), "stepper", None)
 
 
 def set_steps(scheduler: Any, steps: int, device: Any = None) -> None:
