@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
+from gaussian_problem import MEAN, SIGMA_Q, SPREAD, STEPS, Gaussian, K, alpha_bars, gaussian, known, schedule
 
-from gaussian_problem import K, MEAN, SIGMA_Q, SPREAD, STEPS, Gaussian, alpha_bars, gaussian, known, schedule
 from tempoquant.correction import CorrectionTables, corrected_scheduler
 from tempoquant.errors import InputError
 from tempoquant.pipelines import build_scheduler, sample, stepper_of

@@ -31,7 +31,7 @@ def quantize_command(
     sampler: Annotated[str | None, typer.Option(help="ddim, plms, dpm++ or ddpm; the model's own if not given")] = None,
     eta: Annotated[float, typer.Option(help="DDIM's noise, 0 to 1")] = 0.0,
     correction: Annotated[str | None, typer.Option(help=f"on top of the method: {', '.join(CORRECTIONS)}")] = None,
-    step_bits: Annotated[str | None, typer.Option(help="activation bits to choose from at each step, e.g. 4,6,8")] = None,
+    step_bits: Annotated[str | None, typer.Option(help="activation bits that steps choose from, as 4,6,8")] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="a recipe file (YAML or JSON) instead of the options above")
     ] = None,

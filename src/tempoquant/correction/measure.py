@@ -23,7 +23,7 @@ class Trajectories:
     """Trajectories to compare on.
 
     Attributes:
-        indices: of the samples. conditioning: as ``Target.generate`` takes it, one entry a sample.
+        indices: of the samples. conditioning: as ``Target.generate`` takes it, an entry a sample or more.
         run: steps, seed, sampler and eta of ``Target.generate``. batch_size: samples drawn together.
     """
 
@@ -35,7 +35,7 @@ class Trajectories:
     def batches(self) -> Iterator[dict[str, Any]]:
         """The arguments of ``Target.walk`` for one batch after the other."""
         for start in range(0, len(self.indices), self.batch_size):
-            part = slice(start, start + self.batch_size)
+            part = slice(start, min(start + self.batch_size, len(self.indices)))
             given = {name: _part(value, part) for name, value in (self.conditioning or {}).items()}
             indices = list(self.indices[part])
             yield {"samples": indices, "conditioning": given or None, "batch_size": len(indices), **self.run}

@@ -41,7 +41,10 @@ def build_scheduler(scheduler: Any, sampler: str | None = None) -> Any:
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
     name, settings = SAMPLERS[sampler]
-    fresh = getattr(diffusers, name).from_config(scheduler.config, **settings)
+    # Without its note of which values were defaults, from_config keeps them all, as it does for a scheduler that was
+    # saved and loaded: PLMS would otherwise differ between the two.
+    config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
+    fresh = getattr(diffusers, name).from_config(config, **settings)
     stepper = stepper_of(scheduler)
     return fresh if stepper is None else with_step(fresh, stepper)
 
