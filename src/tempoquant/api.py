@@ -10,11 +10,12 @@ import diffusers
 import torch
 from torch import nn
 
-from tempoquant.checkpoint import read_component, read_evidence
+from tempoquant.checkpoint import read_component, read_correction, read_evidence
 from tempoquant.checkpoint.blueprint import quantized_products
 from tempoquant.checkpoint.component import read_config
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.checkpoint.features import described_stand_ins
+from tempoquant.correction import check_correctable
 from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Quantized, run_job
@@ -62,6 +63,8 @@ def quantize(
     target = in_float32(resolve(model))
     given = conditioning_in_float32(conditioning)
     target.check_conditioning(given, recipe.calibration.samples)
+    if recipe.correction is not None:
+        check_correctable(target.denoiser.scheduler)
     place = None if out is None else Path(out)
     if place is not None:
         check_output(place, overwrite, resume)
@@ -72,7 +75,8 @@ def quantize(
         with torch.inference_mode(False):
             quantized = run_job(target, recipe, weights, trajectories, progress or Silent(), given)
         facts = _facts(target, quantized, given)
-        result = QuantizedPipeline(target.with_module(quantized.module), quantized.blueprint, quantized.clock, facts)
+        made = target.with_module(quantized.module)
+        result = QuantizedPipeline(made, quantized.blueprint, quantized.clock, facts, quantized.correction)
         result.use_engine("auto")
         if place is not None:
             result.save_pretrained(place, overwrite=overwrite)
@@ -100,7 +104,8 @@ def load(folder: Path | str, *, denoiser: Denoiser | None = None, engine: str = 
     facts = read_evidence(root)
     module, blueprint, clock = read_component(root / component, _builder(component, denoiser, root))
     target = _around(root, component, module, denoiser)
-    result = QuantizedPipeline(target, blueprint, clock, facts)
+    correction = read_correction(root / component, blueprint, clock)
+    result = QuantizedPipeline(target, blueprint, clock, facts, correction)
     result.use_engine(engine)
     return result
 
@@ -161,6 +166,7 @@ def _facts(target: Target, quantized: Quantized, conditioning: Mapping[str, Any]
         },
         "cached_layers": {n: s["storage"] or "never read" for n, s in described_stand_ins(quantized.module).items()},
         "unreached_products": list(quantized.graph.unreached),
+        "correction": quantized.measured,
         "machine": machine(),
         "timings": quantized.timings,
     }

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, write_component, write_evidence
 from tempoquant.checkpoint.tensors import full_bytes
+from tempoquant.correction import CorrectionTables, corrected_scheduler
 from tempoquant.intervals import Clock, has_tables
 from tempoquant.pipelines import Denoiser, Target
 from tempoquant.recipe import Recipe
@@ -21,11 +22,29 @@ class QuantizedPipeline:
     Attributes:
         target: the resolved model, its denoiser quantized. blueprint: the denoiser's structure, with the recipe.
         facts: what is known of the model: schedule, seeds, timings, metrics (the content of ``tempoquant.json``).
+        correction: what its scheduler does to the predicted noise, or None.
+
+    Raises:
+        InputError: the model's scheduler cannot be corrected.
     """
 
-    def __init__(self, target: Target, blueprint: Blueprint, clock: Clock, facts: dict[str, Any]):
+    def __init__(
+        self,
+        target: Target,
+        blueprint: Blueprint,
+        clock: Clock,
+        facts: dict[str, Any],
+        correction: CorrectionTables | None = None,
+    ):
         self.target, self.blueprint, self.clock, self.facts = target, blueprint, clock, facts
-        target.denoiser.recorded = clock.timesteps if has_tables(target.denoiser.module) else None
+        self.correction = correction
+        wanted = blueprint.recipe.correction
+        if correction is not None and wanted is not None:
+            plain = target.denoiser.scheduler
+            corrected = corrected_scheduler(plain, correction, clock.timesteps, wanted.reduces_noise)
+            self.target = target.with_scheduler(corrected)
+        by_step = correction is not None or has_tables(target.denoiser.module)
+        self.target.denoiser.recorded = clock.timesteps if by_step else None
 
     @property
     def recipe(self) -> Recipe:
@@ -81,7 +100,7 @@ class QuantizedPipeline:
         """Write all files into an existing empty folder, the evidence last."""
         self.target.save_shell(folder)
         component = folder / self.target.component
-        write_component(component, self.denoiser.module, self.blueprint, self.clock)
+        write_component(component, self.denoiser.module, self.blueprint, self.clock, self.correction)
         size = component_sizes(component, full_bytes(self.denoiser.module))
         self.facts["size"] = size.to_dict()
         write_evidence(folder, self.facts)

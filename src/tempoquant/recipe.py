@@ -138,6 +138,44 @@ class Calibration(Part):
     dtype: Literal["float16", "float32"] = "float16"
 
 
+class Correction(Part):
+    """What acts while sampling, measured once the denoiser is quantized (PTQD).
+
+    Attributes:
+        kind: ``correlated`` divides the predicted noise by 1 + k, k from the regression of the quantization noise on
+            it, and takes the bias off; ``mmse`` multiplies it by the least-squares factor of its channel; ``none``
+            leaves it.
+        variance: whether stochastic samplers add less noise by what quantization left; unset: with ``correlated``.
+        samples: trajectories it is measured on, at most the calibration's number, of noise that calibrated nothing.
+        step_bits: candidate widths of the activations, from which each step takes the smallest that its own noise
+            allows; none: the recipe's width at every step.
+    """
+
+    kind: Literal["correlated", "mmse", "none"] = "correlated"
+    variance: bool | None = None
+    samples: int = Field(16, ge=1)
+    step_bits: tuple[int, ...] = ()
+
+    @field_validator("variance")
+    @classmethod
+    def _derived(cls, variance: bool | None, info: ValidationInfo) -> bool | None:
+        if variance and info.data.get("kind") != "correlated":
+            raise ValueError("the variance of the noise is known for kind = 'correlated' alone")
+        return variance
+
+    @field_validator("step_bits")
+    @classmethod
+    def _ascending(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
+        if list(widths) != sorted(set(widths)) or any(b not in WIDTHS or b == FLOAT_BITS for b in widths):
+            raise ValueError("step-wise widths are different ones of 2 to 8 and 16, in ascending order")
+        return widths
+
+    @property
+    def reduces_noise(self) -> bool:
+        """``variance``, decided."""
+        return self.kind == "correlated" if self.variance is None else self.variance
+
+
 class Recipe(Part):
     """Everything that decides a quantized model, next to the model itself."""
 
@@ -151,7 +189,20 @@ class Recipe(Part):
     temporal: Temporal = Temporal()
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
     policy: tuple[Override, ...] = ()
+    correction: Correction | None = None
     seed: int = 0
+
+    @field_validator("correction")
+    @classmethod
+    def _has_bits_to_step(cls, correction: Correction | None, info: ValidationInfo) -> Correction | None:
+        activations = info.data.get("activations")
+        if correction is not None and correction.step_bits and activations and activations.bits == FLOAT_BITS:
+            raise ValueError("step-wise widths need quantized activations: activations.bits is 32 (float)")
+        return correction
+
+    def with_activation_bits(self, bits: int) -> "Recipe":
+        """The same recipe at another activation width."""
+        return self.model_copy(update={"activations": self.activations.model_copy(update={"bits": bits})})
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
-from tempoquant.intervals import ConstantInterval, IntervalProvider, TableInterval
+from tempoquant.intervals import ConstantInterval, IntervalProvider, SteppedInterval, TableInterval
 from tempoquant.layers import QuantizedLayer
 from tempoquant.recipe import Recipe
 
@@ -111,6 +111,8 @@ def interval_providers(module: nn.Module) -> list[IntervalProvider]:
 def _describe(provider: IntervalProvider) -> dict[str, Any]:
     if isinstance(provider, TableInterval):
         return {"kind": "table", "bits": provider.bits}
+    if isinstance(provider, SteppedInterval):
+        return {"kind": "stepped", "bits": provider.bits}
     if isinstance(provider, ConstantInterval):
         return {"kind": "constant", "bits": provider.bits}
     raise FormatError(f"a {type(provider).__name__} has no form on disk")

@@ -9,6 +9,8 @@
 | ``tempoquant.weight_zero`` | uint8 | zero points of those that are not symmetric |
 | ``tempoquant.interval_scale`` | float32 | scales of the config's intervals: one, or one a row |
 | ``tempoquant.interval_zero`` | uint8 or int32 | their zero points |
+| ``tempoquant.interval_widths`` | uint8 | bits of every row of the intervals that are ``stepped``, if any |
+| ``tempoquant.correction_*`` | float32 | gain (R, C), bias (R, C) and variance (R,) of a correction, if any |
 | ``tempoquant.timesteps`` | float32 (R,) | the rows' time steps |
 | ``tempoquant.features`` | float16 or uint8 | cached temporal features, R rows a layer |
 | ``tempoquant.feature_scale`` | float32 | those of uint8 features, one a row of each layer |
@@ -26,7 +28,14 @@ from tempoquant.checkpoint.blueprint import interval_providers, is_symmetric, qu
 from tempoquant.checkpoint.features import feature_tensors
 from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
 from tempoquant.errors import FormatError
-from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval, TemporalTable
+from tempoquant.intervals import (
+    Clock,
+    ConstantInterval,
+    IntervalProvider,
+    SteppedInterval,
+    TableInterval,
+    TemporalTable,
+)
 from tempoquant.layers import QuantizedLayer, stand_ins
 from tempoquant.numerics import QParams, grid, pack, unpack
 
@@ -55,6 +64,9 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
     wide = any(p.bits > 8 for p in providers)
     zero_points = [p.zero for p in providers]
     tensors[f"{PREFIX}interval_zero"] = joined(zero_points, torch.int32 if wide else torch.uint8)
+    widths = [p.widths for p in providers if isinstance(p, SteppedInterval)]
+    if widths:
+        tensors[f"{PREFIX}interval_widths"] = joined(widths, torch.uint8)
     tensors[f"{PREFIX}timesteps"] = clock.timesteps.clone()
     return tensors | feature_tensors(module)
 
@@ -116,8 +128,10 @@ def _packed_weight(layer: QuantizedLayer) -> Tensor:
 
 
 def _provider(entry: Mapping[str, Any], reader: Reader, clock: Clock) -> IntervalProvider:
-    count = len(clock) if entry["kind"] == "table" else 1
+    count = 1 if entry["kind"] == "constant" else len(clock)
     scale, zero = reader.take("interval_scale", count), reader.take("interval_zero", count)
+    if entry["kind"] == "stepped":
+        return SteppedInterval(scale, zero, reader.take("interval_widths", count), clock)
     qparams = QParams(scale, zero, *grid(entry["bits"]))
     if entry["kind"] == "table":
         return TableInterval(qparams, entry["bits"], clock)

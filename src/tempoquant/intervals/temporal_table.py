@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals.clock import Clock
 from tempoquant.intervals.interval import TableInterval
+from tempoquant.intervals.stepped import SteppedInterval
 from tempoquant.numerics import affine_qparams, dequantize, quantize
 
 BITS = 8
@@ -79,4 +80,4 @@ class TemporalTable(nn.Module):
 
 def has_tables(module: nn.Module) -> bool:
     """Whether anything in ``module`` has a row a time step."""
-    return any(isinstance(part, TableInterval | TemporalTable) for part in module.modules())
+    return any(isinstance(part, TableInterval | SteppedInterval | TemporalTable) for part in module.modules())

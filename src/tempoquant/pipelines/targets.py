@@ -108,6 +108,10 @@ class Target(Protocol):
         """The same target around another denoiser network; this one and the user's pipeline stay as they are."""
         ...
 
+    def with_scheduler(self, scheduler: Any) -> "Target":
+        """The same target drawing by another scheduler; this one and the user's pipeline stay as they are."""
+        ...
+
 
 @dataclass(frozen=True)
 class BareTarget:
@@ -159,6 +163,10 @@ class BareTarget:
     def with_module(self, module: nn.Module) -> "BareTarget":
         """See :meth:`Target.with_module`."""
         return replace(self, denoiser=replace(self.denoiser, module=module))
+
+    def with_scheduler(self, scheduler: Any) -> "BareTarget":
+        """See :meth:`Target.with_scheduler`."""
+        return replace(self, denoiser=replace(self.denoiser, scheduler=scheduler))
 
 
 def walk(
