@@ -1,6 +1,21 @@
 """From a row of the recorded time steps to a quantization interval."""
 
 from tempoquant.intervals.clock import Clock
+from tempoquant.intervals.generator import ARCHITECTURES, GeneratedInterval, Generators
+from tempoquant.intervals.gradients import fake_quantize
+from tempoquant.intervals.groups import GroupInterval, group_of
 from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, TableInterval
 
-__all__ = ["Clock", "ConstantInterval", "Interval", "IntervalProvider", "TableInterval"]
+__all__ = [
+    "ARCHITECTURES",
+    "Clock",
+    "ConstantInterval",
+    "GeneratedInterval",
+    "Generators",
+    "GroupInterval",
+    "Interval",
+    "IntervalProvider",
+    "TableInterval",
+    "fake_quantize",
+    "group_of",
+]
