@@ -64,7 +64,8 @@ def quantize(
     with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
         trajectories = work / "recording" if recording is None else Path(recording)
         weights = work / "units" if units is None else Path(units)
-        quantized = run_job(target, recipe, weights, trajectories, progress or Silent(), conditioning)
+        steps = work / "steps"
+        quantized = run_job(target, recipe, weights, trajectories, steps, progress or Silent(), conditioning)
         result = QuantizedPipeline(
             target.with_module(quantized.module),
             quantized.blueprint,

@@ -7,7 +7,7 @@ from torch import nn
 
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
-from tempoquant.intervals import ConstantInterval, IntervalProvider, TableInterval
+from tempoquant.intervals import ConstantInterval, GroupInterval, IntervalProvider, TableInterval
 from tempoquant.layers import QuantizedLayer
 from tempoquant.recipe import Recipe
 
@@ -103,6 +103,9 @@ def interval_providers(module: nn.Module) -> list[IntervalProvider]:
 def _describe(provider: IntervalProvider) -> dict[str, Any]:
     if isinstance(provider, TableInterval):
         return {"kind": "table", "bits": provider.bits}
+    if isinstance(provider, GroupInterval):
+        sizes = {"groups": provider.groups, "train_timesteps": provider.train_timesteps}
+        return {"kind": "groups", "bits": provider.bits, **sizes}
     if isinstance(provider, ConstantInterval):
         return {"kind": "constant", "bits": provider.bits}
     raise FormatError(f"a {type(provider).__name__} has no form on disk")

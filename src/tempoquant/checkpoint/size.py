@@ -15,7 +15,7 @@ class SizeReport:
     """Bytes of a stored denoiser.
 
     Attributes:
-        total: all tensors. weights: packed weights. tables: per-step scales and zero points. headers: file headers.
+        total: all tensors. weights: packed weights. tables: scales and zero points that move with the step. headers: file headers.
         full: all tensors of the float32 original.
     """
 
@@ -44,7 +44,7 @@ def component_sizes(folder: Path, full_bytes: int) -> SizeReport:
     quantized = [n for n, layer in config["layers"].items() if layer["bits"] != 32]
     weights = sum(_bytes(tensors[f"{name}.weight"]) for name in quantized)
     rows = tensors["tempoquant.timesteps"].numel()
-    tables = rows * sum(entry["kind"] == "table" for entry in config["intervals"])
+    tables = sum(rows if i["kind"] == "table" else i.get("groups", 0) for i in config["intervals"])
     width = 4 + tensors["tempoquant.interval_zero"].element_size()
     return SizeReport(total, weights, tables * width, path.stat().st_size - total, full_bytes)
 

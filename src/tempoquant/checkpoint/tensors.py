@@ -7,7 +7,7 @@
 | ``tempoquant.vectors`` | float32 | all other float vectors (biases, norms), in order of their names in the module |
 | ``tempoquant.weight_scale`` | float32 | scales of quantized weights, C_out each, in order of the config's layers |
 | ``tempoquant.weight_zero`` | uint8 | zero points of those that are not symmetric |
-| ``tempoquant.interval_scale`` | float32 | scales of the config's intervals: one, or one a row |
+| ``tempoquant.interval_scale`` | float32 | scales of the config's intervals: one, one a row, or one a group |
 | ``tempoquant.interval_zero`` | uint8 or int32 | their zero points |
 | ``tempoquant.timesteps`` | float32 (R,) | the rows' time steps |
 """
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import interval_providers, is_symmetric, quantized_layers
 from tempoquant.errors import FormatError
-from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
+from tempoquant.intervals import Clock, ConstantInterval, GroupInterval, IntervalProvider, TableInterval
 from tempoquant.layers import QuantizedLayer
 from tempoquant.numerics import QParams, grid, pack, unpack
 
@@ -131,11 +131,16 @@ class _Reader:
 
 
 def _provider(entry: Mapping[str, Any], reader: _Reader, clock: Clock) -> IntervalProvider:
-    count = len(clock) if entry["kind"] == "table" else 1
+    kind = entry["kind"]
+    if kind not in ("constant", "table", "groups"):
+        raise FormatError(f"the folder has an interval of kind {kind!r}, which this tempoquant does not know")
+    count = {"constant": 1, "table": len(clock)}.get(kind) or entry["groups"]
     scale, zero = reader.take("interval_scale", count), reader.take("interval_zero", count)
     qparams = QParams(scale, zero, *grid(entry["bits"]))
-    if entry["kind"] == "table":
+    if kind == "table":
         return TableInterval(qparams, entry["bits"], clock)
+    if kind == "groups":
+        return GroupInterval(qparams, entry["bits"], clock, entry["train_timesteps"])
     return ConstantInterval(qparams, entry["bits"])
 
 
