@@ -88,7 +88,7 @@ def run_job(
     train_timesteps = int(target.denoiser.scheduler.config.num_train_timesteps)
     with _timed(timings, "activations"):
         calibrate_temporal(stage, program, externals, rows, clock)
-        others = {n: layer for n, layer in stage.layers.items() if n not in program.layers or in_blocks(recipe)}
+        others = {n: layer for n, layer in stage.layers.items() if not plans[n].temporal or in_blocks(recipe)}
         calibrate_activations(denoiser, store, clock, others, plans, attention, recipe, train_timesteps, progress)
     if recipe.activations.learn:
         with _timed(timings, "activation steps"):

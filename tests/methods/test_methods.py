@@ -75,7 +75,7 @@ def test_wrong_entries_are_named_in_one_line(entries, named):
 
 
 def test_unknown_methods_and_readings():
-    with pytest.raises(InputError, match=r"did you mean tfmq-dm\? Valid: .*rtn"):
+    with pytest.raises(InputError, match=r"did you mean tfmq-dm.*\? Valid: .*rtn"):
         method_recipe("tfmqdm")
     with pytest.raises(InputError, match="rtn has no reading 'released': valid are paper"):
         method_recipe("rtn", reading="released")
