@@ -31,8 +31,9 @@ class Override(Part):
     """Bits for some layers, overriding the recipe's.
 
     ``match`` is a pattern of layer names (``*`` and ``?``), or a role: ``@first`` and ``@last`` (image layers in order
-    of execution), ``@second``, ``@shared[0]`` (the temporal block's h, in order), ``@temporal`` (all layers that see only the time
-    step), ``@strided`` (downsampling) and ``@shortcut`` (by name, as the public codes do). A role that a denoiser lacks is no error; a pattern is.
+    of execution), ``@second``, ``@shared[0]`` (the temporal block's h, in order), ``@temporal`` (all layers that see
+    only the time step), ``@strided`` (downsampling) and ``@shortcut`` (by name, as the public codes do). A role that a
+    denoiser lacks is no error; a pattern is.
     """
 
     match: str

@@ -89,9 +89,7 @@ def _searched(pools: list[Tensor], bits: int, search: str, symmetric: bool) -> t
     for length in {pool.numel() for pool in pools}:
         chosen = [i for i, pool in enumerate(pools) if pool.numel() == length]
         table = torch.stack([pools[i] for i in chosen])
-        low[chosen], high[chosen] = (
-            mse_range(table, bits, symmetric) if search == "mse" else percentile_range(table)
-        )
+        low[chosen], high[chosen] = mse_range(table, bits, symmetric) if search == "mse" else percentile_range(table)
     return low, high
 
 

@@ -15,7 +15,8 @@ class SizeReport:
     """Bytes of a stored denoiser.
 
     Attributes:
-        total: all tensors. weights: packed weights. tables: scales and zero points that move with the step. headers: file headers.
+        total: all tensors. weights: packed weights. headers: file headers.
+        tables: scales and zero points that move with the step.
         full: all tensors of the float32 original.
     """
 

@@ -5,6 +5,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.nn.functional import softplus
 
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals.clock import Clock
-from tempoquant.intervals.interval import Interval, IntervalProvider, TableInterval
+from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, TableInterval
 from tempoquant.numerics import QParams
 from tempoquant.randomness import generator
 
@@ -62,7 +63,7 @@ class Generators(nn.Module):
         widths = (max(architecture.frequencies, 1), *architecture.hidden, 1)
         draws = generator(*key)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        for fan_in, fan_out in pairwise(widths):
             for parameters, rows in ((self.weights, fan_in), (self.biases, 1)):
                 uniform = torch.rand(scale.numel(), rows, fan_out, generator=draws) * 2 - 1
                 parameters.append(nn.Parameter((uniform / fan_in**0.5).to(scale.device)))
@@ -100,13 +101,13 @@ class GeneratedInterval(IntervalProvider):
     """The interval of one quantizer of :class:`Generators`, one for every item of a batch; the zero point is fixed.
 
     Args:
-        start: the calibrated interval it replaces, with one scale and zero point.
+        start: the calibrated interval it replaces.
         index: which of the generators is its own.
     """
 
     zero: Tensor
 
-    def __init__(self, start: IntervalProvider, generators: Generators, index: int, clock: Clock):
+    def __init__(self, start: ConstantInterval, generators: Generators, index: int, clock: Clock):
         super().__init__(start.bits, int(start.q_min), int(start.q_max))
         self.register_buffer("zero", start.zero)
         self.generators, self.index, self.clock = generators, index, clock

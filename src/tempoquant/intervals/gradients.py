@@ -29,7 +29,7 @@ class _StraightThrough(torch.autograd.Function):
         return v * scale
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, v = ctx.saved_tensors
         units = x / scale
         inside = units.round() == v

@@ -1,9 +1,9 @@
 """Q-Diffusion: time-step-aware calibration, shortcuts quantized in two parts, learned steps (Li et al., ICCV 2023).
 
-Calibration inputs come from all denoising steps alike (section 3.2). Blocks are reconstructed as in BRECQ, temporal
-layers inside the blocks they belong to, and activation steps learn afterwards against the block's output: only scales,
-zero points fixed, Adam at 4e-4 with a cosine to 0, p = 2.4, 5,000 iterations, batch 32 at effort ``paper``. The shortcut
-of an up block sees a concatenation of two parts with different ranges, each quantized by itself (section 3.3).
+Calibration inputs come from all denoising steps alike (section 4.1). Blocks are reconstructed as in BRECQ, temporal
+layers inside the blocks they belong to, and activation steps learn afterwards against the block's output: only
+scales, zero points fixed, Adam at 4e-4 with a cosine to 0, p = 2.4, 5,000 iterations, batch 32 at effort ``paper``. The
+shortcut of an up block sees a concatenation of two parts with different ranges, each quantized by itself (section 4.2).
 
 Every Linear and Conv2d has the recipe's bits, the time embedding, shortcuts, resampling and both ends too; q, k and v
 the activation bits, the softmax output 8 (unsigned).

@@ -19,7 +19,7 @@ class StepEffort:
     batch: int = 8
     lr: float = 1e-2
     relative: bool = True
-    generator_lr: float = 2e-3
+    generator_lr: float = 1e-2
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ class Call:
     def part(self, rows: Tensor) -> "Call":
         """Some of the rows."""
         timestep = self.timestep.expand(self.rows)[rows]
-        return Call(*take_rows((self.args, self.kwargs), rows, self.rows), self.target[rows], timestep)
+        args, kwargs = take_rows((self.args, self.kwargs), rows, self.rows)
+        return Call(args, kwargs, self.target[rows], timestep)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class StepLearner:
         for site in sites:
             if isinstance(site.provider, GeneratedInterval):
                 site.provider = site.provider.fold()
-        if self.loss() > loss:
+        # So written, a loss that is not a number is no gain either.
+        if not self.loss() <= loss:
             for site, provider, scale in zip(sites, before, scales, strict=True):
                 provider.scale.copy_(scale)
                 site.provider = provider

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from tempoquant.graph import Unit
-from tempoquant.intervals import ARCHITECTURES, Clock, IntervalProvider
+from tempoquant.intervals import ARCHITECTURES, Clock
 from tempoquant.layers import AttentionProducts
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
@@ -58,7 +58,7 @@ class StepStage:
 
     def keep(self, unit: str, sites: list[Site]) -> None:
         """Put the step sizes of a finished unit into the cache."""
-        self.cache.save(unit, {site.name: site.provider.scale for site in sites})  # type: ignore[misc]
+        self.cache.save(unit, {site.name: site.provider.scale for site in sites})
 
     def read_first_half(self, *_: Any) -> None:
         """Let the clock know the quantized stream alone: nothing else asks it."""
@@ -101,9 +101,7 @@ class _Learning:
             self.stage.keep(unit.name, sites)
         self.advance(1)
 
-    def _learn(
-        self, unit: Unit, module: nn.Module, args: tuple, kwargs: dict[str, Any], sites: list[Site]
-    ) -> None:
+    def _learn(self, unit: Unit, module: nn.Module, args: tuple, kwargs: dict[str, Any], sites: list[Site]) -> None:
         stage, batch, clock = self.stage.weights, self.lockstep.batch, self.stage.clock
         how, key = stage.recipe.activations, (stage.recipe.seed, "activation steps", unit.name)
         target = halves(first_tensor(module.forward(*args, **kwargs)), batch)[1].clone()
