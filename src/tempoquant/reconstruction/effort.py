@@ -52,7 +52,7 @@ EFFORTS = {
         batch=8,
         temporal_iterations=2000,
         lr=1e-2,
-        steps=StepEffort(iterations=150),
+        steps=StepEffort(iterations=100, batch=16, lr=5e-3, generator_lr=5e-3),
     ),
     "paper": Effort(
         compensate=False,
