@@ -79,7 +79,7 @@ def test_block_reconstruction_does_move_temporal_layers(stage, monkeypatch):
     stage, program, externals, _, _ = stage(small_recipe(temporal={"reconstruction": "block"}))
     job.reconstruct_temporal(stage, program, externals)
     assert all(stage.layers[name].weight_scale is None for name in program.layers)
-    assert {n for unit in job.stage_units(stage) for n in unit.layers} >= set(program.layers)
+    assert {n for unit in job.stage_units(stage, "block") for n in unit.layers} >= set(program.layers)
 
 
 @pytest.mark.parametrize("compensate", [True, False])

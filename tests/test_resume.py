@@ -63,9 +63,10 @@ def whole(tmp_path_factory):
 
 
 def shorten(patch: pytest.MonkeyPatch) -> None:
-    from tempoquant.reconstruction.effort import EFFORTS, Effort
+    from tempoquant.reconstruction.effort import EFFORTS, Effort, StepEffort
 
-    short = Effort(compensate=True, iterations=2, batch=4, temporal_iterations=4, lr=1e-2)
+    steps = StepEffort(iterations=2, batch=4, lr=2e-2)
+    short = Effort(compensate=True, iterations=2, batch=4, temporal_iterations=4, lr=1e-2, steps=steps)
     patch.setitem(EFFORTS, "balanced", short)
 
 
@@ -86,11 +87,12 @@ def same_bytes(a: Path, b: Path) -> None:
     assert facts[0] == facts[1]
 
 
-def interrupt(out: Path, stage: str, parts: int) -> Stops:
+def interrupt(out: Path, stage: str, parts: int, **recipe: str) -> Stops:
     progress = Stops(stage, parts)
     with pytest.raises(Interrupted):
         resume = out.with_name("out.partial").exists()
-        tempoquant.quantize(unet_pipeline(), small_recipe(**RECIPE), out=out, progress=progress, resume=resume)
+        chosen = small_recipe(**{**RECIPE, **recipe})
+        tempoquant.quantize(unet_pipeline(), chosen, out=out, progress=progress, resume=resume)
     assert not out.exists()
     return progress
 
@@ -132,6 +134,26 @@ def test_interrupted_once(stage, parts, whole, tmp_path):
     interrupt(tmp_path / "out", stage, parts)
     tempoquant.quantize(unet_pipeline(), small_recipe(**RECIPE), out=tmp_path / "out", resume=True)
     same_bytes(tmp_path / "out", whole[0])
+
+
+@pytest.mark.usefixtures("brief_balanced")
+@pytest.mark.parametrize("method", ["brecq", "tdq-ptq", "s-2"])
+def test_interrupted_while_activation_steps_learn(method, tmp_path):
+    tempoquant.quantize(unet_pipeline(), small_recipe(**{**RECIPE, "method": method}), out=tmp_path / "whole")
+    out, finished = tmp_path / "out", tmp_path / "out.partial" / "steps"
+    for unit in (0, 3, 4, 12):
+        interrupt(out, "activation steps", unit, method=method)
+        # The unit at which the run ended is finished, and later ones are not begun.
+        assert len(list(finished.glob("*.safetensors"))) == unit
+    kept = {path: path.stat().st_mtime_ns for path in finished.glob("*.safetensors")}
+    torch.rand(3)
+    progress = Stops("activation steps", 14)
+    with pytest.raises(Interrupted):
+        recipe = small_recipe(**{**RECIPE, "method": method})
+        tempoquant.quantize(unet_pipeline(), recipe, out=out, progress=progress, resume=True)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
+    tempoquant.quantize(unet_pipeline(), recipe, out=out, resume=True)
+    same_bytes(out, tmp_path / "whole")
 
 
 @pytest.mark.usefixtures("brief_balanced")

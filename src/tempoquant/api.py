@@ -73,7 +73,7 @@ def quantize(
         weights = work / "units" if units is None else Path(units)
         # Rounding is learned by gradients, which a caller's inference mode would forbid.
         with torch.inference_mode(False):
-            quantized = run_job(target, recipe, weights, trajectories, progress or Silent(), given)
+            quantized = run_job(target, recipe, weights, trajectories, work / "steps", progress or Silent(), given)
         facts = _facts(target, quantized, given)
         made = target.with_module(quantized.module)
         result = QuantizedPipeline(made, quantized.blueprint, quantized.clock, facts, quantized.correction)

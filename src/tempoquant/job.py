@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from tempoquant.calibration.activations import calibrate_activations
 from tempoquant.calibration.conditions import most_conditions, temporal_inputs
 from tempoquant.calibration.finite_set import finite_set_calibration
 from tempoquant.calibration.recorder import record
+from tempoquant.calibration.step_choice import reconstruction_rows
 from tempoquant.calibration.store import Store
 from tempoquant.calibration.temporal_cache import cache_features
 from tempoquant.checkpoint import Blueprint
@@ -31,13 +32,13 @@ from tempoquant.intervals import Clock
 from tempoquant.layers import install_attention, install_layers, install_splits
 from tempoquant.pipelines import Denoiser, Target, build_scheduler, condition_variants, set_steps
 from tempoquant.progress import Progress
-from tempoquant.randomness import generator
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import effort
 from tempoquant.reconstruction.lockstep import doubled
 from tempoquant.reconstruction.plan import LayerPlan, plan_layers
 from tempoquant.reconstruction.split import shortcut_splits, split_graph, split_plans
+from tempoquant.reconstruction.steps import StepStage, learn_activation_steps
 from tempoquant.reconstruction.tiar import tiar
 from tempoquant.reconstruction.weights import WeightStage, reconstruct_units, round_nearest
 
@@ -66,6 +67,7 @@ def run_job(
     recipe: Recipe,
     units: Path,
     recording: Path,
+    steps: Path,
     progress: Progress,
     conditioning: Mapping[str, Any] | None = None,
 ) -> Quantized:
@@ -75,6 +77,7 @@ def run_job(
         conditioning: as ``target.generate`` takes it, for the recipe's calibration samples.
         units: the folder of finished weights, made or continued.
         recording: the folder of the recorded trajectories, made or continued unless it is complete.
+        steps: the folder of learned activation steps, made or continued if the recipe learns them.
     """
     timings: dict[str, float] = {}
     probe = probe_of(target, recipe, conditioning)
@@ -98,15 +101,20 @@ def run_job(
     with _timed(timings, "units"):
         reconstruct_image_layers(stage, denoiser, store)
     clock.attach(module)
+    train_timesteps = int(target.denoiser.scheduler.config.num_train_timesteps)
     with _timed(timings, "activations"):
-        bits = {n: p.activation_bits for n, p in plans.items() if n in stage.layers}
-        temporal = {n: b for n, b in bits.items() if plans[n].temporal and b != FLOAT_BITS}
-        per_step = recipe.temporal.calibration == "finite-set"
-        block = {n: module.get_submodule(n) for n in program.layers}
-        finite_set_calibration(program, externals, rows, clock, block, temporal, per_step)
+        calibrate_temporal(stage, program, externals, rows, clock)
         cache_features(module, program, externals, clock, recipe.temporal, lambda: first_call(denoiser, store))
-        others = {n: layer for n, layer in stage.layers.items() if not plans[n].temporal}
-        calibrate_activations(denoiser, store, clock, others, bits, attention, recipe, progress)
+        calibrate_activations(
+            denoiser, store, clock, block_layers(stage), plans, attention, recipe, train_timesteps, progress
+        )
+    if recipe.activations.learn:
+        with _timed(timings, "activation steps"):
+            cache = UnitCache(steps, {"recipe": recipe.model_dump(mode="json"), "recording": store.request})
+            learning = StepStage(stage, attention, clock, train_timesteps, cache)
+            learn_activation_steps(
+                learning, stage_units(stage, recipe.temporal.calibration), *two_streams(stage, denoiser, store)
+            )
     correction, measured = None, None
     if recipe.correction is not None:
         with _timed(timings, "correction"):
@@ -156,7 +164,7 @@ def unit_identity(store: Store, recipe: Recipe, plans: dict[str, LayerPlan]) -> 
     entries = recipe.model_dump(mode="json", include={"effort", "weights", "seed"})
     return entries | {
         "temporal reconstruction": recipe.temporal.reconstruction,
-        "reconstruction rows": recipe.calibration.rows,
+        "reconstruction rows": recipe.calibration.model_dump(include={"rows", "step_choice", "step_mean", "step_std"}),
         "weight bits": {name: plan.weight_bits for name, plan in plans.items()},
         "recording": store.request,
         "thread count": torch.get_num_threads(),
@@ -194,40 +202,59 @@ def reconstruct_temporal(stage: WeightStage, program: TemporalProgram, externals
 
 def reconstruct_image_layers(stage: WeightStage, denoiser: Denoiser, store: Store) -> None:
     """Round all other layers: unit after unit in one pass over recorded inputs, or to nearest."""
-    units = stage_units(stage)
+    units = stage_units(stage, stage.recipe.temporal.reconstruction)
     in_units = {name for unit in units for name in unit.layers}
     rest = [n for n in stage.layers if n not in in_units and stage.layers[n].weight_scale is None]
     if stage.recipe.weights.rounding == "nearest":
         round_nearest(stage, [n for n in stage.layers if stage.layers[n].weight_scale is None])
         return
     round_nearest(stage, rest)
+    reconstruct_units(stage, units, *two_streams(stage, denoiser, store))
+
+
+def two_streams(stage: WeightStage, denoiser: Denoiser, store: Store) -> tuple[Callable[[], Any], int]:
+    """One pass over the recipe's reconstruction rows, every row twice; and how many rows that makes."""
     sample, timestep, conditioning = store.read(*reconstruction_rows(store, stage.recipe))
     rows, twice = (doubled(sample), doubled(timestep)), doubled(conditioning)
-    reconstruct_units(stage, units, lambda: denoiser(*rows, **twice), rows[1].shape[0])
+    return lambda: denoiser(*rows, **twice), rows[1].shape[0]
 
 
-def stage_units(stage: WeightStage) -> list[Unit]:
-    """The units to reconstruct; with ``temporal.reconstruction = block`` temporal layers belong to theirs."""
+def calibrate_temporal(
+    stage: WeightStage, program: TemporalProgram, externals: dict[str, Tensor], rows: Tensor, clock: Clock
+) -> None:
+    """Give the temporal layers their exact intervals, unless they are calibrated like all others."""
+    if not in_blocks(stage.recipe):
+        layers = {n: stage.module.get_submodule(n) for n in program.layers}
+        bits = {n: stage.plans[n].activation_bits for n in program.layers if n in stage.layers}
+        wanted = {n: b for n, b in bits.items() if b != FLOAT_BITS}
+        per_step = stage.recipe.temporal.calibration == "finite-set"
+        finite_set_calibration(program, externals, rows, clock, layers, wanted, per_step)
+
+
+def block_layers(stage: WeightStage) -> dict[str, Any]:
+    """The layers whose activations are calibrated by running blocks: image-dependent ones, or all that still run."""
+    runs = {n: layer for n, layer in stage.layers.items() if stage.module.get_submodule(n) is layer}
+    return {n: layer for n, layer in runs.items() if not stage.plans[n].temporal or in_blocks(stage.recipe)}
+
+
+def in_blocks(recipe: Recipe) -> bool:
+    """Whether activations of temporal layers are calibrated like those of the blocks they belong to."""
+    return recipe.temporal.calibration == "block"
+
+
+def stage_units(stage: WeightStage, temporal: str) -> list[Unit]:
+    """The units to reconstruct; where ``temporal`` is "block" temporal layers belong to theirs."""
     units = list(stage.graph.units)
-    if stage.recipe.temporal.reconstruction != "block":
+    if temporal != "block":
         return units
     order = {layer.name: layer.order for layer in stage.graph.layers}
-    loose = [name for name, plan in stage.plans.items() if plan.temporal and stage.quantizes(name)]
+    loose = [name for name, plan in stage.plans.items() if plan.temporal and name in stage.layers]
     for i, unit in enumerate(units):
         inside = [name for name in loose if name.startswith(unit.name + ".")]
         loose = [name for name in loose if name not in inside]
         units[i] = Unit(unit.name, tuple(sorted([*unit.layers, *inside], key=order.__getitem__)))
     units += [Unit(name, (name,)) for name in loose]
     return sorted(units, key=lambda unit: min(order[name] for name in unit.layers))
-
-
-def reconstruction_rows(store: Store, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Recorded (step, sample) pairs for weight reconstruction: spread evenly over steps, samples drawn at random."""
-    count, steps = recipe.calibration.rows, store.steps
-    draw = generator(recipe.seed, "reconstruction rows")
-    chosen = (torch.arange(count) * steps) // count if count <= steps else torch.arange(count) % steps
-    samples = torch.cat([torch.randperm(store.samples, generator=draw) for _ in range(-(-count // store.samples))])
-    return chosen, samples[:count]
 
 
 def first_call(denoiser: Denoiser, store: Store) -> Tensor:

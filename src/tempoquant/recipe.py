@@ -6,14 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from tempoquant.errors import InputError
 from tempoquant.extension import ACTIVATION_RANGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS, Registry
 
 FLOAT_BITS = 32
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
-ROLES = re.compile(r"@(first|second|last|shortcut|strided|shared\[\d+\])")
+ROLES = re.compile(r"@(first|second|last|shortcut|strided|temporal|shared\[\d+\])")
 
 
 class Part(BaseModel):
@@ -41,8 +50,9 @@ class Override(Part):
     """Bits for some layers, overriding the recipe's.
 
     ``match`` is a pattern of layer names (``*`` and ``?``), or a role: ``@first`` and ``@last`` (image layers in order
-    of execution), ``@second``, ``@shared[0]`` (the temporal block's h, in order), ``@strided`` (downsampling) and
-    ``@shortcut`` (by name, as the public codes do). A role that a denoiser lacks is no error; a pattern is.
+    of execution), ``@second``, ``@shared[0]`` (the temporal block's h, in order), ``@temporal`` (all layers that see
+    only the time step), ``@strided`` (downsampling) and ``@shortcut`` (by name, as the public codes do). A role that a
+    denoiser lacks is no error; a pattern is.
     """
 
     match: str
@@ -55,7 +65,7 @@ class Override(Part):
     @classmethod
     def _known_role(cls, match: str) -> str:
         if match.startswith("@") and not ROLES.fullmatch(match):
-            raise ValueError("valid roles: @first, @second, @last, @shortcut, @strided, @shared[0], @shared[1], ...")
+            raise ValueError("valid roles: @first, @second, @last, @shortcut, @strided, @temporal, @shared[0], ...")
         return match
 
     def matches(self, name: str, roles: frozenset[str]) -> bool:
@@ -78,13 +88,33 @@ class Weights(Part):
 
 
 class Activations(Part):
-    """Activation quantization of image-dependent layers: how a range is chosen, and whether it moves with the step."""
+    """Activation quantization of image-dependent layers: how a range is chosen, and whether it moves with the step.
+
+    Attributes:
+        symmetric: zero points in the middle of the grid (softmax outputs stay unsigned).
+        steps: one interval; one a time step; one for each of ``groups`` equal runs of training time steps; or those of
+            a network of the time step, which must learn (``generator``: TDQ's, or its thin one).
+        learn: learn the step sizes of each unit against its full-precision output, zero points fixed.
+        learn_inputs: what a unit sees while its step sizes learn: the output of the units quantized before it, or the
+            full-precision network's (as the public codes do).
+    """
 
     bits: int = 8
+    symmetric: bool = False
     range: Annotated[str, _registered(ACTIVATION_RANGES)] = "minmax"
-    steps: Literal["constant", "per-step"] = "constant"
+    steps: Literal["constant", "per-step", "groups", "generator"] = "constant"
+    groups: int = Field(4, ge=1)
+    generator: Literal["tdq", "thin"] = "tdq"
+    learn: bool = False
+    learn_inputs: Literal["quantized", "full-precision"] = "quantized"
 
     _bits = field_validator("bits")(_check_bits)
+
+    @model_validator(mode="after")
+    def _generators_learn(self) -> "Activations":
+        if self.steps == "generator" and not self.learn:
+            raise ValueError("steps = 'generator' needs learn = true")
+        return self
 
 
 class Attention(Part):
@@ -101,13 +131,13 @@ class Temporal(Part):
 
     ``reconstruction``: ``tiar`` against their own outputs, ``block`` inside the blocks they belong to (the papers'
     "Prev"), ``nearest`` (their "Freeze"). ``calibration``: ``finite-set`` gives one exact interval a step,
-    ``constant`` one for all. ``cache`` stores what they put out at every step, and looks it up instead of computing it:
-    the full-precision features or the quantized layers' own; ``always``, or for each projection that has the least
-    error so.
+    ``constant`` one for all, ``block`` whatever the other activations of the blocks they belong to get. ``cache``
+    stores what they put out at every step, and looks it up instead of computing it: the full-precision features or the
+    quantized layers' own; ``always``, or for each projection that has the least error so.
     """
 
     reconstruction: Literal["tiar", "block", "nearest"] = "tiar"
-    calibration: Literal["finite-set", "constant"] = "finite-set"
+    calibration: Literal["finite-set", "constant", "block"] = "finite-set"
     cache: Literal["float16", "int8"] | None = None
     cache_choice: Literal["always", "least-error"] = "always"
     cache_features: Literal["full-precision", "quantized"] = "full-precision"
@@ -126,6 +156,8 @@ class Calibration(Part):
         samples: recorded trajectories. steps, sampler, eta: the schedule they follow.
         rows: recorded inputs that weights are reconstructed on.
         rows_per_step: recorded inputs of every step that activation ranges are read from.
+        step_choice: which steps these inputs are of: all alike, or steps drawn around ``step_mean`` with spread
+            ``step_std``, both as shares of the schedule counted from its cleanest step.
         dtype: storage of the recording.
     """
 
@@ -135,6 +167,9 @@ class Calibration(Part):
     eta: float = Field(0.0, ge=0, le=1)
     rows: int = Field(128, ge=1)
     rows_per_step: int = Field(8, ge=1)
+    step_choice: Literal["uniform", "skewed-normal"] = "uniform"
+    step_mean: float = Field(0.4, ge=0, le=0.5)
+    step_std: float = Field(0.4, gt=0, le=10)
     dtype: Literal["float16", "float32"] = "float16"
 
 
@@ -203,6 +238,15 @@ class Recipe(Part):
     def with_activation_bits(self, bits: int) -> "Recipe":
         """The same recipe at another activation width."""
         return self.model_copy(update={"activations": self.activations.model_copy(update={"bits": bits})})
+
+    @model_validator(mode="after")
+    def _ranges_of_every_step(self) -> "Recipe":
+        if self.calibration.step_choice != "uniform" and self.activations.steps == "per-step":
+            raise ValueError(
+                f"calibration.step_choice = {self.calibration.step_choice!r} may leave steps out: "
+                "activations.steps = 'per-step' needs 'uniform'"
+            )
+        return self
 
     @property
     def name(self) -> str:

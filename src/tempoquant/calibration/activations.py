@@ -6,13 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.calibration.observe import observed, product_sites
-from tempoquant.calibration.spread import Spread
+from tempoquant.calibration.spread import VALUES, Spread
+from tempoquant.calibration.step_choice import range_rows
 from tempoquant.calibration.store import Store
-from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
+from tempoquant.graph import Category
+from tempoquant.intervals import Clock, ConstantInterval, GroupInterval, IntervalProvider, TableInterval, group_of
 from tempoquant.layers import AttentionProducts, QuantizedLayer
 from tempoquant.progress import Progress
-from tempoquant.randomness import generator
-from tempoquant.recipe import FLOAT_BITS, Recipe
+from tempoquant.recipe import FLOAT_BITS, Activations, Recipe
+from tempoquant.reconstruction.plan import LayerPlan
+
+BATCH = 16
 
 
 def calibrate_activations(
@@ -20,36 +24,55 @@ def calibrate_activations(
     store: Store,
     clock: Clock,
     layers: Mapping[str, QuantizedLayer],
-    bits: Mapping[str, int],
+    plans: Mapping[str, LayerPlan],
     attention: Mapping[str, AttentionProducts],
     recipe: Recipe,
+    train_timesteps: int,
     progress: Progress,
 ) -> None:
     """Give layers and attention products their intervals.
 
     Args:
         run: ``run(sample, timestep, **conditioning)``, the denoiser with its weights already quantized.
-        store: the recording; ``recipe.calibration.rows_per_step`` samples of every row are read.
-        layers: those to calibrate, by name. bits: their activation bits.
+        store: the recording; the rows of ``recipe.calibration`` are read.
+        layers: those to calibrate, by name. plans: their activation bits, and what they depend on.
         attention: products to quantize, by owner; the operands get the recipe's activation bits and softmax bits.
+        train_timesteps: length of the training schedule, which groups divide.
     """
-    chosen = {name: layer for name, layer in layers.items() if bits[name] != FLOAT_BITS}
+    chosen = {name: layer for name, layer in layers.items() if plans[name].activation_bits != FLOAT_BITS}
     sites = [*chosen, *(product_sites(attention) if recipe.attention.quantize else [])]
     spreads = {site: Spread((recipe.seed, "spread", site), always_zero=site.endswith(":p")) for site in sites}
     _observe(run, store, clock, chosen, attention, spreads, recipe, progress)
-    per_row = recipe.activations.steps == "per-step"
 
-    def interval(site: str, width: int) -> IntervalProvider:
-        qparams = spreads[site].qparams(width, recipe.activations.range, per_row)
-        return TableInterval(qparams, width, clock) if per_row else ConstantInterval(qparams, width)
+    def interval(site: str, width: int, steps: str = recipe.activations.steps) -> IntervalProvider:
+        return _provider(spreads[site], width, recipe.activations, steps, clock, train_timesteps)
 
     for name, layer in chosen.items():
-        layer.input_interval = interval(name, bits[name])
+        # What never changes has no batch that could be told its time steps.
+        steps = "constant" if plans[name].category is Category.CONSTANT else recipe.activations.steps
+        layer.input_interval = interval(name, plans[name].activation_bits, steps)
     if recipe.attention.quantize and recipe.activations.bits != FLOAT_BITS:
         for owner, products in attention.items():
             for i, product in enumerate(products.products):
                 widths = dict.fromkeys("qkv", recipe.activations.bits) | {"p": recipe.attention.softmax_bits}
                 product.intervals = nn.ModuleDict({o: interval(f"{owner}:{i}:{o}", w) for o, w in widths.items()})
+
+
+def _provider(
+    spread: Spread, bits: int, how: Activations, steps: str, clock: Clock, train_timesteps: int
+) -> IntervalProvider:
+    """One interval a row, one a group, or one: what a generator starts from is one."""
+    groups, count = [0] * len(clock), 1
+    if steps == "per-step":
+        groups, count = list(range(len(clock))), len(clock)
+    elif steps == "groups":
+        groups, count = group_of(clock.timesteps, how.groups, train_timesteps).tolist(), how.groups
+    qparams = spread.qparams(bits, how.range, groups, count, how.symmetric)
+    if steps == "per-step":
+        return TableInterval(qparams, bits, clock)
+    if steps == "groups":
+        return GroupInterval(qparams, bits, clock, train_timesteps)
+    return ConstantInterval(qparams, bits)
 
 
 def _observe(
@@ -62,13 +85,13 @@ def _observe(
     recipe: Recipe,
     progress: Progress,
 ) -> None:
-    count = min(recipe.calibration.rows_per_step, store.samples)
-    with progress.stage("activation ranges", len(clock)) as advance:
-        for row, step in enumerate(_first_steps(store, clock)):
-            draw = generator(recipe.seed, "activation rows", row)
-            samples = torch.randperm(store.samples, generator=draw)[:count].sort().values
-            for part in samples.split(16):
-                _see_row(run, store, step, part, layers, attention, spreads, row)
+    usual = min(recipe.calibration.rows_per_step, store.samples, BATCH)
+    rows = list(range_rows(store, clock, recipe))
+    with progress.stage("activation ranges", len(rows)) as advance:
+        for row, step, samples in rows:
+            for part in samples.split(BATCH):
+                values = VALUES * part.numel() // usual
+                _see_row(run, store, step, part, layers, attention, spreads, row, values)
             advance(1)
 
 
@@ -81,17 +104,12 @@ def _see_row(
     attention: Mapping[str, AttentionProducts],
     spreads: Mapping[str, Spread],
     row: int,
+    values: int,
 ) -> None:
     def see(site: str, x: Tensor) -> None:
         if site in spreads:
-            spreads[site].see(row, x, samples.numel())
+            spreads[site].see(row, x, samples.numel(), values)
 
     sample, timestep, conditioning = store.read(torch.full_like(samples, step), samples)
     with observed(layers, attention, see), torch.no_grad():
         run(sample, timestep, **conditioning)
-
-
-def _first_steps(store: Store, clock: Clock) -> list[int]:
-    """For every row of the clock, the first recorded step with that time step."""
-    rows = clock.rows(store.timesteps)
-    return [int((rows == row).nonzero()[0]) for row in range(len(clock))]

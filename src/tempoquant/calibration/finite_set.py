@@ -40,9 +40,8 @@ def finite_set_calibration(
             shared.append((x, bits[name], layer.input_interval))
         return layer(x)
 
-    before, clock.row = clock.row, rows
+    clock.set(clock.timesteps[rows])
     program.run(externals, apply)
-    clock.row = before
 
 
 def _interval(x: Tensor, rows: Tensor, clock: Clock, bits: int, per_step: bool) -> IntervalProvider:

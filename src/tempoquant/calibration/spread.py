@@ -1,5 +1,6 @@
 """What calibration keeps of an activation: for every row its extremes by sample and a fixed number of values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -43,8 +44,12 @@ class Spread:
     highs: list[list[Tensor]] = field(default_factory=list)
     values: list[list[Tensor]] = field(default_factory=list)
 
-    def see(self, row: int, x: Tensor, samples: int) -> None:
-        """Take in an input that ``samples`` samples gave at ``row``; rows come in ascending order."""
+    def see(self, row: int, x: Tensor, samples: int, values: int = VALUES) -> None:
+        """Take in an input that ``samples`` samples gave at ``row``; rows come in ascending order.
+
+        Args:
+            values: how many of the input's values are kept at most.
+        """
         while len(self.lows) <= row:
             for part in (self.lows, self.highs, self.values):
                 part.append([])
@@ -52,46 +57,54 @@ class Spread:
         self.lows[row].append(items.amin(1))
         self.highs[row].append(items.amax(1))
         flat = items.flatten()
-        if flat.numel() > VALUES:
+        if flat.numel() > values:
             draw = generator(*self.key, row, len(self.values[row]))
-            flat = flat[torch.randint(flat.numel(), (VALUES,), generator=draw)]
+            flat = flat[torch.randint(flat.numel(), (values,), generator=draw)]
         self.values[row].append(flat)
 
-    def extremes(self) -> tuple[Tensor, Tensor]:
-        """Smallest and largest value of every row: (R,), (R,)."""
-        return torch.stack([torch.cat(r).min() for r in self.lows]), torch.stack(
-            [torch.cat(r).max() for r in self.highs]
+    def extremes(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of every given row: (R,), (R,)."""
+        return torch.stack([torch.cat(self.lows[r]).min() for r in rows]), torch.stack(
+            [torch.cat(self.highs[r]).max() for r in rows]
         )
 
-    def moving_extremes(self) -> tuple[Tensor, Tensor]:
+    def moving_extremes(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Exponential moving averages of batch extremes: m <- 0.95 m + 0.05 batch, batches of 16 (TFMQ-DM's code)."""
-        return _moving(self.lows, torch.amin), _moving(self.highs, torch.amax)
+        return _moving([self.lows[r] for r in rows], torch.amin), _moving([self.highs[r] for r in rows], torch.amax)
 
-    def qparams(self, bits: int, search: str, per_row: bool) -> QParams:
-        """Scale and zero point: of shape (R,) when ``per_row``, else ().
+    def qparams(self, bits: int, search: str, groups: Sequence[int], count: int, symmetric: bool = False) -> QParams:
+        """Scale and zero point of every group of rows, on an unsigned grid: (N,) each.
 
         Args:
             search: a name of :data:`ACTIVATION_RANGES`, such as "minmax", "percentile" (99.9) or "mse" (p = 2.4, 80
                 candidates); "ema" sees moving averages of the extremes, all others the values that were drawn.
+            groups: the group of every row, 0 to N - 1. count: N; a group of which nothing was seen gets what all get.
+            symmetric: zero points in the middle; a softmax output stays unsigned.
         """
+        seen = [row for row, parts in enumerate(self.lows) if parts]
+        symmetric = symmetric and not self.always_zero
         if search == "ema":
-            rows = list(torch.stack(self.moving_extremes(), 1))
+            rows = list(torch.stack(self.moving_extremes(seen), 1))
         else:
-            extremes = zip(*self.extremes(), strict=True)
-            rows = [torch.cat([*v, a[None], b[None]]) for v, (a, b) in zip(self.values, extremes, strict=True)]
-        table = _rectangle(rows) if per_row else torch.cat(rows)[None]
-        low, high = ACTIVATION_RANGES[search](table, bits, False)
-        if not per_row:
-            low, high = low[0], high[0]
+            extremes = zip(seen, *self.extremes(seen), strict=True)
+            rows = [torch.cat([*self.values[r], low[None], high[None]]) for r, low, high in extremes]
+        members = [[i for i, row in enumerate(seen) if groups[row] == n] for n in range(count)]
+        members = [found or list(range(len(seen))) for found in members]
+        low, high = _searched([torch.cat([rows[i] for i in found]) for found in members], bits, search, symmetric)
         if self.always_zero:
             low = torch.zeros_like(low)
-        return affine_qparams(low, high, bits)
+        signed = affine_qparams(low, high, bits, symmetric)
+        return QParams(signed.scale, signed.zero - signed.q_min, 0, signed.q_max - signed.q_min)
 
 
-def _rectangle(rows: list[Tensor]) -> Tensor:
-    """Rows of different lengths as one (R, K) tensor; a short row repeats its last value."""
-    longest = max(row.numel() for row in rows)
-    return torch.stack([torch.cat([row, row[-1:].expand(longest - row.numel())]) for row in rows])
+def _searched(pools: list[Tensor], bits: int, search: str, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """The range of every pool of values, pools of one length together: (N,), (N,)."""
+    low, high = torch.empty(len(pools)), torch.empty(len(pools))
+    for length in {pool.numel() for pool in pools}:
+        chosen = [i for i, pool in enumerate(pools) if pool.numel() == length]
+        table = torch.stack([pools[i] for i in chosen])
+        low[chosen], high[chosen] = ACTIVATION_RANGES[search](table, bits, symmetric)
+    return low, high
 
 
 def _moving(parts: list[list[Tensor]], extreme) -> Tensor:

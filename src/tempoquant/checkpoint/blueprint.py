@@ -9,7 +9,7 @@ from torch import nn
 from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
-from tempoquant.intervals import ConstantInterval, IntervalProvider, SteppedInterval, TableInterval
+from tempoquant.intervals import ConstantInterval, GroupInterval, IntervalProvider, SteppedInterval, TableInterval
 from tempoquant.layers import QuantizedLayer
 from tempoquant.recipe import Recipe
 
@@ -113,6 +113,9 @@ def _describe(provider: IntervalProvider) -> dict[str, Any]:
         return {"kind": "table", "bits": provider.bits}
     if isinstance(provider, SteppedInterval):
         return {"kind": "stepped", "bits": provider.bits}
+    if isinstance(provider, GroupInterval):
+        sizes = {"groups": provider.groups, "train_timesteps": provider.train_timesteps}
+        return {"kind": "groups", "bits": provider.bits, **sizes}
     if isinstance(provider, ConstantInterval):
         return {"kind": "constant", "bits": provider.bits}
     raise FormatError(f"a {type(provider).__name__} has no form on disk")

@@ -47,7 +47,9 @@ def component_sizes(folder: Path, full_bytes: int) -> SizeReport:
     quantized = [n for n, layer in config["layers"].items() if layer["bits"] != 32]
     weights = sum(_bytes(tensors[f"{name}.weight"]) for name in quantized)
     rows = tensors["tempoquant.timesteps"].numel()
-    entries = rows * sum(entry["kind"] != "constant" for entry in config["intervals"])
+    entries = sum(
+        i["groups"] if i["kind"] == "groups" else rows * (i["kind"] != "constant") for i in config["intervals"]
+    )
     widths = tensors.get("tempoquant.interval_widths", torch.empty(0, dtype=torch.uint8))
     tables = entries * (4 + tensors["tempoquant.interval_zero"].element_size()) + _bytes(widths)
     features = sum(_bytes(t) for name, t in tensors.items() if name.startswith("tempoquant.feature"))

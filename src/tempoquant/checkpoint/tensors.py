@@ -7,7 +7,7 @@
 | ``tempoquant.vectors`` | float32 | all other float vectors (biases, norms), in order of their names in the module |
 | ``tempoquant.weight_scale`` | float32 | scales of quantized weights, C_out each, in order of the config's layers |
 | ``tempoquant.weight_zero`` | uint8 | zero points of those that are not symmetric |
-| ``tempoquant.interval_scale`` | float32 | scales of the config's intervals: one, or one a row |
+| ``tempoquant.interval_scale`` | float32 | scales of the config's intervals: one, one a row, or one a group |
 | ``tempoquant.interval_zero`` | uint8 or int32 | their zero points |
 | ``tempoquant.interval_widths`` | uint8 | bits of every row of the intervals that are ``stepped``, if any |
 | ``tempoquant.correction_*`` | float32 | gain (R, C), bias (R, C) and variance (R,) of a correction, if any |
@@ -31,6 +31,7 @@ from tempoquant.errors import FormatError
 from tempoquant.intervals import (
     Clock,
     ConstantInterval,
+    GroupInterval,
     IntervalProvider,
     SteppedInterval,
     TableInterval,
@@ -128,13 +129,19 @@ def _packed_weight(layer: QuantizedLayer) -> Tensor:
 
 
 def _provider(entry: Mapping[str, Any], reader: Reader, clock: Clock) -> IntervalProvider:
-    count = 1 if entry["kind"] == "constant" else len(clock)
+    kind = entry["kind"]
+    counts = {"constant": 1, "table": len(clock), "stepped": len(clock), "groups": entry.get("groups")}
+    count = counts.get(kind)
+    if count is None:
+        raise FormatError(f"the folder has an interval of kind {kind!r}, which this tempoquant does not know")
     scale, zero = reader.take("interval_scale", count), reader.take("interval_zero", count)
-    if entry["kind"] == "stepped":
+    if kind == "stepped":
         return SteppedInterval(scale, zero, reader.take("interval_widths", count), clock)
     qparams = QParams(scale, zero, *grid(entry["bits"]))
-    if entry["kind"] == "table":
+    if kind == "table":
         return TableInterval(qparams, entry["bits"], clock)
+    if kind == "groups":
+        return GroupInterval(qparams, entry["bits"], clock, entry["train_timesteps"])
     return ConstantInterval(qparams, entry["bits"])
 
 

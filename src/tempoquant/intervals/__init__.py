@@ -1,17 +1,26 @@
 """From a row of the recorded time steps to a quantization interval."""
 
 from tempoquant.intervals.clock import Clock
+from tempoquant.intervals.generator import ARCHITECTURES, GeneratedInterval, Generators
+from tempoquant.intervals.gradients import fake_quantize
+from tempoquant.intervals.groups import GroupInterval, group_of
 from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, TableInterval
 from tempoquant.intervals.stepped import SteppedInterval
 from tempoquant.intervals.temporal_table import TemporalTable, has_tables
 
 __all__ = [
+    "ARCHITECTURES",
     "Clock",
     "ConstantInterval",
+    "GeneratedInterval",
+    "Generators",
+    "GroupInterval",
     "Interval",
     "IntervalProvider",
     "SteppedInterval",
     "TableInterval",
     "TemporalTable",
+    "fake_quantize",
+    "group_of",
     "has_tables",
 ]

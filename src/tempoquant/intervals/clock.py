@@ -17,12 +17,16 @@ class Clock:
     Args:
         timesteps: the recorded values, as the denoiser's argument saw them; any order, repeats allowed.
         position, name: where the module's ``forward`` takes its time step: by position, or as a keyword.
+
+    Attributes:
+        timestep: the current time step as the argument said it: of shape () or, mixed, (B,). row: its row, likewise.
     """
 
     def __init__(self, timesteps: Tensor, position: int | None, name: str):
         self.timesteps = torch.unique(timesteps.detach().float().cpu())
         self.edges = (self.timesteps[1:] + self.timesteps[:-1]) / 2
         self.position, self.name = position, name
+        self.timestep: Tensor | None = None
         self.row: Tensor | None = None
 
     def __len__(self) -> int:
@@ -35,18 +39,23 @@ class Clock:
             self.edges = self.edges.to(steps.device)
         return torch.bucketize(steps.float(), self.edges)
 
+    def set(self, timestep: Tensor | float) -> None:
+        """Make ``timestep`` the current one: a number, or (B,) for a batch of mixed time steps."""
+        steps = torch.as_tensor(timestep)
+        self.timestep = steps.reshape(()) if steps.numel() == 1 else steps
+        rows = self.rows(self.timestep)
+        # One row for all is the usual case, and the one that integer kernels take in a single call.
+        alike = rows.dim() == 0 or bool((rows == rows.flatten()[0]).all())
+        self.row = rows.flatten()[0] if alike else rows
+
     def attach(self, module: nn.Module) -> RemovableHandle:
         """Read the time step at every call of ``module`` from now on."""
         return module.register_forward_pre_hook(self._read, with_kwargs=True)
 
     def _read(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.name in kwargs:
-            timestep = kwargs[self.name]
+            self.set(kwargs[self.name])
         elif self.position is not None and self.position < len(args):
-            timestep = args[self.position]
+            self.set(args[self.position])
         else:
             raise TempoquantError(f"the denoiser was called without its time step argument {self.name!r}")
-        rows = self.rows(timestep)
-        # One row for all is the usual case, and the one that integer kernels take in a single call.
-        alike = rows.dim() == 0 or bool((rows == rows.flatten()[0]).all())
-        self.row = rows.flatten()[0] if alike else rows

@@ -27,14 +27,14 @@ class QuantizedProduct(nn.Module):
     Attributes:
         intervals: a provider for each of "q", "k", "v" and "p" (the softmax output), or empty while float.
         watch: called with (operand name, tensor) before use: how calibration sees the operands.
-        centred: makes ``q - z`` of an operand in float32; a run-time may give a faster one.
+        kernel: computes a product whose operands are quantized; :func:`simulate_product` unless another is given.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.intervals = nn.ModuleDict()
         self.watch: Callable[[str, Tensor], None] | None = None
-        self.centred: Callable[[Tensor, Interval], Tensor] = quantized_input
+        self.kernel: Callable[[QuantizedProduct, str, Tensor, Tensor], Tensor] = simulate_product
 
     @property
     def is_stock(self) -> bool:
@@ -42,16 +42,11 @@ class QuantizedProduct(nn.Module):
         return not self.intervals and self.watch is None
 
     def product(self, names: str, left: Tensor, right: Tensor) -> Tensor:
-        """``left @ right``, operands called by the two letters of ``names``: exact integers, then ``(acc * s) * s``."""
+        """``left @ right``, operands called by the two letters of ``names``."""
         if self.watch is not None:
             self.watch(names[0], left)
             self.watch(names[1], right)
-        if not self.intervals:
-            return torch.matmul(left, right)
-        a, b = (self.intervals[name]().over(x) for name, x in zip(names, (left, right), strict=True))
-        x, y = self.centred(left, a), self.centred(right, b)
-        acc = torch.matmul(x, y) if _fits_float32(x, a, b) else torch.matmul(x.double(), y.double()).float()
-        return ((acc * _aligned(a.s_out, acc)) * _aligned(b.s_out, acc)).to(left.dtype)
+        return self.kernel(self, names, left, right) if self.intervals else torch.matmul(left, right)
 
     def attend(
         self,
@@ -91,6 +86,24 @@ class QuantizedProduct(nn.Module):
             # A query that may see nothing attends to nothing, as in the stock function.
             probabilities = probabilities.masked_fill(scores.isneginf().all(-1, keepdim=True), 0)
         return self.product("pv", probabilities, value).to(dtype)
+
+
+def simulate_product(
+    product: QuantizedProduct,
+    names: str,
+    left: Tensor,
+    right: Tensor,
+    centred: Callable[[Tensor, Interval], Tensor] = quantized_input,
+) -> Tensor:
+    """``left @ right`` with both operands quantized: exact integers, then ``(acc * s) * s``, in left's dtype.
+
+    Args:
+        centred: makes ``q - z`` of an operand in float32.
+    """
+    a, b = (product.intervals[name]().over(x) for name, x in zip(names, (left, right), strict=True))
+    x, y = centred(left, a), centred(right, b)
+    acc = torch.matmul(x, y) if _fits_float32(x, a, b) else torch.matmul(x.double(), y.double()).float()
+    return ((acc * _aligned(a.s_out, acc)) * _aligned(b.s_out, acc)).to(left.dtype)
 
 
 def _fits_float32(x: Tensor, a: Interval, b: Interval) -> bool:

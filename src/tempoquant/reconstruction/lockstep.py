@@ -5,43 +5,56 @@ pass goes by: inputs come from the quantized prefix, targets from full precision
 start or kept beyond its use.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tempoquant.layers import QuantizedLayer, simulate
+from tempoquant.graph import Unit
+from tempoquant.layers import QuantizedLayer, QuantizedProduct, simulate, simulate_product
 
 Visit = Callable[[str, QuantizedLayer, Tensor, Tensor], None]
+VisitUnit = Callable[[Unit, nn.Module, tuple, dict[str, Any]], None]
 
 
 class Lockstep:
-    """Gives layers the two-stream kernel for the time of a ``with`` block.
+    """Gives layers and attention products the two-stream kernel for the time of a ``with`` block.
 
     Args:
-        layers: by name; a layer's own weight serves the first half of a batch.
+        layers: by name; a layer as it is serves the first half of a batch.
         full: full-precision weights by name, serving the second half.
         batch: rows of both halves together.
+        products: attention products; their operands are quantized in the first half alone.
     """
 
-    def __init__(self, layers: Mapping[str, QuantizedLayer], full: Mapping[str, Tensor], batch: int):
-        self.layers, self.full, self.batch = layers, full, batch
+    def __init__(
+        self,
+        layers: Mapping[str, QuantizedLayer],
+        full: Mapping[str, Tensor],
+        batch: int,
+        products: Iterable[QuantizedProduct] = (),
+    ):
+        self.layers, self.full, self.batch, self.products = layers, full, batch, tuple(products)
         self.visits: dict[str, Visit] = {}
 
     def __enter__(self) -> "Lockstep":
         for name, layer in self.layers.items():
             layer.kernel = self._kernel(name)
+        for product in self.products:
+            product.kernel = self._product
         return self
 
     def __exit__(self, *_: Any) -> None:
         for layer in self.layers.values():
             layer.kernel = simulate
+        for product in self.products:
+            product.kernel = simulate_product
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Layers compute one stream for the time of a ``with`` block, with whatever weight they hold."""
+        """Layers compute one stream for the time of a ``with`` block, as they are."""
         self.__exit__()
         try:
             yield
@@ -53,10 +66,42 @@ class Lockstep:
             quantized, full = halves(x, self.batch)
             if name in self.visits:
                 self.visits.pop(name)(name, layer, quantized, full)
-            out = layer.product(quantized, layer.dequantized_weight(), layer.bias)
+            out = simulate(layer, quantized)
             return out if full is quantized else torch.cat([out, layer.product(full, self.full[name], layer.bias)])
 
         return dual
+
+    def _product(self, product: QuantizedProduct, names: str, left: Tensor, right: Tensor) -> Tensor:
+        (a, c), (b, d) = halves(left, self.batch), halves(right, self.batch)
+        out = simulate_product(product, names, a, b)
+        return out if c is a and d is b else torch.cat([out, torch.matmul(c, d)])
+
+
+def visit_units(module: nn.Module, units: Iterable[Unit], visit: VisitUnit, run: Callable[[], Any]) -> None:
+    """Call ``visit(unit, its module, args, kwargs)`` when the forward pass that ``run`` makes first reaches each unit.
+
+    The module runs after its visit, as the visit left it.
+    """
+    modules = dict(module.named_modules())
+    handles: list[Any] = []
+    seen: set[str] = set()
+
+    def hook(unit: Unit) -> Callable[[nn.Module, tuple, dict[str, Any]], None]:
+        def reached(part: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            if unit.name not in seen:
+                seen.add(unit.name)
+                visit(unit, part, args, kwargs)
+
+        return reached
+
+    try:
+        for unit in units:
+            handles.append(modules[unit.name].register_forward_pre_hook(hook(unit), with_kwargs=True))
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def halves(x: Tensor, batch: int) -> tuple[Tensor, Tensor]:

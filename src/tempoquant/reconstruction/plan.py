@@ -66,7 +66,7 @@ def check_cache(graph: DenoiserGraph, recipe: Recipe) -> None:
 
 
 def layer_roles(graph: DenoiserGraph) -> dict[str, frozenset[str]]:
-    """The roles that policies name: @first, @second, @last, @shortcut, @strided image layers; @shared[i]."""
+    """The roles that policies name: @first, @second, @last, @shortcut, @strided image layers; @temporal, @shared[i]."""
     roles: dict[str, set[str]] = {layer.name: set() for layer in graph.layers}
     image = [layer for layer in graph.layers if layer.category is Category.IMAGE]
     for role, position in (("@first", 0), ("@second", 1), ("@last", -1)):
@@ -74,6 +74,9 @@ def layer_roles(graph: DenoiserGraph) -> dict[str, frozenset[str]]:
             roles[image[position].name].add(role)
     for i, name in enumerate(graph.shared):
         roles[name].add(f"@shared[{i}]")
+    for layer in graph.layers:
+        if layer.category in TEMPORAL:
+            roles[layer.name].add("@temporal")
     for layer in image:
         if layer.strided:
             roles[layer.name].add("@strided")

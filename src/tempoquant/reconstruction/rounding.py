@@ -64,6 +64,7 @@ def beta_at(iteration: int, iterations: int) -> float | None:
     return 2 + 18 * max(0.0, 1 - (iteration - start) / (iterations - start))
 
 
-def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Mean over batch and positions of the sum over dimension 1 of ``|y_hat - y|^2``."""
-    return (output - target).square().sum(1).mean()
+def reconstruction_loss(output: Tensor, target: Tensor, p: float = 2.0) -> Tensor:
+    """Mean over batch and positions of the sum over dimension 1 of ``|y_hat - y|^p``."""
+    error = output - target
+    return (error.square() if p == 2 else error.abs().pow(p)).sum(1).mean()

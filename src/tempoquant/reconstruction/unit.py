@@ -1,6 +1,6 @@
 """Reconstructing one unit: closed-form rounding of its layers in order, then learned rounding of all together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -87,13 +87,13 @@ def learn_rounding(
     starts = {n: l.weight.float() if l.weight_scale is not None else None for n, l in layers.items()}
     roundings = {n: SoftRounding(weights[n], grids[n], starts[n]) for n in layers}
     known = all(start is not None for start in starts.values())
-    before = _hard_loss(module, call, target) if known else float("inf")
+    before = hard_loss(module, call, target) if known else float("inf")
     with torch.enable_grad():
         _optimize(module, layers, roundings, call, target, effort, key)
     learned = {n: r.integers() for n, r in roundings.items()}
     for name, layer in layers.items():
         layer.kernel = _fixed(learned[name] * roundings[name].scale)
-    after = _hard_loss(module, call, target)
+    after = hard_loss(module, call, target)
     for layer in layers.values():
         layer.kernel = simulate
     return learned if after <= before else {n: s for n, s in starts.items() if s is not None}
@@ -132,13 +132,25 @@ def _fixed(weight: Tensor) -> Any:
     return lambda layer, x: layer.product(x, weight, layer.bias)
 
 
-def _hard_loss(module: nn.Module, call: tuple[tuple, dict[str, Any]], target: Tensor) -> float:
+def hard_loss(
+    module: nn.Module,
+    call: tuple[tuple, dict[str, Any]],
+    target: Tensor,
+    p: float = 2.0,
+    prepare: Callable[[slice], None] = lambda rows: None,
+) -> float:
+    """The reconstruction loss of a unit as it is, over all rows.
+
+    Args:
+        prepare: called with the rows that come next.
+    """
     total, rows = 0.0, target.shape[0]
     for start in range(0, rows, CHUNK):
         part = slice(start, start + CHUNK)
+        prepare(part)
         args, kwargs = take_rows(call, part, rows)
         output = first_tensor(module.forward(*args, **kwargs))
-        total += float(reconstruction_loss(output, target[part])) * output.shape[0]
+        total += float(reconstruction_loss(output, target[part], p)) * output.shape[0]
     return total / rows
 
 

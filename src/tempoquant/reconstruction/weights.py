@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tempoquant.graph import DenoiserGraph, Unit
@@ -15,7 +14,7 @@ from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import Effort
-from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows
+from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
 from tempoquant.reconstruction.plan import LayerPlan
 from tempoquant.reconstruction.unit import compensate, first_tensor, learn_rounding
 
@@ -96,42 +95,29 @@ def reconstruct_units(stage: WeightStage, units: list[Unit], run: Callable[[], A
         units: in execution order; their layers are rounded, all others run as they are.
         run: calls the denoiser on ``batch`` rows, the second half a copy of the first.
     """
-    modules = dict(stage.module.named_modules())
     with Lockstep(stage.layers, stage.full, batch) as lockstep, stage.progress.stage("units", len(units)) as advance:
-        handles = []
-        for unit in units:
-            hook = _UnitHook(stage, unit, lockstep, advance)
-            handles.append(modules[unit.name].register_forward_pre_hook(hook, with_kwargs=True))
-        try:
-            with torch.no_grad():
-                run()
-        finally:
-            for handle in handles:
-                handle.remove()
+        visit_units(stage.module, units, _Reconstruction(stage, lockstep, advance), run)
 
 
 @dataclass
-class _UnitHook:
+class _Reconstruction:
     """Reconstructs a unit when the pass first reaches it."""
 
     stage: WeightStage
-    unit: Unit
     lockstep: Lockstep
     advance: Callable[[int], None]
-    done: bool = False
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if self.done:
-            return
-        self.done = True
-        if not self.stage.restore(self.unit.name):
-            names = [name for name in self.unit.layers if self.stage.quantizes(name)]
+    def __call__(self, unit: Unit, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if not self.stage.restore(unit.name):
+            names = [name for name in unit.layers if self.stage.quantizes(name)]
             if names:
-                self._reconstruct(module, args, kwargs, names)
-            self.stage.keep(self.unit.name, names)
+                self._reconstruct(unit, module, args, kwargs, names)
+            self.stage.keep(unit.name, names)
         self.advance(1)
 
-    def _reconstruct(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], names: list[str]) -> None:
+    def _reconstruct(
+        self, unit: Unit, module: nn.Module, args: tuple, kwargs: dict[str, Any], names: list[str]
+    ) -> None:
         grids = {name: self.stage.grid(name) for name in names}
         if self.stage.rounds_layers:
             self.lockstep.visits = {name: self._visit(grids) for name in names}
@@ -140,7 +126,7 @@ class _UnitHook:
             self.lockstep.visits.pop(name)
             grids.pop(name)
         if self.stage.learns:
-            self._learn(module, args, kwargs, grids, output)
+            self._learn(unit, module, args, kwargs, grids, output)
 
     def _visit(self, grids: dict[str, QParams]) -> Callable[[str, QuantizedLayer, Tensor, Tensor], None]:
         def visit(name: str, layer: QuantizedLayer, quantized: Tensor, full: Tensor) -> None:
@@ -155,7 +141,13 @@ class _UnitHook:
         return visit
 
     def _learn(
-        self, module: nn.Module, args: tuple, kwargs: dict[str, Any], grids: Mapping[str, QParams], output: Tensor
+        self,
+        unit: Unit,
+        module: nn.Module,
+        args: tuple,
+        kwargs: dict[str, Any],
+        grids: Mapping[str, QParams],
+        output: Tensor,
     ) -> None:
         stage, batch = self.stage, self.lockstep.batch
         first = slice(0, batch // 2)
@@ -169,7 +161,7 @@ class _UnitHook:
                 call,
                 halves(output, batch)[1].clone(),
                 stage.effort,
-                (stage.recipe.seed, "learn", self.unit.name),
+                (stage.recipe.seed, "learn", unit.name),
             )
         for name, integers in learned.items():
             stage.layers[name].set_weight(integers, grids[name], stage.plans[name].weight_bits)

@@ -1,0 +1,55 @@
+"""One interval for each of N groups of consecutive time steps (S_N of TDQ, NeurIPS 2023, section 5)."""
+
+import torch
+from torch import Tensor
+
+from tempoquant.errors import TempoquantError
+from tempoquant.intervals.clock import Clock
+from tempoquant.intervals.interval import Interval, IntervalProvider
+from tempoquant.numerics import QParams
+
+
+def group_of(timestep: Tensor, groups: int, train_timesteps: int) -> Tensor:
+    """The group ``floor(t N / T)`` of time steps, int64 of their shape; outside of [0, T) the first or last one.
+
+    Args:
+        groups: N. train_timesteps: T, the length of the training schedule.
+    """
+    return (timestep.float() * groups / train_timesteps).floor().clamp(0, groups - 1).long()
+
+
+class GroupInterval(IntervalProvider):
+    """N intervals, each for T / N consecutive training time steps; an unseen time step belongs to its own group.
+
+    Args:
+        qparams: scale and zero of shape (N,).
+        clock: knows the current time step.
+        train_timesteps: T, the length of the training schedule.
+    """
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, qparams: QParams, bits: int, clock: Clock, train_timesteps: int):
+        super().__init__(bits, qparams.q_min, qparams.q_max)
+        self.register_buffer("scale", qparams.scale.float())
+        self.register_buffer("zero", qparams.zero.float())
+        self.clock, self.train_timesteps = clock, train_timesteps
+
+    @property
+    def groups(self) -> int:
+        """N."""
+        return self.scale.numel()
+
+    def at(self, row: Tensor | None) -> Interval:
+        return self._of(None if row is None else self.clock.timesteps.to(row.device)[row])
+
+    def forward(self) -> Interval:
+        return self._of(self.clock.timestep)
+
+    def _of(self, timestep: Tensor | None) -> Interval:
+        if timestep is None:
+            raise TempoquantError("a group's interval was asked for before the denoiser was called with a time step")
+        group = group_of(torch.as_tensor(timestep), self.groups, self.train_timesteps).to(self.scale.device)
+        scale = self.scale[group]
+        return Interval(scale, self.zero[group], scale, self.q_min, self.q_max)

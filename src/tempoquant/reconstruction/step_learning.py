@@ -1,0 +1,165 @@
+"""The step sizes of one unit: learned by gradients, kept if the unit as it will run is no worse for it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tempoquant.intervals import Clock, GeneratedInterval, Generators, IntervalProvider, TableInterval
+from tempoquant.intervals.generator import Architecture
+from tempoquant.layers import (
+    QuantizedLayer,
+    QuantizedProduct,
+    simulate,
+    simulate_product,
+    straight_through,
+    straight_through_product,
+)
+from tempoquant.numerics import QParams
+from tempoquant.numerics.affine import SMALLEST_SCALE
+from tempoquant.randomness import generator
+from tempoquant.reconstruction.effort import StepEffort
+from tempoquant.reconstruction.lockstep import take_rows
+from tempoquant.reconstruction.rounding import reconstruction_loss
+from tempoquant.reconstruction.unit import first_tensor, hard_loss
+
+NORM = 2.4
+
+
+@dataclass
+class Site:
+    """One quantized activation: the attribute of a module that holds its interval provider."""
+
+    name: str
+    place: nn.Module
+    attribute: str
+
+    @property
+    def provider(self) -> Any:
+        return getattr(self.place, self.attribute)
+
+    @provider.setter
+    def provider(self, provider: IntervalProvider) -> None:
+        setattr(self.place, self.attribute, provider)
+
+
+@dataclass(frozen=True)
+class Call:
+    """N rows of a unit: arguments, full-precision output, and the time steps () or (N,)."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+    target: Tensor
+    timestep: Tensor
+
+    @property
+    def rows(self) -> int:
+        return self.target.shape[0]
+
+    def part(self, rows: Tensor) -> "Call":
+        """Some of the rows."""
+        timestep = self.timestep.expand(self.rows)[rows]
+        args, kwargs = take_rows((self.args, self.kwargs), rows, self.rows)
+        return Call(args, kwargs, self.target[rows], timestep)
+
+
+@dataclass(frozen=True)
+class StepLearner:
+    """Learns step sizes of one unit.
+
+    Attributes:
+        module: the unit. call: its rows. clock: the module's. key: names the random draws.
+    """
+
+    module: nn.Module
+    call: Call
+    clock: Clock
+    effort: StepEffort
+    key: tuple
+
+    def learn(self, sites: list[Site], architecture: Architecture | None, train_timesteps: int) -> None:
+        """Learn the scales of ``sites`` in place; with an ``architecture``, single scales become generated tables.
+
+        They stay as they were if the unit's hard loss would rise.
+        """
+        before = [site.provider for site in sites]
+        scales = [provider.scale.clone() for provider in before]
+        loss = self.loss()
+        generators = None
+        if architecture is not None:
+            generators = Generators(torch.stack(scales), architecture, train_timesteps, (*self.key, "start"))
+            for i, (site, provider) in enumerate(zip(sites, before, strict=True)):
+                site.provider = GeneratedInterval(provider, generators, i, self.clock)
+        with torch.enable_grad(), _learning_kernels(self.module):
+            self._optimize([provider.scale for provider in before], generators)
+        for site in sites:
+            if isinstance(site.provider, GeneratedInterval):
+                site.provider = site.provider.fold()
+        # So written, a loss that is not a number is no gain either.
+        if not self.loss() <= loss:
+            for site, provider, scale in zip(sites, before, scales, strict=True):
+                provider.scale.copy_(scale)
+                site.provider = provider
+
+    def loss(self) -> float:
+        """The unit's loss over all rows, as it will run."""
+        timestep = self.call.timestep.expand(self.call.rows)
+        call = self.call.args, self.call.kwargs
+        return hard_loss(self.module, call, self.call.target, NORM, lambda rows: self.clock.set(timestep[rows]))
+
+    def _optimize(self, scales: list[Tensor], generators: Generators | None) -> None:
+        effort, draws = self.effort, generator(*self.key)
+        optimizer = torch.optim.Adam(self._parameters(scales, generators))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, effort.iterations))
+        for _ in range(effort.iterations):
+            part = self.call.part(torch.randint(self.call.rows, (min(effort.batch, self.call.rows),), generator=draws))
+            self.clock.set(part.timestep)
+            if generators is not None and self.clock.timestep is not None:
+                generators.set(self.clock.timestep, draws)
+            output = first_tensor(self.module.forward(*part.args, **part.kwargs))
+            optimizer.zero_grad()
+            reconstruction_loss(output, part.target, NORM).backward()
+            optimizer.step()
+            schedule.step()
+            for scale in scales:
+                scale.data.clamp_(min=SMALLEST_SCALE)
+        for scale in scales:
+            scale.requires_grad_(False)
+
+    def _parameters(self, scales: list[Tensor], generators: Generators | None) -> list[dict[str, Any]]:
+        if generators is not None:
+            return [{"params": [*generators.parameters()], "lr": self.effort.generator_lr}]
+        share = [float(scale.mean()) if self.effort.relative else 1.0 for scale in scales]
+        return [{"params": [s.requires_grad_()], "lr": self.effort.lr * w} for s, w in zip(scales, share, strict=True)]
+
+
+def with_scale(provider: IntervalProvider, scale: Tensor, clock: Clock) -> IntervalProvider:
+    """``provider`` with another scale: itself, or a table where the scale has a row a time step and it has one."""
+    had: Any = provider
+    if scale.shape == had.scale.shape:
+        had.scale.copy_(scale)
+        return provider
+    qparams = QParams(scale, had.zero.expand_as(scale).clone(), int(provider.q_min), int(provider.q_max))
+    return TableInterval(qparams, provider.bits, clock)
+
+
+@contextmanager
+def _learning_kernels(module: nn.Module) -> Iterator[None]:
+    """Everything inside ``module`` computes with gradients for the time of a ``with`` block."""
+    parts = list(module.modules())
+    try:
+        for part in parts:
+            if isinstance(part, QuantizedLayer):
+                part.kernel = straight_through
+            elif isinstance(part, QuantizedProduct):
+                part.kernel = straight_through_product
+        yield
+    finally:
+        for part in parts:
+            if isinstance(part, QuantizedLayer):
+                part.kernel = simulate
+            elif isinstance(part, QuantizedProduct):
+                part.kernel = simulate_product

@@ -1,0 +1,116 @@
+"""Learning activation steps: the second stage of BRECQ (Li et al., ICLR 2021), as Q-Diffusion and TDQ use it.
+
+Weights are integers and ranges are calibrated. Unit after unit in execution order, the step sizes of all activations
+inside learn together against the unit's full-precision output, zero points fixed, by ``|y_hat - y|^2.4`` and Adam.
+Inputs and targets come from one pass of two streams, as for the weights.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from tempoquant.graph import Unit
+from tempoquant.intervals import ARCHITECTURES, Clock
+from tempoquant.layers import AttentionProducts
+from tempoquant.reconstruction.cache import UnitCache
+from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
+from tempoquant.reconstruction.step_learning import Call, Site, StepLearner, with_scale
+from tempoquant.reconstruction.unit import first_tensor
+from tempoquant.reconstruction.weights import WeightStage
+
+
+@dataclass
+class StepStage:
+    """Everything that learning activation steps reads and changes.
+
+    Attributes:
+        weights: the finished weight stage, its layers calibrated. attention: quantized products by owner.
+        clock: of the module, attached. train_timesteps: length of the training schedule.
+        cache: step sizes of finished units.
+    """
+
+    weights: WeightStage
+    attention: Mapping[str, AttentionProducts]
+    clock: Clock
+    train_timesteps: int
+    cache: UnitCache
+
+    def sites(self, unit: Unit) -> list[Site]:
+        """The quantized activations of a unit: inputs of its layers, operands of products that run inside of it."""
+        layers = [(name, self.weights.layers[name]) for name in unit.layers if name in self.weights.layers]
+        found = [Site(name, layer, "input_interval") for name, layer in layers if layer.input_interval is not None]
+        for owner, attention in self.attention.items():
+            if f"{owner}.".startswith(f"{unit.name}."):
+                products: Any = enumerate(attention.products)
+                found += [Site(f"{owner}:{i}:{o}", p.intervals, o) for i, p in products for o in p.intervals]
+        return found
+
+    def restore(self, unit: str, sites: list[Site]) -> bool:
+        """Set the step sizes of a unit that an earlier run finished; False if none did."""
+        tensors = self.cache.load(unit)
+        if tensors is None:
+            return False
+        for site in sites:
+            site.provider = with_scale(site.provider, tensors[site.name], self.clock)
+        return True
+
+    def keep(self, unit: str, sites: list[Site]) -> None:
+        """Put the step sizes of a finished unit into the cache."""
+        self.cache.save(unit, {site.name: site.provider.scale for site in sites})
+
+    def read_first_half(self, *_: Any) -> None:
+        """Let the clock know the quantized stream alone: nothing else asks it."""
+        assert self.clock.timestep is not None
+        self.clock.set(self.clock.timestep.chunk(2)[0])
+
+
+def learn_activation_steps(stage: StepStage, units: list[Unit], run: Callable[[], Any], batch: int) -> None:
+    """Learn the step sizes of ``units`` while ``run`` does one forward pass over a batch of two equal halves.
+
+    Args:
+        units: in execution order. run: calls the denoiser on ``batch`` rows, the second half a copy of the first.
+    """
+    weights = stage.weights
+    products: Any = [product for attention in stage.attention.values() for product in attention.products]
+    # Registered after the clock's own hook, and so called after it.
+    handle = weights.module.register_forward_pre_hook(stage.read_first_half)
+    try:
+        with (
+            Lockstep(weights.layers, weights.full, batch, products) as lockstep,
+            weights.progress.stage("activation steps", len(units)) as advance,
+        ):
+            visit_units(weights.module, units, _Learning(stage, lockstep, advance), run)
+    finally:
+        handle.remove()
+
+
+@dataclass
+class _Learning:
+    """Learns a unit's step sizes when the pass first reaches it."""
+
+    stage: StepStage
+    lockstep: Lockstep
+    advance: Callable[[int], None]
+
+    def __call__(self, unit: Unit, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        sites = self.stage.sites(unit)
+        if sites and not self.stage.restore(unit.name, sites):
+            self._learn(unit, module, args, kwargs, sites)
+            self.stage.keep(unit.name, sites)
+        self.advance(1)
+
+    def _learn(self, unit: Unit, module: nn.Module, args: tuple, kwargs: dict[str, Any], sites: list[Site]) -> None:
+        stage, batch, clock = self.stage.weights, self.lockstep.batch, self.stage.clock
+        how, key = stage.recipe.activations, (stage.recipe.seed, "activation steps", unit.name)
+        target = halves(first_tensor(module.forward(*args, **kwargs)), batch)[1].clone()
+        stream = slice(0, batch // 2) if how.learn_inputs == "quantized" else slice(batch // 2, batch)
+        timestep = clock.timestep
+        assert timestep is not None
+        call = Call(take_rows(args, stream, batch), take_rows(kwargs, stream, batch), target, timestep)
+        architecture = ARCHITECTURES[how.generator] if how.steps == "generator" else None
+        learner = StepLearner(module, call, clock, stage.effort.steps, key)
+        with self.lockstep.paused():
+            learner.learn(sites, architecture, self.stage.train_timesteps)
+        clock.set(timestep)
