@@ -8,26 +8,48 @@ from tempoquant.recipe import FLOAT_BITS, Override, Recipe
 
 def policy(recipe: Recipe) -> dict[str, str]:
     """``short``, a few words for a column, and ``full``, for below the table."""
-    exceptions = [_told(override) for override in recipe.policy]
+    exceptions = ", ".join(f"{override.match} {_widths(override)}" for override in recipe.policy)
+    kept = f"; but {exceptions}" if exceptions else ""
+    parts = [_attention(recipe), *_additions(recipe)]
+    short = ", ".join(word for word in (_layers(recipe), *(part[0] for part in parts)) if word)
+    return {
+        "short": short,
+        "full": "; ".join([f"every Linear and Conv2d at the row's bits{kept}", *(p[1] for p in parts)]),
+    }
+
+
+def _layers(recipe: Recipe) -> str:
+    """The exceptions among layers in few words."""
     if not recipe.policy:
-        short = "all layers"
-    elif all(o.match in ("@first", "@last") and (o.weight_bits, o.activation_bits) == (None, 8) for o in recipe.policy):
-        short = "ends A8"
-    else:
-        short = f"{len(exceptions)} exceptions"
-    products = f"attention products quantized, softmax to {recipe.attention.softmax_bits} bits"
+        return "all layers"
+    kinds = {_widths(override) for override in recipe.policy}
+    if {override.match for override in recipe.policy} == {"@first", "@last"} and len(kinds) == 1:
+        return f"ends {kinds.pop()}"
+    return f"{len(recipe.policy)} exceptions"
+
+
+def _attention(recipe: Recipe) -> tuple[str, str]:
     if not recipe.attention.quantize:
-        short, products = f"{short}, attention float", "attention products float"
-    elif recipe.attention.softmax_bits != 8:
-        short += f", softmax {recipe.attention.softmax_bits}"
+        return "attention float", "attention products float"
+    bits = recipe.attention.softmax_bits
+    return "" if bits == 8 else f"softmax {bits}", f"attention products quantized, softmax to {bits} bits"
+
+
+def _additions(recipe: Recipe) -> list[tuple[str, str]]:
+    """What else decides the precision, each in few words and in full."""
+    found = []
     if recipe.weights.split_shortcuts:
-        short, products = f"{short}, split shortcuts", f"{products}; a grid for each part of a shortcut's input"
+        found.append(("split shortcuts", "a grid for each part of a shortcut's input"))
+    if recipe.activations.symmetric:
+        found.append(("symmetric", "zero points in the middle"))
     if recipe.temporal.cache is not None:
         chosen = "all" if recipe.temporal.cache_choice == "always" else "those with the least error so"
-        short = f"{short}, temporal {recipe.temporal.cache}"
-        products += f"; temporal features looked up in {recipe.temporal.cache}, {chosen}"
-    kept = f"; but {', '.join(exceptions)}" if exceptions else ""
-    return {"short": short, "full": f"every Linear and Conv2d at the row's bits{kept}; {products}"}
+        stored = recipe.temporal.cache
+        found.append((f"temporal {stored}", f"temporal features looked up in {stored}, {chosen}"))
+    if recipe.correction is not None and recipe.correction.step_bits:
+        widths = "/".join(str(bits) for bits in recipe.correction.step_bits)
+        found.append((f"A{widths} by step", f"activations take {widths} bits by step"))
+    return found
 
 
 def integer_engine(recipe: Recipe) -> str:
@@ -44,6 +66,6 @@ def integer_engine(recipe: Recipe) -> str:
     return "two accumulations" if recipe.weights.split_shortcuts and engine == "yes" else engine
 
 
-def _told(override: Override) -> str:
+def _widths(override: Override) -> str:
     kinds: dict[str, Any] = {"W": override.weight_bits, "A": override.activation_bits}
-    return f"{override.match} {''.join(f'{kind}{bits}' for kind, bits in kinds.items() if bits is not None)}"
+    return "".join(f"{kind}{bits}" for kind, bits in kinds.items() if bits is not None)

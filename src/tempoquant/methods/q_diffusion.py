@@ -23,13 +23,13 @@ from tempoquant.methods.registry import method
 @method(
     "q-diffusion",
     paper="Li et al., Q-Diffusion, ICCV 2023 (arXiv 2302.04304)",
-    summary="calibrated on all steps alike, activation steps learned, every layer at the same bits",
+    summary="activation steps learned, shortcuts behind skip connections in two parts",
     readings=("paper", "released"),
 )
 def q_diffusion(reading: str, activations: int) -> dict[str, Any]:
     """Recipe entries of Q-Diffusion in one of its readings."""
     inputs = "quantized" if reading == "paper" else "full-precision"
     return BLOCKWISE | {
-        "weights": {**BLOCKWISE["weights"]},
+        "weights": {**BLOCKWISE["weights"], "split_shortcuts": True},
         "activations": {**BLOCKWISE["activations"], "learn_inputs": inputs},
     }
