@@ -6,12 +6,27 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tempoquant.numerics import QParams, affine_qparams, mse_range, percentile_range
+from tempoquant.extension import ACTIVATION_RANGES
+from tempoquant.numerics import QParams, affine_qparams, minmax_range, mse_range, percentile_range
 from tempoquant.randomness import generator
 
 VALUES = 1024
 EMA_MOMENTUM = 0.95
 EMA_BATCH = 16
+
+
+ACTIVATION_RANGES.register("mse")(mse_range)
+
+
+@ACTIVATION_RANGES.register("minmax")
+@ACTIVATION_RANGES.register("ema")
+def _minmax(values: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    return minmax_range(values)
+
+
+@ACTIVATION_RANGES.register("percentile")
+def _percentile(values: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    return percentile_range(values)
 
 
 @dataclass
@@ -61,22 +76,20 @@ class Spread:
         """Scale and zero point of every group of rows, on an unsigned grid: (N,) each.
 
         Args:
-            search: "minmax", "ema", "percentile" (99.9) or "mse" (p = 2.4, 80 candidates).
+            search: a name of :data:`ACTIVATION_RANGES`, such as "minmax", "percentile" (99.9) or "mse" (p = 2.4, 80
+                candidates); "ema" sees moving averages of the extremes, all others the values that were drawn.
             groups: the group of every row, 0 to N - 1. count: N; a group of which nothing was seen gets what all get.
             symmetric: zero points in the middle; a softmax output stays unsigned.
         """
         seen = [row for row, parts in enumerate(self.lows) if parts]
         symmetric = symmetric and not self.always_zero
-        low, high = self.moving_extremes(seen) if search == "ema" else self.extremes(seen)
-        members = [[i for i, row in enumerate(seen) if groups[row] == n] for n in range(count)]
-        members = [found or list(range(len(seen))) for found in members]
-        if search in ("mse", "percentile"):
-            rows = [torch.cat([*self.values[r], a[None], b[None]]) for r, a, b in zip(seen, low, high, strict=True)]
-            pools = [torch.cat([rows[i] for i in found]) for found in members]
-            low, high = _searched(pools, bits, search, symmetric)
+        if search == "ema":
+            rows = dict(zip(seen, torch.stack(self.moving_extremes(seen), 1), strict=True))
         else:
-            low = torch.stack([low[found].min() for found in members])
-            high = torch.stack([high[found].max() for found in members])
+            extremes = zip(seen, *self.extremes(seen), strict=True)
+            rows = {r: torch.cat([*self.values[r], low[None], high[None]]) for r, low, high in extremes}
+        members = [[rows[row] for row in seen if groups[row] == n] or [*rows.values()] for n in range(count)]
+        low, high = _searched([torch.cat(found) for found in members], bits, search, symmetric)
         if self.always_zero:
             low = torch.zeros_like(low)
         signed = affine_qparams(low, high, bits, symmetric)
@@ -89,7 +102,7 @@ def _searched(pools: list[Tensor], bits: int, search: str, symmetric: bool) -> t
     for length in {pool.numel() for pool in pools}:
         chosen = [i for i, pool in enumerate(pools) if pool.numel() == length]
         table = torch.stack([pools[i] for i in chosen])
-        low[chosen], high[chosen] = mse_range(table, bits, symmetric) if search == "mse" else percentile_range(table)
+        low[chosen], high[chosen] = ACTIVATION_RANGES[search](table, bits, symmetric)
     return low, high
 
 

@@ -11,6 +11,7 @@ from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
     BatchSize,
+    Engine,
     Factory,
     Folder,
     Json,
@@ -46,6 +47,7 @@ def evaluate_command(
     seed: Seed = 1,
     batch_size: BatchSize = 16,
     denoiser: Factory = None,
+    engine: Engine = "auto",
     overwrite: Overwrite = False,
     json_file: Json = None,
 ) -> None:
@@ -60,7 +62,7 @@ def evaluate_command(
     extractor = None if features is None else feature_extractor(features)
     # A bare denoiser's folder is filled with the reference's own module unless the user says otherwise.
     factory = reference_model if ".py:" in reference_model and (Path(model) / "denoiser").is_dir() else None
-    quantized_target, quantized = open_model(model, denoiser or factory)
+    quantized_target, quantized = open_model(model, denoiser or factory, engine)
     if quantized is None:
         raise InputError(f"{model!r} is not a quantized folder: make one with `tempoquant quantize`")
     full, _ = open_model(reference_model)

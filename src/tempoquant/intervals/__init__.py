@@ -5,6 +5,8 @@ from tempoquant.intervals.generator import ARCHITECTURES, GeneratedInterval, Gen
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
 from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, TableInterval
+from tempoquant.intervals.stepped import SteppedInterval
+from tempoquant.intervals.temporal_table import TemporalTable, has_tables
 
 __all__ = [
     "ARCHITECTURES",
@@ -15,7 +17,10 @@ __all__ = [
     "GroupInterval",
     "Interval",
     "IntervalProvider",
+    "SteppedInterval",
     "TableInterval",
+    "TemporalTable",
     "fake_quantize",
     "group_of",
+    "has_tables",
 ]

@@ -1,21 +1,30 @@
 """Quantized Linear, Conv2d and attention products. They call a kernel; simulation is the default one."""
 
 from tempoquant.layers.attention import AttentionProducts, QuantizedProduct, simulate_product
+from tempoquant.layers.cached import CachedLayer, StandIn, UnreadLayer, install_stand_ins, stand_ins
 from tempoquant.layers.install import install_attention, install_layers
 from tempoquant.layers.layer import QuantConv2d, QuantizedLayer, QuantLinear, to_quantized
 from tempoquant.layers.simulation import simulate
+from tempoquant.layers.split import SplitLayer, install_splits
 from tempoquant.layers.straight_through import straight_through, straight_through_product
 
 __all__ = [
     "AttentionProducts",
+    "CachedLayer",
     "QuantConv2d",
     "QuantLinear",
     "QuantizedLayer",
     "QuantizedProduct",
+    "SplitLayer",
+    "StandIn",
+    "UnreadLayer",
     "install_attention",
     "install_layers",
+    "install_splits",
+    "install_stand_ins",
     "simulate",
     "simulate_product",
+    "stand_ins",
     "straight_through",
     "straight_through_product",
     "to_quantized",

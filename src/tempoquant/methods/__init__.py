@@ -1,18 +1,24 @@
 """One file a published method. Importing this package registers them all."""
 
-from tempoquant.methods import brecq, freeze, ptq4dm, q_diffusion, rtn, s_n, tdq, tfmq_dm
-from tempoquant.methods.registry import METHODS, Method, method_recipe
+from tempoquant.methods import brecq, freeze, ptq4dm, ptqd, q_diffusion, rtn, s_n, tdq, tfmq_cache, tfmq_dm
+from tempoquant.methods.plugins import load_plugins
+from tempoquant.methods.registry import METHODS, Method, find_method, method, method_recipe
 
 __all__ = [
     "METHODS",
     "Method",
     "brecq",
+    "find_method",
     "freeze",
+    "load_plugins",
+    "method",
     "method_recipe",
     "ptq4dm",
+    "ptqd",
     "q_diffusion",
     "rtn",
     "s_n",
     "tdq",
+    "tfmq_cache",
     "tfmq_dm",
 ]

@@ -30,6 +30,6 @@ def q_diffusion(reading: str, activations: int) -> dict[str, Any]:
     """Recipe entries of Q-Diffusion in one of its readings."""
     inputs = "quantized" if reading == "paper" else "full-precision"
     return BLOCKWISE | {
-        "weights": {**BLOCKWISE["weights"]},
+        "weights": {**BLOCKWISE["weights"], "split_shortcuts": True},
         "activations": {**BLOCKWISE["activations"], "learn_inputs": inputs},
     }
