@@ -259,6 +259,16 @@ def test_groups_start_at_the_ranges_of_their_own_time_steps(quantized):
     assert all(torch.equal(scale, scales(table)[name]) for name, scale in scales(groups).items())
 
 
+@pytest.mark.parametrize("method", ["brecq", "q-diffusion", "ptq4dm", "tdq-thin", "s-4"])
+def test_the_integer_engine_draws_the_same_bits(quantized, method):
+    made, images = quantized(method), []
+    for engine in ("simulation", "auto"):
+        made.use_engine(engine)
+        # Most of seven steps were not recorded.
+        images.append(made.generate(2, steps=7, seed=1))
+    assert torch.equal(*images)
+
+
 @pytest.mark.parametrize("method", ["q-diffusion", "tdq-thin", "s-2"])
 @pytest.mark.parametrize("model", ["bare", "labelled", "dit"])
 def test_other_denoisers(method, model):
