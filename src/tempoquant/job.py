@@ -104,10 +104,8 @@ def run_job(
     train_timesteps = int(target.denoiser.scheduler.config.num_train_timesteps)
     with _timed(timings, "activations"):
         calibrate_temporal(stage, program, externals, rows, clock)
-        cache_features(module, program, externals, clock, recipe.temporal, lambda: first_call(denoiser, store))
-        calibrate_activations(
-            denoiser, store, clock, block_layers(stage), plans, attention, recipe, train_timesteps, progress
-        )
+        others = {n: layer for n, layer in stage.layers.items() if not plans[n].temporal or in_blocks(recipe)}
+        calibrate_activations(denoiser, store, clock, others, plans, attention, recipe, train_timesteps, progress)
     if recipe.activations.learn:
         with _timed(timings, "activation steps"):
             cache = UnitCache(steps, {"recipe": recipe.model_dump(mode="json"), "recording": store.request})
@@ -115,6 +113,8 @@ def run_job(
             learn_activation_steps(
                 learning, stage_units(stage, recipe.temporal.calibration), *two_streams(stage, denoiser, store)
             )
+    # Last, since what is looked up runs in no two streams.
+    cache_features(module, program, externals, clock, recipe.temporal, lambda: first_call(denoiser, store))
     correction, measured = None, None
     if recipe.correction is not None:
         with _timed(timings, "correction"):
@@ -229,12 +229,6 @@ def calibrate_temporal(
         wanted = {n: b for n, b in bits.items() if b != FLOAT_BITS}
         per_step = stage.recipe.temporal.calibration == "finite-set"
         finite_set_calibration(program, externals, rows, clock, layers, wanted, per_step)
-
-
-def block_layers(stage: WeightStage) -> dict[str, Any]:
-    """The layers whose activations are calibrated by running blocks: image-dependent ones, or all that still run."""
-    runs = {n: layer for n, layer in stage.layers.items() if stage.module.get_submodule(n) is layer}
-    return {n: layer for n, layer in runs.items() if not stage.plans[n].temporal or in_blocks(stage.recipe)}
 
 
 def in_blocks(recipe: Recipe) -> bool:

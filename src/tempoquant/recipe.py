@@ -227,6 +227,15 @@ class Recipe(Part):
     correction: Correction | None = None
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _ranges_of_every_step(self) -> "Recipe":
+        if self.calibration.step_choice != "uniform" and self.activations.steps == "per-step":
+            raise ValueError(
+                f"calibration.step_choice = {self.calibration.step_choice!r} may leave steps out: "
+                "activations.steps = 'per-step' needs 'uniform'"
+            )
+        return self
+
     @field_validator("correction")
     @classmethod
     def _has_bits_to_step(cls, correction: Correction | None, info: ValidationInfo) -> Correction | None:
@@ -238,15 +247,6 @@ class Recipe(Part):
     def with_activation_bits(self, bits: int) -> "Recipe":
         """The same recipe at another activation width."""
         return self.model_copy(update={"activations": self.activations.model_copy(update={"bits": bits})})
-
-    @model_validator(mode="after")
-    def _ranges_of_every_step(self) -> "Recipe":
-        if self.calibration.step_choice != "uniform" and self.activations.steps == "per-step":
-            raise ValueError(
-                f"calibration.step_choice = {self.calibration.step_choice!r} may leave steps out: "
-                "activations.steps = 'per-step' needs 'uniform'"
-            )
-        return self
 
     @property
     def name(self) -> str:

@@ -84,13 +84,12 @@ class Spread:
         seen = [row for row, parts in enumerate(self.lows) if parts]
         symmetric = symmetric and not self.always_zero
         if search == "ema":
-            rows = list(torch.stack(self.moving_extremes(seen), 1))
+            rows = dict(zip(seen, torch.stack(self.moving_extremes(seen), 1), strict=True))
         else:
             extremes = zip(seen, *self.extremes(seen), strict=True)
-            rows = [torch.cat([*self.values[r], low[None], high[None]]) for r, low, high in extremes]
-        members = [[i for i, row in enumerate(seen) if groups[row] == n] for n in range(count)]
-        members = [found or list(range(len(seen))) for found in members]
-        low, high = _searched([torch.cat([rows[i] for i in found]) for found in members], bits, search, symmetric)
+            rows = {r: torch.cat([*self.values[r], low[None], high[None]]) for r, low, high in extremes}
+        members = [[rows[row] for row in seen if groups[row] == n] or [*rows.values()] for n in range(count)]
+        low, high = _searched([torch.cat(found) for found in members], bits, search, symmetric)
         if self.always_zero:
             low = torch.zeros_like(low)
         signed = affine_qparams(low, high, bits, symmetric)

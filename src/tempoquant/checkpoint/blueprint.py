@@ -111,11 +111,11 @@ def interval_providers(module: nn.Module) -> list[IntervalProvider]:
 def _describe(provider: IntervalProvider) -> dict[str, Any]:
     if isinstance(provider, TableInterval):
         return {"kind": "table", "bits": provider.bits}
-    if isinstance(provider, SteppedInterval):
-        return {"kind": "stepped", "bits": provider.bits}
     if isinstance(provider, GroupInterval):
         sizes = {"groups": provider.groups, "train_timesteps": provider.train_timesteps}
         return {"kind": "groups", "bits": provider.bits, **sizes}
+    if isinstance(provider, SteppedInterval):
+        return {"kind": "stepped", "bits": provider.bits}
     if isinstance(provider, ConstantInterval):
         return {"kind": "constant", "bits": provider.bits}
     raise FormatError(f"a {type(provider).__name__} has no form on disk")

@@ -16,8 +16,8 @@ class SizeReport:
     """Bytes of a stored denoiser.
 
     Attributes:
-        total: all tensors. weights: packed weights. tables: per-step scales, zero points and widths.
-        headers: file headers. features: cached temporal features.
+        total: all tensors. weights: packed weights. headers: file headers. features: cached temporal features.
+        tables: scales, zero points and widths that move with the step.
         full: all tensors of the float32 original.
     """
 
@@ -47,9 +47,8 @@ def component_sizes(folder: Path, full_bytes: int) -> SizeReport:
     quantized = [n for n, layer in config["layers"].items() if layer["bits"] != 32]
     weights = sum(_bytes(tensors[f"{name}.weight"]) for name in quantized)
     rows = tensors["tempoquant.timesteps"].numel()
-    entries = sum(
-        i["groups"] if i["kind"] == "groups" else rows * (i["kind"] != "constant") for i in config["intervals"]
-    )
+    moving = [entry for entry in config["intervals"] if entry["kind"] != "constant"]
+    entries = sum(entry.get("groups", rows) for entry in moving)
     widths = tensors.get("tempoquant.interval_widths", torch.empty(0, dtype=torch.uint8))
     tables = entries * (4 + tensors["tempoquant.interval_zero"].element_size()) + _bytes(widths)
     features = sum(_bytes(t) for name, t in tensors.items() if name.startswith("tempoquant.feature"))

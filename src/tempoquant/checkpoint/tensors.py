@@ -130,12 +130,11 @@ def _packed_weight(layer: QuantizedLayer) -> Tensor:
 
 def _provider(entry: Mapping[str, Any], reader: Reader, clock: Clock) -> IntervalProvider:
     kind = entry["kind"]
-    counts = {"constant": 1, "table": len(clock), "stepped": len(clock), "groups": entry.get("groups")}
-    count = counts.get(kind)
-    if count is None:
+    if kind not in ("constant", "groups", "stepped", "table"):
         raise FormatError(f"the folder has an interval of kind {kind!r}, which this tempoquant does not know")
+    count = {"constant": 1, "groups": int(entry.get("groups", 0))}.get(kind, len(clock))
     scale, zero = reader.take("interval_scale", count), reader.take("interval_zero", count)
-    if kind == "stepped":
+    if entry["kind"] == "stepped":
         return SteppedInterval(scale, zero, reader.take("interval_widths", count), clock)
     qparams = QParams(scale, zero, *grid(entry["bits"]))
     if kind == "table":

@@ -41,12 +41,8 @@ class Clock:
 
     def set(self, timestep: Tensor | float) -> None:
         """Make ``timestep`` the current one: a number, or (B,) for a batch of mixed time steps."""
-        steps = torch.as_tensor(timestep)
-        self.timestep = steps.reshape(()) if steps.numel() == 1 else steps
-        rows = self.rows(self.timestep)
-        # One row for all is the usual case, and the one that integer kernels take in a single call.
-        alike = rows.dim() == 0 or bool((rows == rows.flatten()[0]).all())
-        self.row = rows.flatten()[0] if alike else rows
+        self.timestep = _one_if_alike(torch.as_tensor(timestep))
+        self.row = _one_if_alike(self.rows(self.timestep))
 
     def attach(self, module: nn.Module) -> RemovableHandle:
         """Read the time step at every call of ``module`` from now on."""
@@ -59,3 +55,9 @@ class Clock:
             self.set(args[self.position])
         else:
             raise TempoquantError(f"the denoiser was called without its time step argument {self.name!r}")
+
+
+def _one_if_alike(values: Tensor) -> Tensor:
+    """One for all is the usual case, and the one that integer kernels take in a single call."""
+    alike = values.dim() == 0 or bool((values == values.flatten()[0]).all())
+    return values.flatten()[0] if alike else values

@@ -28,6 +28,7 @@ class QuantizedProduct(nn.Module):
         intervals: a provider for each of "q", "k", "v" and "p" (the softmax output), or empty while float.
         watch: called with (operand name, tensor) before use: how calibration sees the operands.
         kernel: computes a product whose operands are quantized; :func:`simulate_product` unless another is given.
+        centred: makes ``q - z`` of an operand in float32; a run-time may give a faster one.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class QuantizedProduct(nn.Module):
         self.intervals = nn.ModuleDict()
         self.watch: Callable[[str, Tensor], None] | None = None
         self.kernel: Callable[[QuantizedProduct, str, Tensor, Tensor], Tensor] = simulate_product
+        self.centred: Callable[[Tensor, Interval], Tensor] = quantized_input
 
     @property
     def is_stock(self) -> bool:
@@ -88,20 +90,10 @@ class QuantizedProduct(nn.Module):
         return self.product("pv", probabilities, value).to(dtype)
 
 
-def simulate_product(
-    product: QuantizedProduct,
-    names: str,
-    left: Tensor,
-    right: Tensor,
-    centred: Callable[[Tensor, Interval], Tensor] = quantized_input,
-) -> Tensor:
-    """``left @ right`` with both operands quantized: exact integers, then ``(acc * s) * s``, in left's dtype.
-
-    Args:
-        centred: makes ``q - z`` of an operand in float32.
-    """
+def simulate_product(product: QuantizedProduct, names: str, left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right`` with both operands quantized: exact integers, then ``(acc * s) * s``, in left's dtype."""
     a, b = (product.intervals[name]().over(x) for name, x in zip(names, (left, right), strict=True))
-    x, y = centred(left, a), centred(right, b)
+    x, y = product.centred(left, a), product.centred(right, b)
     acc = torch.matmul(x, y) if _fits_float32(x, a, b) else torch.matmul(x.double(), y.double()).float()
     return ((acc * _aligned(a.s_out, acc)) * _aligned(b.s_out, acc)).to(left.dtype)
 

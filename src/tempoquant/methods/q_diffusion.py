@@ -23,7 +23,7 @@ from tempoquant.methods.registry import method
 @method(
     "q-diffusion",
     paper="Li et al., Q-Diffusion, ICCV 2023 (arXiv 2302.04304)",
-    summary="activation steps learned, shortcuts behind skip connections in two parts",
+    summary="calibrated on all steps alike, activation steps learned, every layer at the same bits",
     readings=("paper", "released"),
 )
 def q_diffusion(reading: str, activations: int) -> dict[str, Any]:

@@ -62,8 +62,9 @@ class StepStage:
 
     def read_first_half(self, *_: Any) -> None:
         """Let the clock know the quantized stream alone: nothing else asks it."""
-        assert self.clock.timestep is not None
-        self.clock.set(self.clock.timestep.chunk(2)[0])
+        timestep = self.clock.timestep
+        if timestep is not None and timestep.dim():
+            self.clock.set(timestep.chunk(2)[0])
 
 
 def learn_activation_steps(stage: StepStage, units: list[Unit], run: Callable[[], Any], batch: int) -> None:

@@ -1,12 +1,12 @@
 """Choosing what computes the quantized layers of a denoiser, and telling what does."""
 
 import warnings
-from functools import partial
 
 from torch import nn
 
 from tempoquant.errors import unknown
-from tempoquant.layers import QuantizedLayer, QuantizedProduct, simulate, simulate_product
+from tempoquant.layers import QuantizedLayer, QuantizedProduct, simulate
+from tempoquant.layers.simulation import quantized_input
 from tempoquant.runtime.bytes import centred_floats
 from tempoquant.runtime.check import integers_are_exact
 from tempoquant.runtime.native import IntegerKernel, unsuitable
@@ -36,7 +36,7 @@ def use_engine(module: nn.Module, engine: str = "auto") -> dict[str, str]:
     for layer in _layers(module).values():
         layer.kernel = IntegerKernel() if integer and unsuitable(layer) is None else simulate
     for product in (part for part in module.modules() if isinstance(part, QuantizedProduct)):
-        product.kernel = partial(simulate_product, centred=centred_floats) if integer else simulate_product
+        product.centred = centred_floats if integer else quantized_input
     return engine_report(module)
 
 
