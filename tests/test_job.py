@@ -10,11 +10,13 @@ from torch import Tensor
 
 import tempoquant
 from tempoquant import job
+from tempoquant.calibration.conditions import temporal_inputs
 from tempoquant.checkpoint.blueprint import interval_providers, quantized_layers, quantized_products
 from tempoquant.graph import read_denoiser, temporal_program
 from tempoquant.intervals import Clock, ConstantInterval, TableInterval
 from tempoquant.pipelines import DiffusersTarget, state_hash
 from tempoquant.progress import Silent
+from tempoquant.reconstruction import stage as stages
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import EFFORTS, Effort
 from tempoquant.reconstruction.plan import plan_layers
@@ -47,9 +49,9 @@ def stage(tmp_path):
         clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
         module = copy.deepcopy(target.denoiser.module).requires_grad_(False)
         cache = UnitCache(tmp_path / f"units{recipe.temporal.reconstruction}", {"is": 1})
-        stage = job.weight_stage(module, graph, recipe, plans, cache, Silent())
+        stage = stages.weight_stage(module, graph, recipe, plans, cache, Silent())
         program = temporal_program(probe, graph)
-        externals, _ = job.temporal_inputs(program, store, clock)
+        externals, _ = temporal_inputs(program, store, clock)
         return stage, program, externals, replace(target.denoiser, module=module), store
 
     return begin
@@ -58,7 +60,7 @@ def stage(tmp_path):
 def test_frozen_temporal_layers_stay_bit_identical_while_units_are_rounded(stage, monkeypatch):
     monkeypatch.setitem(EFFORTS, "fast", Effort(True, 4, 4, 10, 1e-2))
     stage, program, externals, denoiser, store = stage(small_recipe())
-    job.reconstruct_temporal(stage, program, externals)
+    stages.reconstruct_temporal(stage, program, externals)
     temporal = set(program.layers)
     assert len(temporal) > 4 and {n for n, p in stage.plans.items() if p.temporal} == temporal
 
@@ -68,7 +70,7 @@ def test_frozen_temporal_layers_stay_bit_identical_while_units_are_rounded(stage
 
     before = frozen()
     assert all(stage.layers[name].weight.dtype == torch.int8 for name in temporal)
-    job.reconstruct_image_layers(stage, denoiser, store)
+    stages.reconstruct_image_layers(stage, denoiser, store)
     after = frozen()
     assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
     assert all(layer.weight_scale is not None for layer in stage.layers.values())
@@ -77,9 +79,9 @@ def test_frozen_temporal_layers_stay_bit_identical_while_units_are_rounded(stage
 def test_block_reconstruction_does_move_temporal_layers(stage, monkeypatch):
     monkeypatch.setitem(EFFORTS, "fast", Effort(True, 0, 4, 10, 1e-2))
     stage, program, externals, _, _ = stage(small_recipe(temporal={"reconstruction": "block"}))
-    job.reconstruct_temporal(stage, program, externals)
+    stages.reconstruct_temporal(stage, program, externals)
     assert all(stage.layers[name].weight_scale is None for name in program.layers)
-    assert {n for unit in job.stage_units(stage, "block") for n in unit.layers} >= set(program.layers)
+    assert {n for unit in stages.stage_units(stage, "block") for n in unit.layers} >= set(program.layers)
 
 
 @pytest.mark.parametrize("compensate", [True, False])
@@ -90,7 +92,7 @@ def test_tiar_lowers_the_temporal_feature_loss(stage, monkeypatch, compensate):
     for how in ("nearest", "tiar"):
         begun, program, externals, _, _ = stage(small_recipe(weights=4, temporal={"reconstruction": how}))
         full = program.run(externals, lambda name, x, s=begun: s.layers[name](x))
-        job.reconstruct_temporal(begun, program, externals)
+        stages.reconstruct_temporal(begun, program, externals)
         found = program.run(externals, lambda name, x, s=begun: s.layers[name](x))
         losses[how] = float(feature_loss(found, full))
     assert 0 < losses["tiar"] < losses["nearest"]

@@ -18,7 +18,7 @@ from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.correction import check_correctable
 from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
-from tempoquant.job import Quantized, run_job
+from tempoquant.job import Places, Quantized, run_job
 from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, resolve, state_hash
 from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
 from tempoquant.pipelines.resolve import first_line, load_pipeline
@@ -69,11 +69,10 @@ def quantize(
     if place is not None:
         check_output(place, overwrite, resume)
     with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
-        trajectories = work / "recording" if recording is None else Path(recording)
-        weights = work / "units" if units is None else Path(units)
+        places = Places(Path(recording or work / "recording"), Path(units or work / "units"), work / "steps")
         # Rounding is learned by gradients, which a caller's inference mode would forbid.
         with torch.inference_mode(False):
-            quantized = run_job(target, recipe, weights, trajectories, work / "steps", progress or Silent(), given)
+            quantized = run_job(target, recipe, places, progress or Silent(), given)
         facts = _facts(target, quantized, given)
         made = target.with_module(quantized.module)
         result = QuantizedPipeline(made, quantized.blueprint, quantized.clock, facts, quantized.correction)

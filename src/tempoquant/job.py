@@ -2,20 +2,18 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tempoquant.calibration.activations import calibrate_activations
 from tempoquant.calibration.conditions import most_conditions, temporal_inputs
-from tempoquant.calibration.finite_set import finite_set_calibration
 from tempoquant.calibration.recorder import record
-from tempoquant.calibration.step_choice import reconstruction_rows
+from tempoquant.calibration.stage import ActivationStage, calibrate, first_call, learn_steps
 from tempoquant.calibration.store import Store
 from tempoquant.calibration.temporal_cache import cache_features
 from tempoquant.checkpoint import Blueprint
@@ -27,20 +25,15 @@ from tempoquant.correction import (
     quantization_noise,
     set_step_bits,
 )
-from tempoquant.graph import DenoiserGraph, Probe, TemporalProgram, Unit, read_denoiser, temporal_program
+from tempoquant.graph import DenoiserGraph, Probe, temporal_program
 from tempoquant.intervals import Clock
-from tempoquant.layers import install_attention, install_layers, install_splits
-from tempoquant.pipelines import Denoiser, Target, build_scheduler, condition_variants, set_steps
+from tempoquant.layers import install_attention, install_splits
+from tempoquant.pipelines import Target, build_scheduler, condition_variants, set_steps
 from tempoquant.progress import Progress
-from tempoquant.recipe import FLOAT_BITS, Recipe
+from tempoquant.recipe import Recipe
 from tempoquant.reconstruction.cache import UnitCache
-from tempoquant.reconstruction.effort import effort
-from tempoquant.reconstruction.lockstep import doubled
-from tempoquant.reconstruction.plan import LayerPlan, plan_layers
-from tempoquant.reconstruction.split import shortcut_splits, split_graph, split_plans
-from tempoquant.reconstruction.steps import StepStage, learn_activation_steps
-from tempoquant.reconstruction.tiar import tiar
-from tempoquant.reconstruction.weights import WeightStage, reconstruct_units, round_nearest
+from tempoquant.reconstruction.reading import Reading, read
+from tempoquant.reconstruction.stage import reconstruct_image_layers, reconstruct_temporal, unit_identity, weight_stage
 
 
 @dataclass
@@ -62,66 +55,69 @@ class Quantized:
     measured: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class Places:
+    """Folders of what a job makes or continues.
+
+    Attributes:
+        recording: recorded trajectories. units: finished weights. steps: learned activation steps.
+    """
+
+    recording: Path
+    units: Path
+    steps: Path
+
+
 def run_job(
     target: Target,
     recipe: Recipe,
-    units: Path,
-    recording: Path,
-    steps: Path,
+    places: Places,
     progress: Progress,
     conditioning: Mapping[str, Any] | None = None,
 ) -> Quantized:
     """Quantize ``target``'s denoiser.
 
     Args:
+        places: their contents are reused where they are of the same settings.
         conditioning: as ``target.generate`` takes it, for the recipe's calibration samples.
-        units: the folder of finished weights, made or continued.
-        recording: the folder of the recorded trajectories, made or continued unless it is complete.
-        steps: the folder of learned activation steps, made or continued if the recipe learns them.
     """
     timings: dict[str, float] = {}
     probe = probe_of(target, recipe, conditioning)
     with _timed(timings, "read"):
-        graph = read_denoiser(probe)
-        plans = plan_layers(graph, recipe)
-        splits = shortcut_splits(probe.module, graph, plans) if recipe.weights.split_shortcuts else {}
-        graph, plans = split_graph(graph, splits), split_plans(plans, splits)
+        reading = read(probe, recipe)
     with _timed(timings, "record"):
-        store = record_trajectories(target, recipe, recording, progress, conditioning)
+        store = record_trajectories(target, recipe, places.recording, progress, conditioning)
+    graph, plans = reading.graph, reading.plans(recipe)
     clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
     module = copy.deepcopy(target.denoiser.module).eval().requires_grad_(False)
-    install_splits(module, splits)
-    denoiser = replace(target.denoiser, module=module)
-    stage = weight_stage(module, graph, recipe, plans, UnitCache(units, unit_identity(store, recipe, plans)), progress)
-    attention = install_attention(module, graph.attention) if recipe.attention.quantize else {}
+    install_splits(module, reading.splits)
+    cache = UnitCache(places.units, unit_identity(store, recipe, plans))
+    stage = weight_stage(module, graph, recipe, plans, cache, progress)
+    job = ActivationStage(
+        stage, install_attention(module, reading.products), clock, store, replace(target.denoiser, module=module)
+    )
     with _timed(timings, "temporal features"):
         program = temporal_program(probe, graph)
         externals, rows = temporal_inputs(program, store, clock, most_conditions(graph), recipe.seed)
         reconstruct_temporal(stage, program, externals)
     with _timed(timings, "units"):
-        reconstruct_image_layers(stage, denoiser, store)
+        reconstruct_image_layers(stage, job.denoiser, store)
     clock.attach(module)
-    train_timesteps = int(target.denoiser.scheduler.config.num_train_timesteps)
     with _timed(timings, "activations"):
-        calibrate_temporal(stage, program, externals, rows, clock)
-        others = {n: layer for n, layer in stage.layers.items() if not plans[n].temporal or in_blocks(recipe)}
-        calibrate_activations(denoiser, store, clock, others, plans, attention, recipe, train_timesteps, progress)
+        calibrate(job, program, externals, rows)
     if recipe.activations.learn:
         with _timed(timings, "activation steps"):
-            cache = UnitCache(steps, {"recipe": recipe.model_dump(mode="json"), "recording": store.request})
-            learning = StepStage(stage, attention, clock, train_timesteps, cache)
-            learn_activation_steps(
-                learning, stage_units(stage, recipe.temporal.calibration), *two_streams(stage, denoiser, store)
-            )
+            learn_steps(job, places.steps)
     # Last, since what is looked up runs in no two streams.
-    cache_features(module, program, externals, clock, recipe.temporal, lambda: first_call(denoiser, store))
+    cache_features(module, program, externals, clock, recipe.temporal, lambda: first_call(job))
     correction, measured = None, None
     if recipe.correction is not None:
         with _timed(timings, "correction"):
-            quantized = target.with_module(module)
-            correction, measured = correct(target, quantized, graph, clock, recipe, conditioning, progress)
-    found = graph.attention if recipe.attention.quantize else ()
-    blueprint = Blueprint(recipe, graph.time_argument, graph.shared, graph.projections, found, splits)
+            compared = target, target.with_module(module)
+            correction, measured = correct(compared, reading, clock, recipe, conditioning, progress)
+    blueprint = Blueprint(
+        recipe, graph.time_argument, graph.shared, graph.projections, reading.products, reading.splits
+    )
     return Quantized(module, blueprint, clock, graph, timings, correction, measured)
 
 
@@ -159,108 +155,9 @@ def record_trajectories(
     )
 
 
-def unit_identity(store: Store, recipe: Recipe, plans: dict[str, LayerPlan]) -> dict[str, Any]:
-    """Everything that finished weights depend on; activation settings are not among it."""
-    entries = recipe.model_dump(mode="json", include={"effort", "weights", "seed"})
-    return entries | {
-        "temporal reconstruction": recipe.temporal.reconstruction,
-        "reconstruction rows": recipe.calibration.model_dump(include={"rows", "step_choice", "step_mean", "step_std"}),
-        "weight bits": {name: plan.weight_bits for name, plan in plans.items()},
-        "recording": store.request,
-        "thread count": torch.get_num_threads(),
-    }
-
-
-def weight_stage(
-    module: nn.Module,
-    graph: DenoiserGraph,
-    recipe: Recipe,
-    plans: dict[str, LayerPlan],
-    cache: UnitCache,
-    progress: Progress,
-) -> WeightStage:
-    """Make the planned layers of ``module`` quantizable, and gather what the weight stage needs."""
-    names = [n for n, p in plans.items() if (p.weight_bits, p.activation_bits) != (FLOAT_BITS, FLOAT_BITS)]
-    layers = install_layers(module, names)
-    full = {name: layer.weight.detach() for name, layer in layers.items()}
-    return WeightStage(module, graph, recipe, effort(recipe.effort), dict(layers), plans, full, cache, progress)
-
-
-def reconstruct_temporal(stage: WeightStage, program: TemporalProgram, externals: dict[str, Tensor]) -> None:
-    """Round the temporal layers before all others, in the way the recipe names."""
-    names = [n for n in program.layers if n in stage.layers and stage.quantizes(n)]
-    how = stage.recipe.temporal.reconstruction
-    if stage.recipe.weights.rounding == "nearest" or how == "nearest":
-        round_nearest(stage, names)
-    elif how == "tiar" and names and not stage.restore("temporal"):
-        grids = {name: stage.grid(name) for name in names}
-        layers: dict[str, Any] = {n: stage.module.get_submodule(n) for n in program.layers}
-        weights = {n: stage.full[n] if n in stage.full else layers[n].weight for n in program.layers}
-        tiar(program, externals, layers, weights, grids, stage.effort, stage.recipe.seed, stage.progress)
-        stage.keep("temporal", names)
-
-
-def reconstruct_image_layers(stage: WeightStage, denoiser: Denoiser, store: Store) -> None:
-    """Round all other layers: unit after unit in one pass over recorded inputs, or to nearest."""
-    units = stage_units(stage, stage.recipe.temporal.reconstruction)
-    in_units = {name for unit in units for name in unit.layers}
-    rest = [n for n in stage.layers if n not in in_units and stage.layers[n].weight_scale is None]
-    if stage.recipe.weights.rounding == "nearest":
-        round_nearest(stage, [n for n in stage.layers if stage.layers[n].weight_scale is None])
-        return
-    round_nearest(stage, rest)
-    reconstruct_units(stage, units, *two_streams(stage, denoiser, store))
-
-
-def two_streams(stage: WeightStage, denoiser: Denoiser, store: Store) -> tuple[Callable[[], Any], int]:
-    """One pass over the recipe's reconstruction rows, every row twice; and how many rows that makes."""
-    sample, timestep, conditioning = store.read(*reconstruction_rows(store, stage.recipe))
-    rows, twice = (doubled(sample), doubled(timestep)), doubled(conditioning)
-    return lambda: denoiser(*rows, **twice), rows[1].shape[0]
-
-
-def calibrate_temporal(
-    stage: WeightStage, program: TemporalProgram, externals: dict[str, Tensor], rows: Tensor, clock: Clock
-) -> None:
-    """Give the temporal layers their exact intervals, unless they are calibrated like all others."""
-    if not in_blocks(stage.recipe):
-        layers = {n: stage.module.get_submodule(n) for n in program.layers}
-        bits = {n: stage.plans[n].activation_bits for n in program.layers if n in stage.layers}
-        wanted = {n: b for n, b in bits.items() if b != FLOAT_BITS}
-        per_step = stage.recipe.temporal.calibration == "finite-set"
-        finite_set_calibration(program, externals, rows, clock, layers, wanted, per_step)
-
-
-def in_blocks(recipe: Recipe) -> bool:
-    """Whether activations of temporal layers are calibrated like those of the blocks they belong to."""
-    return recipe.temporal.calibration == "block"
-
-
-def stage_units(stage: WeightStage, temporal: str) -> list[Unit]:
-    """The units to reconstruct; where ``temporal`` is "block" temporal layers belong to theirs."""
-    units = list(stage.graph.units)
-    if temporal != "block":
-        return units
-    order = {layer.name: layer.order for layer in stage.graph.layers}
-    loose = [name for name, plan in stage.plans.items() if plan.temporal and name in stage.layers]
-    for i, unit in enumerate(units):
-        inside = [name for name in loose if name.startswith(unit.name + ".")]
-        loose = [name for name in loose if name not in inside]
-        units[i] = Unit(unit.name, tuple(sorted([*unit.layers, *inside], key=order.__getitem__)))
-    units += [Unit(name, (name,)) for name in loose]
-    return sorted(units, key=lambda unit: min(order[name] for name in unit.layers))
-
-
-def first_call(denoiser: Denoiser, store: Store) -> Tensor:
-    """What the denoiser makes of the first recorded input."""
-    sample, timestep, conditioning = store.read(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
-    return denoiser(sample, timestep, **conditioning)
-
-
 def correct(
-    target: Target,
-    quantized: Target,
-    graph: DenoiserGraph,
+    compared: tuple[Target, Target],
+    reading: Reading,
     clock: Clock,
     recipe: Recipe,
     conditioning: Mapping[str, Any] | None,
@@ -270,6 +167,9 @@ def correct(
 
     Both are measured on full-precision trajectories of the recipe's schedule, from noise that calibrated nothing:
     rounding fits the recorded inputs better than any others.
+
+    Args:
+        compared: in full precision, and quantized.
 
     Returns:
         The correction's tables (None with ``kind = none``), and what was measured by row.
@@ -281,13 +181,13 @@ def correct(
     trajectories = Trajectories(range(own.samples, own.samples + count), run, conditioning)
     measured: dict[str, Any] = {"samples": count, "timesteps": clock.timesteps.tolist()}
     if wanted.step_bits:
-        plans = [plan_layers(graph, recipe.with_activation_bits(bits)) for bits in wanted.step_bits]
+        plans = [reading.plans(recipe.with_activation_bits(bits)) for bits in wanted.step_bits]
         widths = {name: [plan[name].activation_bits for plan in plans] for name in plans[0]}
         bits = wanted.step_bits
-        measured["steps"] = set_step_bits(target, quantized, clock, trajectories, bits, widths, progress)
+        measured["steps"] = set_step_bits(*compared, clock, trajectories, bits, widths, progress)
     if wanted.kind == "none":
         return None, measured
-    (sums,) = compare_predictions(target, quantized, clock, trajectories, [lambda: None], progress)
+    (sums,) = compare_predictions(*compared, clock, trajectories, [lambda: None], progress)
     noise = quantization_noise(sums)
     found = {"k": noise.k, "r2": noise.r2, "variance": noise.variance, "snr": sums.snr()}
     measured |= {name: [float(f"{x:.6g}") for x in values] for name, values in found.items()}

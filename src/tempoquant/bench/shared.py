@@ -12,11 +12,12 @@ from tempoquant.bench.stopwatch import timing
 from tempoquant.bench.truth import conditioning_of, make_truth
 from tempoquant.calibration.store import Store
 from tempoquant.graph import DenoiserGraph, read_denoiser
-from tempoquant.job import probe_of, record_trajectories, unit_identity
+from tempoquant.job import probe_of, record_trajectories
 from tempoquant.pipelines import Target, build_scheduler, set_steps, state_hash
 from tempoquant.pipelines.schedulers import check_eta
 from tempoquant.recipe import Recipe
 from tempoquant.reconstruction.plan import plan_layers
+from tempoquant.reconstruction.stage import unit_identity
 
 
 class Shared:
