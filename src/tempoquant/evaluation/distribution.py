@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tempoquant.errors import InputError
 from tempoquant.evaluation.extractors import FeatureExtractor
 from tempoquant.evaluation.inception import InceptionFeatures
 from tempoquant.evaluation.moments import frechet
@@ -54,8 +53,6 @@ def _frechet(output: str) -> Compute:
         assert real is not None
         a, b = real.gaussians[output], generated.gaussians[output]
         dimensions = len(a.mean)
-        if len(b.mean) != dimensions:
-            raise InputError(f"{real.source} holds {dimensions} {output} features, where {len(b.mean)} are computed")
         fewest = min(side.count for side in (a, b) if side.count is not None)
         if fewest <= dimensions:
             text = f"{name} of {fewest} images with {dimensions} feature dimensions: the covariance is singular"

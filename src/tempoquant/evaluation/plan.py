@@ -52,9 +52,9 @@ class Plan:
                 raise InputError(f"{key} needs at least {METRICS[key].least} images, not {count}")
         if self.extractor is not None:
             height, width, channels = shape
-            self.extractor(torch.zeros(1, channels, height, width, dtype=torch.uint8))
-        if self.reference is not None:
-            self.reference.check_shape(tuple(shape))
+            outputs = self.extractor(torch.zeros(1, channels, height, width, dtype=torch.uint8))
+            if self.reference is not None:
+                self.reference.check_shape(tuple(shape), {kind: found.shape[1] for kind, found in outputs.items()})
         if self.clip is not None and (prompts is None or len(prompts) != count):
             given = "none" if prompts is None else str(len(prompts))
             raise InputError(f"a CLIP score of {count} images needs a prompt for each, and {given} are given")

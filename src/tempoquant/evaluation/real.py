@@ -1,7 +1,7 @@
 """What generated images are compared with: opened and checked before any work, computed when needed."""
 
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,11 @@ class RealSet:
                 keys = " and ".join(NPZ_GAUSSIANS[kind])
                 raise InputError(f"{self.name} holds no {kind} statistics ({keys} in a .npz)")
 
-    def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Raise InputError unless the images are of this (H, W, C); what a file does not say is not checked."""
+    def check_shape(self, shape: tuple[int, ...], dimensions: Mapping[str, int]) -> None:
+        """Raise InputError unless the images are of this (H, W, C), and their features have so many dimensions.
+
+        What a file does not say is not checked.
+        """
         made = None if self.statistics is None else self.statistics.made
         own = self.images.shape if self.images is not None else made.shape if made is not None else None
         if own is not None and tuple(own) != tuple(shape):
@@ -57,6 +60,10 @@ class RealSet:
             raise InputError(
                 f"{self.name} holds {mine} images and the generated ones are {theirs} (height, width, channels)"
             )
+        for kind, gaussian in ({} if self.statistics is None else self.statistics.gaussians).items():
+            if kind in dimensions and len(gaussian.mean) != dimensions[kind]:
+                found = f"{len(gaussian.mean)} {kind} features"
+                raise InputError(f"{self.name} holds {found}, where the extractor gives {dimensions[kind]}")
 
     def measured(
         self, extractor: FeatureExtractor, rows: Collection[str], cache: Path | None, progress: Progress | None
