@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from extractors import Corners, pictures
 
+from corners import Corners, pictures
 from tempoquant.errors import InputError
 from tempoquant.evaluation import ClipScore, distribution_metrics
 
@@ -39,7 +39,8 @@ def by_hand(folder, images):
     """Images of the model's own size need no resizing: scaling and normalising is all of the preprocessing."""
     model = transformers.CLIPModel.from_pretrained(folder).eval()
     mean, std = (
-        torch.tensor(v)[:, None, None] for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+        torch.tensor(v)[:, None, None]
+        for v in ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
     )
     found = []
     for image, prompt in zip(images, PROMPTS, strict=True):

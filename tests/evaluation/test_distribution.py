@@ -8,10 +8,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from extractors import Corners, pictures
 from safetensors.torch import save_file
 from scipy.linalg import sqrtm
 
+from corners import Corners, pictures
 from tempoquant.errors import InputError
 from tempoquant.evaluation import (
     SmallClassifier,
@@ -89,7 +89,9 @@ def test_frechet_distance_of_two_tensors():
 
 
 def test_few_samples_warn_with_both_numbers():
-    with pytest.warns(UserWarning, match="FD-corners of 4 images with 4 feature dimensions: the covariance is singular"):
+    with pytest.warns(
+        UserWarning, match="FD-corners of 4 images with 4 feature dimensions: the covariance is singular"
+    ):
         distribution_metrics(pictures(4), pictures(9, 1), Corners())
     with warnings.catch_warnings():
         warnings.simplefilter("error")

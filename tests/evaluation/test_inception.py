@@ -6,10 +6,10 @@ import types
 
 import pytest
 import torch
-from extractors import pictures
 from safetensors.torch import save_file
 from torch import nn
 
+from corners import pictures
 from tempoquant.errors import InputError
 from tempoquant.evaluation import distribution_metrics, feature_extractor, inception
 from tempoquant.evaluation.inception import InceptionFeatures

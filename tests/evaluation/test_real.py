@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from extractors import Corners, pictures
 from PIL import Image
 
+from corners import Corners, pictures
 from tempoquant.errors import FormatError, InputError
 from tempoquant.evaluation import gather, load_statistics, open_reference, save_images, save_statistics
 from tempoquant.evaluation.images import DatasetImages, FolderImages, TensorImages
@@ -27,7 +27,7 @@ def test_every_source_gives_the_same_pixels(tmp_path):
     save_images(images[4:], tmp_path / "set" / "b")
     np.savez(tmp_path / "set.npz", arr_0=images.numpy())
     pairs = [(Image.fromarray(image.numpy()), 5) for image in images]
-    sources = (tmp_path / "set", tmp_path / "set.npz", images, pairs, [image for image in images])
+    sources = (tmp_path / "set", tmp_path / "set.npz", images, pairs, list(images))
     for source in sources:
         found = open_reference(source).images
         assert found.shape == (8, 8, 3) and len(found) == 7
