@@ -6,10 +6,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Waiting threads sleep instead of spinning, which slows a busy machine down many times over.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test clean
+.PHONY: demo bench test clean
 
 demo: .venv/.installed
 	$(BIN)/tempoquant demo -o demo --overwrite
+
+# Every method on the bundled model; stopped and begun again, it goes on where it was.
+bench: .venv/.installed-eval
+	$(BIN)/tempoquant bench fashion32 -o out/bench
 
 # The linters run before the tests, so that pytest's summary is the last thing printed.
 # TEMPOQUANT_ANIME64, if set, names a folder with anime64.py: tests of that model then run instead of being skipped.
@@ -32,6 +36,10 @@ clean:
 
 .venv/.installed: .venv/.torch pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+.venv/.installed-eval: .venv/.installed pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e '.[eval]'
 	touch $@
 
 .venv/.installed-dev: .venv/.installed pyproject.toml constraints.txt

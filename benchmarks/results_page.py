@@ -90,6 +90,22 @@ def ablation_fashion32(found: dict[str, Any]) -> str:
     )
 
 
+def temporal_cache(found: dict[str, Any]) -> str:
+    """Temporal features computed and looked up, shortcuts whole and split."""
+    text = (
+        f"## Temporal features looked up, shortcuts split: fashion32, effort `fast`\n\n"
+        f"`python benchmarks/temporal_cache_fashion32.py`: DDIM {found['steps']} steps, "
+        f"{found['calibration_samples']} calibration trajectories, {found['images']} images, {machine(found)}.\n\n"
+    )
+    rows = (
+        (r["name"], f"{r['size']['total'] / 1e3:.0f}", f"{r['size']['features'] / 1e3:.0f}", f"{r['psnr']:.2f}",
+         f"{r['sqnr']:.2f}", f"{r['temporal_cosine']:.7f}", f"{r['temporal_cosine_min']:.6f}")
+        for r in found["results"]
+    )  # fmt: skip
+    head = ("", "kB", "of them features", "PSNR dB", "SQNR dB", "temporal cosine", "least")
+    return text + table(head, rows)
+
+
 def effort_curve(found: dict[str, Any]) -> str:
     """Quality against time."""
     text = (
@@ -129,6 +145,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "demo": demo,
     "anime64": anime64,
     "ablation_fashion32": ablation_fashion32,
+    "temporal_cache": temporal_cache,
     "effort_curve": effort_curve,
     "range_search": range_search,
 }

@@ -2,6 +2,9 @@
 
 Example: python examples/train_fashion32.py --steps 7000 --out my-fashion32
 
+With --classes the model draws one of the ten classes when told which; a tenth of the labels is dropped in training, so
+that it can be guided. --start fashion32 begins with the weights of a model without classes.
+
 Interrupted work continues with --resume at the last checkpoint, and ends with the same bytes as an uninterrupted run.
 """
 
@@ -23,6 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError, NumericsError, TempoquantError
+from tempoquant.pipelines import resolve
+from tempoquant.pipelines.class_pipeline import ClassPipeline
 from tempoquant.progress import Progress, RichProgress, Silent
 from tempoquant.randomness import generator
 from tempoquant.workplace import check_output, partial_of, publish
@@ -32,6 +37,8 @@ WARM_UP = 300
 MAX_SNR = 5.0
 MAX_NORM = 1.0
 EMA_DECAY = 0.9995
+CLASSES = 10
+DROPPED = 0.1
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -43,10 +50,12 @@ class Settings:
     batch: int
     seed: int
     threads: int
+    classes: bool = False
+    start: str = ""
 
 
-def build_unet() -> UNet2DModel:
-    """The architecture of fashion32: 1.6 million parameters."""
+def build_unet(classes: bool) -> UNet2DModel:
+    """The architecture of fashion32: 1.6 million parameters; with classes, the last embedding stands for none."""
     return UNet2DModel(
         sample_size=32,
         in_channels=1,
@@ -57,6 +66,7 @@ def build_unet() -> UNet2DModel:
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=None,
+        num_class_embeds=CLASSES + 1 if classes else None,
     )
 
 
@@ -68,11 +78,12 @@ def build_scheduler() -> DDIMScheduler:
 class Training:
     """The state of a run and its step: all of it is in a checkpoint, and a step draws by its own number alone."""
 
-    def __init__(self, pictures: Tensor, settings: Settings):
-        self.pictures, self.settings, self.step = pictures, settings, 0
+    def __init__(self, pictures: Tensor, labels: Tensor | None, settings: Settings):
+        self.pictures, self.labels, self.settings, self.step = pictures, labels, settings, 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            unet = build_unet()
+            unet = build_unet(settings.classes)
+        start_from(unet, settings.start)
         self.ema = copy.deepcopy(unet).eval().requires_grad_(False)
         self.unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.scheduler = build_scheduler()
@@ -89,22 +100,26 @@ class Training:
         warm = min(1.0, (self.step + 1) / WARM_UP)
         return LEARNING_RATE * warm * (cosine * (1 - LAST_RATE) + LAST_RATE)
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """This step's samples, noise and time steps; each t comes with its mirror image, for a steadier loss."""
+    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """This step's samples, noise, time steps and labels; t in mirrored pairs, for a steadier loss."""
         random, batch = generator("fashion32", self.settings.seed, self.step), self.settings.batch
         rows = torch.randint(len(self.pictures), (batch,), generator=random)
         half = torch.randint(1000, ((batch + 1) // 2,), generator=random)
         samples = fashion_mnist.to_sample(self.pictures[rows])
         noise = torch.randn(samples.shape, generator=random)
-        return samples, noise, torch.cat([half, 999 - half])[:batch]
+        labels = None
+        if self.labels is not None:
+            dropped = torch.rand(batch, generator=random) < DROPPED
+            labels = self.labels[rows].masked_fill(dropped, CLASSES)
+        return samples, noise, torch.cat([half, 999 - half])[:batch], labels
 
     def advance(self) -> float:
         """One step of training; its loss."""
-        samples, noise, times = self.draw()
+        samples, noise, times, labels = self.draw()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         noisy = self.scheduler.add_noise(samples, noise, times)
-        predicted = self.unet(noisy.to(memory_format=torch.channels_last), times).sample
+        predicted = self.unet(noisy.to(memory_format=torch.channels_last), times, class_labels=labels).sample
         loss = ((predicted - noise).square().mean((1, 2, 3)) * self.weight[times]).mean()
         if not loss.isfinite():
             raise NumericsError(f"the loss of step {self.step} is {loss.item()}")
@@ -146,6 +161,21 @@ class Training:
             self.optimizer.state[parameter] = moments
 
 
+def start_from(unet: UNet2DModel, start: str) -> None:
+    """Give ``unet`` the weights of the model called ``start``; class embeddings begin at zero."""
+    if unet.class_embedding is not None:
+        torch.nn.init.zeros_(unet.class_embedding.weight)
+    if not start:
+        return
+    weights = resolve(start).denoiser.module.state_dict()
+    try:
+        left = unet.load_state_dict(weights, strict=False)
+    except RuntimeError:
+        raise InputError(f"{start} is no model of this architecture") from None
+    if left.unexpected_keys or any(not key.startswith("class_embedding") for key in left.missing_keys):
+        raise InputError(f"{start} is no model of this architecture")
+
+
 def save_checkpoint(training: Training, folder: Path) -> None:
     """Write tensors under a new name, then the JSON that names them: a crash between leaves the former checkpoint."""
     file = f"state-{training.step}.safetensors"
@@ -180,6 +210,7 @@ def load_checkpoint(training: Training, folder: Path) -> None:
 
 def train(
     pictures: Tensor,
+    labels: Tensor | None,
     settings: Settings,
     out: Path,
     *,
@@ -190,7 +221,7 @@ def train(
 ) -> None:
     """Train into the folder ``out``; unfinished work is in ``out.partial``."""
     check_output(out, overwrite, resume)
-    work, training = partial_of(out), Training(pictures, settings)
+    work, training = partial_of(out), Training(pictures, labels, settings)
     if work.exists() and not resume:
         shutil.rmtree(work)
     work.mkdir(exist_ok=True)
@@ -206,7 +237,8 @@ def train(
                 total = 0.0
     finished = work / "pipeline"
     shutil.rmtree(finished, ignore_errors=True)
-    DDIMPipeline(unet=training.ema, scheduler=training.scheduler).save_pretrained(finished)
+    pipeline = ClassPipeline if settings.classes else DDIMPipeline
+    pipeline(unet=training.ema, scheduler=training.scheduler).save_pretrained(finished)
     publish(finished, out)
     shutil.rmtree(work)
 
@@ -220,6 +252,8 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--classes", action="store_true", help="train with labels")
+    parser.add_argument("--start", default="", help="a model to begin with, fashion32 say")
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue at the last checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
@@ -235,9 +269,10 @@ def main(words: Sequence[str] | None = None) -> int:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(given, name)}: at least 1")
         check_output(given.out, given.overwrite, given.resume)
         torch.set_num_threads(given.threads)
-        settings = Settings(given.steps, given.batch, given.seed, given.threads)
+        settings = Settings(given.steps, given.batch, given.seed, given.threads, given.classes, given.start)
+        labels = fashion_mnist.labels(given.data) if given.classes else None
         options = {"save_every": given.save_every, "resume": given.resume, "overwrite": given.overwrite}
-        train(fashion_mnist.images(given.data), settings, given.out, progress=RichProgress(), **options)
+        train(fashion_mnist.images(given.data), labels, settings, given.out, progress=RichProgress(), **options)
     except TempoquantError as error:
         print(f"train_fashion32: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,9 @@
 """Shared by all tests: one thread, so that many small tensors are not slowed by coordination."""
 
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 # Before diffusers is imported: no test asks the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -8,6 +11,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
+from tempoquant.extension import ACTIVATION_RANGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS
+from tempoquant.methods import METHODS, plugins
 from tempoquant.reconstruction.effort import EFFORTS, Effort
 
 torch.set_num_threads(1)
@@ -20,3 +25,18 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     learned = Effort(compensate=True, iterations=4, batch=4, temporal_iterations=10, lr=1e-2)
     monkeypatch.setitem(EFFORTS, "fast", short)
     monkeypatch.setitem(EFFORTS, "balanced", learned)
+
+
+@pytest.fixture
+def fresh_registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """After the test, methods and functions that its plugins registered are forgotten, and their modules too."""
+    registries: tuple[dict, ...] = (METHODS, WEIGHT_RANGES, ACTIVATION_RANGES, WEIGHT_ROUNDINGS)
+    before = [dict(registry) for registry in registries]
+    monkeypatch.setattr(plugins, "_loaded", set())
+    yield
+    for registry, entries in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(entries)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]

@@ -13,7 +13,6 @@ import tempoquant
 from conditional_models import dit_pipeline, labelled_denoiser, large_text_pipeline, text_pipeline
 from tempoquant.calibration.conditions import distinct_conditions, most_conditions, temporal_inputs
 from tempoquant.cli import main
-from tempoquant.cli.conditioning import read_prompts
 from tempoquant.errors import InputError
 from tempoquant.evaluation import evaluate_pair
 from tempoquant.graph import read_denoiser, temporal_program
@@ -21,6 +20,7 @@ from tempoquant.intervals import Clock, TableInterval
 from tempoquant.job import probe_of, record_trajectories
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import BareTarget, condition_variants, resolve
+from tempoquant.pipelines.prompts import read_prompts
 from tempoquant.progress import Silent
 from tempoquant.reconstruction.lockstep import doubled
 

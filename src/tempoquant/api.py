@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 from torch import nn
 
-from tempoquant.checkpoint import read_component, read_evidence
+from tempoquant.checkpoint import read_component, read_correction, read_evidence
 from tempoquant.checkpoint.blueprint import quantized_products
 from tempoquant.checkpoint.component import read_config
 from tempoquant.checkpoint.evidence import machine
+from tempoquant.checkpoint.features import described_stand_ins
+from tempoquant.correction import check_correctable
 from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Quantized, run_job
 from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, resolve, state_hash
+from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
 from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
@@ -42,7 +46,7 @@ def quantize(
 
     Args:
         model: ``"fashion32"``, a diffusers folder, a hub id, ``"FILE.py:FACTORY"``, a diffusers pipeline, or a
-            :class:`~tempoquant.Denoiser`. Never changed.
+            :class:`~tempoquant.Denoiser`. Never changed; one in half precision is quantized as a float32 copy.
         recipe: how; see :func:`tempoquant.method_recipe`.
         out: folder to write the result to, with resumable work beside it in ``out.partial``.
         recording: folder of recorded trajectories to make or reuse, so that several recipes share one.
@@ -56,31 +60,35 @@ def quantize(
         InputError: an argument is not valid; said before any long work.
         NumericsError: the denoiser returned NaN or infinity.
     """
-    target = resolve(model)
-    target.check_conditioning(conditioning, recipe.calibration.samples)
+    target = in_float32(resolve(model))
+    given = conditioning_in_float32(conditioning)
+    target.check_conditioning(given, recipe.calibration.samples)
+    if recipe.correction is not None:
+        check_correctable(target.denoiser.scheduler)
     place = None if out is None else Path(out)
     if place is not None:
         check_output(place, overwrite, resume)
     with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
         trajectories = work / "recording" if recording is None else Path(recording)
         weights = work / "units" if units is None else Path(units)
-        quantized = run_job(target, recipe, weights, trajectories, progress or Silent(), conditioning)
-        result = QuantizedPipeline(
-            target.with_module(quantized.module),
-            quantized.blueprint,
-            quantized.clock,
-            _facts(target, quantized, conditioning),
-        )
+        # Rounding is learned by gradients, which a caller's inference mode would forbid.
+        with torch.inference_mode(False):
+            quantized = run_job(target, recipe, weights, trajectories, progress or Silent(), given)
+        facts = _facts(target, quantized, given)
+        made = target.with_module(quantized.module)
+        result = QuantizedPipeline(made, quantized.blueprint, quantized.clock, facts, quantized.correction)
+        result.use_engine("auto")
         if place is not None:
             result.save_pretrained(place, overwrite=overwrite)
     return result
 
 
-def load(folder: Path | str, *, denoiser: Denoiser | None = None) -> QuantizedPipeline:
+def load(folder: Path | str, *, denoiser: Denoiser | None = None, engine: str = "auto") -> QuantizedPipeline:
     """Load a quantized folder; its images equal those before saving, bit for bit.
 
     Args:
         denoiser: the float denoiser to fill, for a folder that was made from a bare one.
+        engine: what computes its layers: "integer", "simulation", or "auto" for the fastest that is right here.
 
     Raises:
         FormatError: not ours, incomplete, tampered with, or of a newer format.
@@ -96,7 +104,10 @@ def load(folder: Path | str, *, denoiser: Denoiser | None = None) -> QuantizedPi
     facts = read_evidence(root)
     module, blueprint, clock = read_component(root / component, _builder(component, denoiser, root))
     target = _around(root, component, module, denoiser)
-    return QuantizedPipeline(target, blueprint, clock, facts)
+    correction = read_correction(root / component, blueprint, clock)
+    result = QuantizedPipeline(target, blueprint, clock, facts, correction)
+    result.use_engine(engine)
+    return result
 
 
 def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[[dict[str, Any]], nn.Module]:
@@ -153,7 +164,9 @@ def _facts(target: Target, quantized: Quantized, conditioning: Mapping[str, Any]
             name: {operand: interval.bits for operand, interval in product.intervals.items()}
             for name, product in quantized_products(quantized.module).items()
         },
+        "cached_layers": {n: s["storage"] or "never read" for n, s in described_stand_ins(quantized.module).items()},
         "unreached_products": list(quantized.graph.unreached),
+        "correction": quantized.measured,
         "machine": machine(),
         "timings": quantized.timings,
     }

@@ -16,10 +16,19 @@ from tempoquant.calibration.conditions import most_conditions, temporal_inputs
 from tempoquant.calibration.finite_set import finite_set_calibration
 from tempoquant.calibration.recorder import record
 from tempoquant.calibration.store import Store
+from tempoquant.calibration.temporal_cache import cache_features
 from tempoquant.checkpoint import Blueprint
+from tempoquant.correction import (
+    CorrectionTables,
+    Trajectories,
+    compare_predictions,
+    correction_tables,
+    quantization_noise,
+    set_step_bits,
+)
 from tempoquant.graph import DenoiserGraph, Probe, TemporalProgram, Unit, read_denoiser, temporal_program
 from tempoquant.intervals import Clock
-from tempoquant.layers import install_attention, install_layers
+from tempoquant.layers import install_attention, install_layers, install_splits
 from tempoquant.pipelines import Denoiser, Target, build_scheduler, condition_variants, set_steps
 from tempoquant.progress import Progress
 from tempoquant.randomness import generator
@@ -28,6 +37,7 @@ from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import effort
 from tempoquant.reconstruction.lockstep import doubled
 from tempoquant.reconstruction.plan import LayerPlan, plan_layers
+from tempoquant.reconstruction.split import shortcut_splits, split_graph, split_plans
 from tempoquant.reconstruction.tiar import tiar
 from tempoquant.reconstruction.weights import WeightStage, reconstruct_units, round_nearest
 
@@ -38,7 +48,8 @@ class Quantized:
 
     Attributes:
         module: the module; its clock is attached.
-        graph: what was read from the original. timings: seconds by stage.
+        graph: what was read from the original, split layers as their parts. timings: seconds by stage.
+        correction: of its noise predictions, or None. measured: what was found for it, by time step: plain JSON data.
     """
 
     module: nn.Module
@@ -46,6 +57,8 @@ class Quantized:
     clock: Clock
     graph: DenoiserGraph
     timings: dict[str, float] = field(default_factory=dict)
+    correction: CorrectionTables | None = None
+    measured: dict[str, Any] | None = None
 
 
 def run_job(
@@ -68,10 +81,13 @@ def run_job(
     with _timed(timings, "read"):
         graph = read_denoiser(probe)
         plans = plan_layers(graph, recipe)
+        splits = shortcut_splits(probe.module, graph, plans) if recipe.weights.split_shortcuts else {}
+        graph, plans = split_graph(graph, splits), split_plans(plans, splits)
     with _timed(timings, "record"):
         store = record_trajectories(target, recipe, recording, progress, conditioning)
     clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
     module = copy.deepcopy(target.denoiser.module).eval().requires_grad_(False)
+    install_splits(module, splits)
     denoiser = replace(target.denoiser, module=module)
     stage = weight_stage(module, graph, recipe, plans, UnitCache(units, unit_identity(store, recipe, plans)), progress)
     attention = install_attention(module, graph.attention) if recipe.attention.quantize else {}
@@ -88,11 +104,17 @@ def run_job(
         per_step = recipe.temporal.calibration == "finite-set"
         block = {n: module.get_submodule(n) for n in program.layers}
         finite_set_calibration(program, externals, rows, clock, block, temporal, per_step)
+        cache_features(module, program, externals, clock, recipe.temporal, lambda: first_call(denoiser, store))
         others = {n: layer for n, layer in stage.layers.items() if not plans[n].temporal}
         calibrate_activations(denoiser, store, clock, others, bits, attention, recipe, progress)
+    correction, measured = None, None
+    if recipe.correction is not None:
+        with _timed(timings, "correction"):
+            quantized = target.with_module(module)
+            correction, measured = correct(target, quantized, graph, clock, recipe, conditioning, progress)
     found = graph.attention if recipe.attention.quantize else ()
-    blueprint = Blueprint(recipe, graph.time_argument, graph.shared, graph.projections, found)
-    return Quantized(module, blueprint, clock, graph, timings)
+    blueprint = Blueprint(recipe, graph.time_argument, graph.shared, graph.projections, found, splits)
+    return Quantized(module, blueprint, clock, graph, timings, correction, measured)
 
 
 def probe_of(target: Target, recipe: Recipe, conditioning: Mapping[str, Any] | None = None) -> Probe:
@@ -206,6 +228,49 @@ def reconstruction_rows(store: Store, recipe: Recipe) -> tuple[Tensor, Tensor]:
     chosen = (torch.arange(count) * steps) // count if count <= steps else torch.arange(count) % steps
     samples = torch.cat([torch.randperm(store.samples, generator=draw) for _ in range(-(-count // store.samples))])
     return chosen, samples[:count]
+
+
+def first_call(denoiser: Denoiser, store: Store) -> Tensor:
+    """What the denoiser makes of the first recorded input."""
+    sample, timestep, conditioning = store.read(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    return denoiser(sample, timestep, **conditioning)
+
+
+def correct(
+    target: Target,
+    quantized: Target,
+    graph: DenoiserGraph,
+    clock: Clock,
+    recipe: Recipe,
+    conditioning: Mapping[str, Any] | None,
+    progress: Progress,
+) -> tuple[CorrectionTables | None, dict[str, Any]]:
+    """Choose step-wise bits, and measure the correction that the recipe names.
+
+    Both are measured on full-precision trajectories of the recipe's schedule, from noise that calibrated nothing:
+    rounding fits the recorded inputs better than any others.
+
+    Returns:
+        The correction's tables (None with ``kind = none``), and what was measured by row.
+    """
+    wanted, own = recipe.correction, recipe.calibration
+    assert wanted is not None
+    count = min(wanted.samples, own.samples)
+    run = {"steps": own.steps, "seed": recipe.seed, "sampler": own.sampler, "eta": own.eta}
+    trajectories = Trajectories(range(own.samples, own.samples + count), run, conditioning)
+    measured: dict[str, Any] = {"samples": count, "timesteps": clock.timesteps.tolist()}
+    if wanted.step_bits:
+        plans = [plan_layers(graph, recipe.with_activation_bits(bits)) for bits in wanted.step_bits]
+        widths = {name: [plan[name].activation_bits for plan in plans] for name in plans[0]}
+        bits = wanted.step_bits
+        measured["steps"] = set_step_bits(target, quantized, clock, trajectories, bits, widths, progress)
+    if wanted.kind == "none":
+        return None, measured
+    (sums,) = compare_predictions(target, quantized, clock, trajectories, [lambda: None], progress)
+    noise = quantization_noise(sums)
+    found = {"k": noise.k, "r2": noise.r2, "variance": noise.variance, "snr": sums.snr()}
+    measured |= {name: [float(f"{x:.6g}") for x in values] for name, values in found.items()}
+    return correction_tables(sums, wanted.kind), measured
 
 
 @contextmanager

@@ -7,10 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, write_component, write_evidence
-from tempoquant.checkpoint.tensors import plain_state
-from tempoquant.intervals import Clock
+from tempoquant.checkpoint.tensors import full_bytes
+from tempoquant.correction import CorrectionTables, corrected_scheduler
+from tempoquant.intervals import Clock, has_tables
 from tempoquant.pipelines import Denoiser, Target
 from tempoquant.recipe import Recipe
+from tempoquant.runtime import use_engine
 from tempoquant.workplace import check_output, partial_of, publish
 
 
@@ -20,10 +22,29 @@ class QuantizedPipeline:
     Attributes:
         target: the resolved model, its denoiser quantized. blueprint: the denoiser's structure, with the recipe.
         facts: what is known of the model: schedule, seeds, timings, metrics (the content of ``tempoquant.json``).
+        correction: what its scheduler does to the predicted noise, or None.
+
+    Raises:
+        InputError: the model's scheduler cannot be corrected.
     """
 
-    def __init__(self, target: Target, blueprint: Blueprint, clock: Clock, facts: dict[str, Any]):
+    def __init__(
+        self,
+        target: Target,
+        blueprint: Blueprint,
+        clock: Clock,
+        facts: dict[str, Any],
+        correction: CorrectionTables | None = None,
+    ):
         self.target, self.blueprint, self.clock, self.facts = target, blueprint, clock, facts
+        self.correction = correction
+        wanted = blueprint.recipe.correction
+        if correction is not None and wanted is not None:
+            plain = target.denoiser.scheduler
+            corrected = corrected_scheduler(plain, correction, clock.timesteps, wanted.reduces_noise)
+            self.target = target.with_scheduler(corrected)
+        by_step = correction is not None or has_tables(target.denoiser.module)
+        self.target.denoiser.recorded = clock.timesteps if by_step else None
 
     @property
     def recipe(self) -> Recipe:
@@ -39,6 +60,14 @@ class QuantizedPipeline:
     def pipeline(self) -> Any:
         """The diffusers pipeline around the quantized denoiser, or None for a bare denoiser."""
         return getattr(self.target, "pipe", None)
+
+    def use_engine(self, engine: str) -> dict[str, str]:
+        """Choose what computes the quantized layers; see :func:`tempoquant.runtime.use_engine`.
+
+        Returns:
+            What runs each layer, by name.
+        """
+        return use_engine(self.denoiser.module, engine)
 
     def generate(self, samples: int, **options: Any) -> Tensor:
         """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Target.generate`."""
@@ -71,9 +100,8 @@ class QuantizedPipeline:
         """Write all files into an existing empty folder, the evidence last."""
         self.target.save_shell(folder)
         component = folder / self.target.component
-        write_component(component, self.denoiser.module, self.blueprint, self.clock)
-        full = sum(4 * tensor.numel() for tensor in plain_state(self.denoiser.module).values())
-        size = component_sizes(component, full)
+        write_component(component, self.denoiser.module, self.blueprint, self.clock, self.correction)
+        size = component_sizes(component, full_bytes(self.denoiser.module))
         self.facts["size"] = size.to_dict()
         write_evidence(folder, self.facts)
         return size

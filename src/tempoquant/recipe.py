@@ -3,12 +3,13 @@
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from tempoquant.errors import InputError
+from tempoquant.extension import ACTIVATION_RANGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS, Registry
 
 FLOAT_BITS = 32
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
@@ -25,6 +26,15 @@ def _check_bits(bits: int | None) -> int | None:
     if bits is not None and bits not in WIDTHS:
         raise ValueError(f"bits = {bits} is not supported: valid are 2 to 8, 16, and 32 for float")
     return bits
+
+
+def _registered(registry: Registry) -> AfterValidator:
+    """A name of ``registry``. One read from a quantized folder may be unknown: its function's work is done."""
+
+    def check(name: str, info: ValidationInfo) -> str:
+        return name if (info.context or {}).get("stored") else registry.check(name)
+
+    return AfterValidator(check)
 
 
 class Override(Part):
@@ -53,12 +63,16 @@ class Override(Part):
 
 
 class Weights(Part):
-    """Weight quantization. ``symmetric`` unset: symmetric at 8 bits and more, asymmetric below."""
+    """Weight quantization. ``symmetric`` unset: symmetric at 8 bits and more, asymmetric below.
+
+    ``split_shortcuts``: a layer whose input is two tensors side by side gets a grid for each (Q-Diffusion).
+    """
 
     bits: int = 4
     symmetric: bool | None = None
-    range: Literal["minmax", "mse"] = "mse"
-    rounding: Literal["nearest", "reconstruct"] = "reconstruct"
+    range: Annotated[str, _registered(WEIGHT_RANGES)] = "mse"
+    rounding: Annotated[str, _registered(WEIGHT_ROUNDINGS)] = "reconstruct"
+    split_shortcuts: bool = False
 
     _bits = field_validator("bits")(_check_bits)
 
@@ -67,7 +81,7 @@ class Activations(Part):
     """Activation quantization of image-dependent layers: how a range is chosen, and whether it moves with the step."""
 
     bits: int = 8
-    range: Literal["minmax", "ema", "percentile", "mse"] = "minmax"
+    range: Annotated[str, _registered(ACTIVATION_RANGES)] = "minmax"
     steps: Literal["constant", "per-step"] = "constant"
 
     _bits = field_validator("bits")(_check_bits)
@@ -87,11 +101,22 @@ class Temporal(Part):
 
     ``reconstruction``: ``tiar`` against their own outputs, ``block`` inside the blocks they belong to (the papers'
     "Prev"), ``nearest`` (their "Freeze"). ``calibration``: ``finite-set`` gives one exact interval a step,
-    ``constant`` one for all.
+    ``constant`` one for all. ``cache`` stores what they put out at every step, and looks it up instead of computing it:
+    the full-precision features or the quantized layers' own; ``always``, or for each projection that has the least
+    error so.
     """
 
     reconstruction: Literal["tiar", "block", "nearest"] = "tiar"
     calibration: Literal["finite-set", "constant"] = "finite-set"
+    cache: Literal["float16", "int8"] | None = None
+    cache_choice: Literal["always", "least-error"] = "always"
+    cache_features: Literal["full-precision", "quantized"] = "full-precision"
+
+    @property
+    def never_runs(self) -> bool:
+        """Whether the temporal layers need no quantization: nothing that they compute is used."""
+        always = self.cache is not None and self.cache_choice == "always"
+        return always and self.cache_features == "full-precision"
 
 
 class Calibration(Part):
@@ -113,6 +138,44 @@ class Calibration(Part):
     dtype: Literal["float16", "float32"] = "float16"
 
 
+class Correction(Part):
+    """What acts while sampling, measured once the denoiser is quantized (PTQD).
+
+    Attributes:
+        kind: ``correlated`` divides the predicted noise by 1 + k, k from the regression of the quantization noise on
+            it, and takes the bias off; ``mmse`` multiplies it by the least-squares factor of its channel; ``none``
+            leaves it.
+        variance: whether stochastic samplers add less noise by what quantization left; unset: with ``correlated``.
+        samples: trajectories it is measured on, at most the calibration's number, of noise that calibrated nothing.
+        step_bits: candidate widths of the activations, from which each step takes the smallest that its own noise
+            allows; none: the recipe's width at every step.
+    """
+
+    kind: Literal["correlated", "mmse", "none"] = "correlated"
+    variance: bool | None = None
+    samples: int = Field(16, ge=1)
+    step_bits: tuple[int, ...] = ()
+
+    @field_validator("variance")
+    @classmethod
+    def _derived(cls, variance: bool | None, info: ValidationInfo) -> bool | None:
+        if variance and info.data.get("kind") != "correlated":
+            raise ValueError("the variance of the noise is known for kind = 'correlated' alone")
+        return variance
+
+    @field_validator("step_bits")
+    @classmethod
+    def _ascending(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
+        if list(widths) != sorted(set(widths)) or any(b not in WIDTHS or b == FLOAT_BITS for b in widths):
+            raise ValueError("step-wise widths are different ones of 2 to 8 and 16, in ascending order")
+        return widths
+
+    @property
+    def reduces_noise(self) -> bool:
+        """``variance``, decided."""
+        return self.kind == "correlated" if self.variance is None else self.variance
+
+
 class Recipe(Part):
     """Everything that decides a quantized model, next to the model itself."""
 
@@ -126,7 +189,20 @@ class Recipe(Part):
     temporal: Temporal = Temporal()
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
     policy: tuple[Override, ...] = ()
+    correction: Correction | None = None
     seed: int = 0
+
+    @field_validator("correction")
+    @classmethod
+    def _has_bits_to_step(cls, correction: Correction | None, info: ValidationInfo) -> Correction | None:
+        activations = info.data.get("activations")
+        if correction is not None and correction.step_bits and activations and activations.bits == FLOAT_BITS:
+            raise ValueError("step-wise widths need quantized activations: activations.bits is 32 (float)")
+        return correction
+
+    def with_activation_bits(self, bits: int) -> "Recipe":
+        """The same recipe at another activation width."""
+        return self.model_copy(update={"activations": self.activations.model_copy(update={"bits": bits})})
 
     @property
     def name(self) -> str:
@@ -147,14 +223,17 @@ class Recipe(Part):
         return bits >= 8 if self.weights.symmetric is None else self.weights.symmetric
 
     @classmethod
-    def parse(cls, data: dict[str, Any]) -> "Recipe":
+    def parse(cls, data: dict[str, Any], *, stored: bool = False) -> "Recipe":
         """A recipe from plain data.
+
+        Args:
+            stored: of a quantized folder, which needs none of the functions that made it.
 
         Raises:
             InputError: one line that names the first wrong entry.
         """
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(data, context={"stored": stored})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "recipe"

@@ -140,6 +140,11 @@ CHANGES = {
     "unknown owner": lambda c: c["attention"][0].update(owner="nobody"),
     "attention of the future": lambda c: c["attention"][0].update(window=3),
     "unknown operand owner": lambda c: c["operands"].update(nobody={"q": 0}),
+    "splits is a list": lambda c: c.update(splits=["conv_in"]),
+    "unknown split": lambda c: c.update(splits={"nobody": 1}),
+    "a layer that was not split": lambda c: c.update(splits={"conv_out": 4}),
+    "stand-ins is a list": lambda c: c.update(stand_ins=["conv_in"]),
+    "a layer without features": lambda c: c.update(stand_ins={"conv_in": {}}),
     "other layout": lambda c: c.update(layout="0"),
 }
 

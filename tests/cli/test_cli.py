@@ -113,6 +113,10 @@ BAD_QUANTIZE = {
     "steps": (("mine.py:make", "--steps", "101"), "1 to 100"),
     "eta": (("mine.py:make", "--eta", "2"), "eta"),
     "eta of another sampler": (("mine.py:make", "--eta", "0.5", "--sampler", "plms"), "needs the ddim sampler"),
+    "correction": (("mine.py:make", "--correction", "ptq"), "did you mean ptqd"),
+    "step bits": (("mine.py:make", "--step-bits", "4;8"), "'4;8' is no list"),
+    "step bits of none": (("mine.py:make", "--step-bits", "4,12"), "correction.step_bits"),
+    "step bits of floats": (("mine.py:make", "-a", "32", "--step-bits", "4,8"), "activations.bits is 32"),
     "bits in words": (("mine.py:make", "-w", "four"), "'-w'"),
     "option": (("mine.py:make", "--wieghts", "4"), "--wieghts"),
     "recipe file": (("mine.py:make", "--recipe", "none.yaml"), "none.yaml"),
@@ -154,7 +158,8 @@ def test_bad_recipes(refused, file):
 
 
 @pytest.mark.parametrize(
-    "args", [(), ("-n", "0"), ("-n", "-1"), ("--steps", "0"), ("--steps", "101"), ("--batch-size", "0")]
+    "args",
+    [(), ("-n", "0"), ("-n", "-1"), ("--steps", "0"), ("--steps", "101"), ("--batch-size", "0"), ("--engine", "gpu")],
 )
 def test_bad_input_to_generate(refused, args):
     if not args:
@@ -190,6 +195,19 @@ def test_a_bare_denoiser_from_end_to_end(run, refused):
     refused("evaluate", "out", "--reference", "mine.py:make", "-n", "2", "--json", "e.json")
     refused("evaluate", "out", "--reference", "fashion3", "-n", "2", "--denoiser", "mine.py:make")
     refused("evaluate", "out", "--reference", "mine.py:make", "-n", "2", "--noise-samples", "0")
+
+
+def test_a_correction_on_top_of_a_method(run):
+    for out, flags in {"plain": (), "ptqd": ("--correction", "ptqd", "--step-bits", "8,4")}.items():
+        assert (
+            run("quantize", "mine.py:make", "-o", out, "--method", "rtn", *FEW, *flags, "--json", f"{out}.json")[0] == 0
+        )
+        assert run("generate", out, "-n", "2", "--denoiser", "mine.py:make", "-o", f"{out}.png")[0] == 0
+    found = json.loads(Path("ptqd.json").read_text())
+    assert found["recipe"]["method"] == "rtn" and found["recipe"]["correction"]["step_bits"] == [4, 8]
+    assert len(found["correction"]["k"]) == len(found["correction"]["steps"]["bits"]) == 4
+    assert json.loads(Path("plain.json").read_text())["correction"] is None
+    assert Path("plain.png").read_bytes() != Path("ptqd.png").read_bytes()
 
 
 def test_a_damaged_folder(run, refused):

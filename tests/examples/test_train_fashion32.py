@@ -12,8 +12,9 @@ from diffusers import DDIMPipeline, UNet2DModel
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def tiny_unet() -> UNet2DModel:
+def tiny_unet(classes: bool = False) -> UNet2DModel:
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    blocks["num_class_embeds"] = 11 if classes else None
     return UNet2DModel(
         32, 1, 1, layers_per_block=1, block_out_channels=(8,), norm_num_groups=4, add_attention=False, **blocks
     )
@@ -34,6 +35,8 @@ def data(tmp_path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pixels.numpy().tobytes()))
+    header = b"".join(number.to_bytes(4, "big") for number in (2049, 7))
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + bytes(range(7))))
     return folder
 
 
@@ -104,3 +107,32 @@ def test_truncated_data(script, data, tmp_path, capsys):
     (data / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03"))
     assert script.main(words(data, tmp_path / "out")) == 2
     assert "is no idx file of Fashion-MNIST" in capsys.readouterr().err
+
+
+def test_classes_start_from_a_model_without(script, data, tmp_path):
+    start, out = tmp_path / "start", tmp_path / "classes"
+    assert script.main(words(data, start)) == 0
+    settings = script.Settings(steps=1, batch=1, seed=0, threads=1, classes=True, start=str(start))
+    training = script.Training(torch.zeros(7, 1, 32, 32), torch.arange(7), settings)
+    x, label = torch.randn(2, 1, 32, 32), torch.tensor([3, 10])
+    with torch.no_grad():
+        begun = training.ema(x, 5, class_labels=label).sample
+        assert torch.equal(begun, DDIMPipeline.from_pretrained(start).unet(x, 5).sample)
+    assert script.main(words(data, out, "--classes", "--start", str(start))) == 0
+    unet = UNet2DModel.from_pretrained(out / "unet")
+    assert unet.class_embedding.weight.abs().sum() > 0
+    assert json.loads((out / "model_index.json").read_text())["_class_name"] == "ClassPipeline"
+
+
+def test_a_tenth_of_the_labels_is_dropped_and_none_is_mixed_up(script):
+    settings = script.Settings(steps=1, batch=4000, seed=0, threads=1, classes=True)
+    pictures = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 1, 2, 2)
+    samples, _, _, labels = script.Training(pictures, torch.arange(10), settings).draw()
+    dropped = labels == 10
+    assert 0.07 < dropped.float().mean() < 0.13
+    assert torch.equal(((samples[~dropped][:, 0, 0, 0] + 1) * 127.5).round().long(), labels[~dropped])
+
+
+def test_a_start_of_another_architecture_is_refused(script, data, tmp_path, capsys):
+    assert script.main(words(data, tmp_path / "out", "--start", "fashion32")) == 2
+    assert "fashion32 is no model of this architecture" in capsys.readouterr().err

@@ -167,8 +167,21 @@ def test_one_time_step_is_refused():
 def test_a_denoiser_that_ignores_its_time_step_is_refused():
     module = Plain()
     module.sines = lambda t: torch.ones(len(t), 8)
-    with pytest.raises(InputError, match="sees the time step alone"):
+    with pytest.raises(InputError, match="does not follow the time step"):
         read_denoiser(probe_of(module))
+
+
+def test_a_denoiser_whose_time_step_meets_the_sample_first_is_refused():
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Conv2d(4, 4, 1)
+
+        def forward(self, sample: Tensor, t: Tensor) -> Tensor:
+            return self.one(sample + t.float().view(-1, 1, 1, 1))
+
+    with pytest.raises(InputError, match="meets the sample before any layer"):
+        read_denoiser(probe_of(Joined()))
 
 
 def test_the_time_step_that_gives_nan_is_named():

@@ -39,6 +39,14 @@ def test_what_the_methods_say():
     assert released.bits_of("conv_in", frozenset({"@first"})) == (32, 32)
     assert released.bits_of("x", frozenset({"@shared[1]"})) == (4, 32)
     assert method_recipe("rtn").weights.rounding == "nearest"
+    ptqd, scripts = method_recipe("ptqd"), method_recipe("ptqd", reading="released")
+    assert (ptqd.temporal.reconstruction, ptqd.temporal.calibration) == ("block", "constant")
+    assert ptqd.correction.kind == scripts.correction.kind == "correlated" and ptqd.correction.reduces_noise
+    assert method_recipe("tfmq-dm").correction is method_recipe("rtn").correction is None
+    assert ptqd.bits_of("conv_in", frozenset({"@first"})) == (4, 8)
+    assert ptqd.with_activation_bits(4).bits_of("conv_in", frozenset({"@first"})) == (4, 8)
+    assert scripts.bits_of("x", frozenset({"@shared[0]"})) == (8, 8) and not scripts.attention.quantize
+    assert scripts.bits_of("x", frozenset({"@shortcut"})) == (32, 32)
     ends = method_recipe("rtn", activations=6)
     assert ends.bits_of("conv_in", frozenset({"@first"})) == (4, 8)
     assert method_recipe("rtn", activations=32).bits_of("conv_in", frozenset({"@first"})) == (4, 32)
@@ -75,7 +83,7 @@ def test_wrong_entries_are_named_in_one_line(entries, named):
 
 
 def test_unknown_methods_and_readings():
-    with pytest.raises(InputError, match=r"did you mean tfmq-dm\? Valid: .*rtn"):
+    with pytest.raises(InputError, match=r"did you mean tfmq-dm.*\? Valid: .*rtn"):
         method_recipe("tfmqdm")
     with pytest.raises(InputError, match="rtn has no reading 'released': valid are paper"):
         method_recipe("rtn", reading="released")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,13 @@ def test_step_noise_of_a_stochastic_sampler_is_not_the_initial_noise(toy):
     still, moved = (sample(toy, samples=2, steps=5, seed=1, eta=eta) for eta in (0.0, 1.0))
     assert not torch.equal(still, moved)
     assert not torch.equal(moved[0] - still[0], moved[1] - still[1])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_saved_and_loaded_scheduler_makes_the_same_samplers(toy, sampler, tmp_path):
+    toy.scheduler.save_pretrained(tmp_path)
+    loaded = replace(toy, scheduler=type(toy.scheduler).from_pretrained(tmp_path))
+    assert torch.equal(*(sample(d, samples=2, steps=4, seed=0, sampler=sampler) for d in (toy, loaded)))
 
 
 def test_observer_sees_every_call_of_plms(toy):

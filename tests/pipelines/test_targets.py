@@ -95,9 +95,9 @@ def test_text_pipeline_shows_both_branches(text_pipe):
     target.walk(2, seen.append, steps=2, seed=3, conditioning={"prompt": ["a", "b"]}, sampler="plms")
     assert [s.k for s in seen] == [0, 1, 2]
     first = seen[0]
-    assert (
-        first.sample.shape == (4, 4, 8, 8) and first.t.tolist() == [50] * 4 and first.indices.tolist() == [0, 1, 0, 1]
-    )
+    assert first.sample.shape == (4, 4, 8, 8) and first.indices.tolist() == [0, 1, 0, 1]
+    # The pipeline moves its schedule by one step, and so do samplers that are made from it.
+    assert first.t.tolist() == [51] * 4
     assert list(first.conditioning) == ["encoder_hidden_states"]
     assert first.conditioning["encoder_hidden_states"].shape == (4, 8, 8)
     assert torch.equal(first.sample[0], noise((4, 8, 8), 3, 0))

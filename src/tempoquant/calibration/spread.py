@@ -5,12 +5,27 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tempoquant.numerics import QParams, affine_qparams, mse_range, percentile_range
+from tempoquant.extension import ACTIVATION_RANGES
+from tempoquant.numerics import QParams, affine_qparams, minmax_range, mse_range, percentile_range
 from tempoquant.randomness import generator
 
 VALUES = 1024
 EMA_MOMENTUM = 0.95
 EMA_BATCH = 16
+
+
+ACTIVATION_RANGES.register("mse")(mse_range)
+
+
+@ACTIVATION_RANGES.register("minmax")
+@ACTIVATION_RANGES.register("ema")
+def _minmax(values: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    return minmax_range(values)
+
+
+@ACTIVATION_RANGES.register("percentile")
+def _percentile(values: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    return percentile_range(values)
 
 
 @dataclass
@@ -56,15 +71,18 @@ class Spread:
         """Scale and zero point: of shape (R,) when ``per_row``, else ().
 
         Args:
-            search: "minmax", "ema", "percentile" (99.9) or "mse" (p = 2.4, 80 candidates).
+            search: a name of :data:`ACTIVATION_RANGES`, such as "minmax", "percentile" (99.9) or "mse" (p = 2.4, 80
+                candidates); "ema" sees moving averages of the extremes, all others the values that were drawn.
         """
-        low, high = self.moving_extremes() if search == "ema" else self.extremes()
-        if search in ("mse", "percentile"):
-            rows = [torch.cat([*v, a[None], b[None]]) for v, a, b in zip(self.values, low, high, strict=True)]
-            table = _rectangle(rows) if per_row else torch.cat(rows)[None]
-            low, high = mse_range(table, bits) if search == "mse" else percentile_range(table)
+        if search == "ema":
+            rows = list(torch.stack(self.moving_extremes(), 1))
+        else:
+            extremes = zip(*self.extremes(), strict=True)
+            rows = [torch.cat([*v, a[None], b[None]]) for v, (a, b) in zip(self.values, extremes, strict=True)]
+        table = _rectangle(rows) if per_row else torch.cat(rows)[None]
+        low, high = ACTIVATION_RANGES[search](table, bits, False)
         if not per_row:
-            low, high = low.min(), high.max()
+            low, high = low[0], high[0]
         if self.always_zero:
             low = torch.zeros_like(low)
         return affine_qparams(low, high, bits)

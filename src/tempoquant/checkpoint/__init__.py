@@ -1,7 +1,7 @@
 """The format on disk."""
 
 from tempoquant.checkpoint.blueprint import FORMAT_VERSION, Blueprint
-from tempoquant.checkpoint.component import read_component, write_component
+from tempoquant.checkpoint.component import read_component, read_correction, write_component
 from tempoquant.checkpoint.evidence import EVIDENCE, read_evidence, write_evidence
 from tempoquant.checkpoint.size import SizeReport, component_sizes
 
@@ -12,6 +12,7 @@ __all__ = [
     "SizeReport",
     "component_sizes",
     "read_component",
+    "read_correction",
     "read_evidence",
     "write_component",
     "write_evidence",

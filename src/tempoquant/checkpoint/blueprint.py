@@ -1,13 +1,15 @@
 """What a quantized denoiser is beside its tensors: enough to turn a stock module into it again."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
 
+from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
-from tempoquant.intervals import ConstantInterval, IntervalProvider, TableInterval
+from tempoquant.intervals import ConstantInterval, IntervalProvider, SteppedInterval, TableInterval
 from tempoquant.layers import QuantizedLayer
 from tempoquant.recipe import Recipe
 
@@ -24,6 +26,7 @@ class Blueprint:
         time_argument: where the module's forward takes the time step.
         shared, projections: layers of the temporal information block: h, and every g_i.
         attention: the attention products that were found.
+        splits: layers that became two, with the channels of the first.
     """
 
     recipe: Recipe
@@ -31,6 +34,7 @@ class Blueprint:
     shared: tuple[str, ...]
     projections: tuple[str, ...]
     attention: tuple[AttentionProduct, ...]
+    splits: Mapping[str, int] = field(default_factory=dict)
 
     def to_config(self, module: nn.Module) -> dict[str, Any]:
         """The ``quantization_config`` of ``module``: plain JSON data, without tensors."""
@@ -52,6 +56,8 @@ class Blueprint:
                 }
                 for name, layer in quantized_layers(module).items()
             },
+            "splits": dict(self.splits),
+            "stand_ins": described_stand_ins(module),
             "attention": [asdict(product) for product in self.attention],
             "operands": {
                 name: {operand: index[id(p)] for operand, p in product.intervals.items()}
@@ -75,11 +81,13 @@ class Blueprint:
             )
         attention = tuple(AttentionProduct(**{**a, "calls": tuple(a["calls"])}) for a in config["attention"])
         return cls(
-            Recipe.parse(config["recipe"]),
+            Recipe.parse(config["recipe"], stored=True),
             TimeArgument(**config["time_argument"]),
             tuple(config["shared"]),
             tuple(config["projections"]),
             attention,
+            # Folders of before there were any have no such key.
+            dict(config.get("splits", {})),
         )
 
 
@@ -103,6 +111,8 @@ def interval_providers(module: nn.Module) -> list[IntervalProvider]:
 def _describe(provider: IntervalProvider) -> dict[str, Any]:
     if isinstance(provider, TableInterval):
         return {"kind": "table", "bits": provider.bits}
+    if isinstance(provider, SteppedInterval):
+        return {"kind": "stepped", "bits": provider.bits}
     if isinstance(provider, ConstantInterval):
         return {"kind": "constant", "bits": provider.bits}
     raise FormatError(f"a {type(provider).__name__} has no form on disk")

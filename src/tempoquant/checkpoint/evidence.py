@@ -18,9 +18,7 @@ EVIDENCE = "tempoquant.json"
 
 def write_evidence(folder: Path, facts: dict[str, Any]) -> None:
     """Write ``facts`` with versions and the hash of every other file of ``folder``."""
-    packages = ("tempoquant", "torch", "diffusers", "safetensors", "numpy")
-    versions = {name: metadata.version(name) for name in packages} | {"python": platform.python_version()}
-    evidence = {"format_version": 1, **facts, "versions": versions, "files": file_hashes(folder)}
+    evidence = {"format_version": 1, **facts, "versions": versions(), "files": file_hashes(folder)}
     write_whole(folder / EVIDENCE, json.dumps(evidence, indent=2) + "\n")
 
 
@@ -66,6 +64,12 @@ def file_hash(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """The packages that results depend on."""
+    packages = ("tempoquant", "torch", "diffusers", "safetensors", "numpy")
+    return {name: metadata.version(name) for name in packages} | {"python": platform.python_version()}
 
 
 def machine() -> dict[str, Any]:

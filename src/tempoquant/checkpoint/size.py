@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -15,7 +16,8 @@ class SizeReport:
     """Bytes of a stored denoiser.
 
     Attributes:
-        total: all tensors. weights: packed weights. tables: per-step scales and zero points. headers: file headers.
+        total: all tensors. weights: packed weights. tables: per-step scales, zero points and widths.
+        headers: file headers. features: cached temporal features.
         full: all tensors of the float32 original.
     """
 
@@ -24,6 +26,7 @@ class SizeReport:
     tables: int
     headers: int
     full: int
+    features: int = 0
 
     @property
     def ratio(self) -> float:
@@ -44,9 +47,11 @@ def component_sizes(folder: Path, full_bytes: int) -> SizeReport:
     quantized = [n for n, layer in config["layers"].items() if layer["bits"] != 32]
     weights = sum(_bytes(tensors[f"{name}.weight"]) for name in quantized)
     rows = tensors["tempoquant.timesteps"].numel()
-    tables = rows * sum(entry["kind"] == "table" for entry in config["intervals"])
-    width = 4 + tensors["tempoquant.interval_zero"].element_size()
-    return SizeReport(total, weights, tables * width, path.stat().st_size - total, full_bytes)
+    entries = rows * sum(entry["kind"] != "constant" for entry in config["intervals"])
+    widths = tensors.get("tempoquant.interval_widths", torch.empty(0, dtype=torch.uint8))
+    tables = entries * (4 + tensors["tempoquant.interval_zero"].element_size()) + _bytes(widths)
+    features = sum(_bytes(t) for name, t in tensors.items() if name.startswith("tempoquant.feature"))
+    return SizeReport(total, weights, tables, path.stat().st_size - total, full_bytes, features)
 
 
 def _bytes(tensor: Tensor) -> int:

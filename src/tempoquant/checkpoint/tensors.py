@@ -9,23 +9,35 @@
 | ``tempoquant.weight_zero`` | uint8 | zero points of those that are not symmetric |
 | ``tempoquant.interval_scale`` | float32 | scales of the config's intervals: one, or one a row |
 | ``tempoquant.interval_zero`` | uint8 or int32 | their zero points |
+| ``tempoquant.interval_widths`` | uint8 | bits of every row of the intervals that are ``stepped``, if any |
+| ``tempoquant.correction_*`` | float32 | gain (R, C), bias (R, C) and variance (R,) of a correction, if any |
 | ``tempoquant.timesteps`` | float32 (R,) | the rows' time steps |
+| ``tempoquant.features`` | float16 or uint8 | cached temporal features, R rows a layer |
+| ``tempoquant.feature_scale`` | float32 | those of uint8 features, one a row of each layer |
+| ``tempoquant.feature_zero`` | uint8 | their zero points |
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import interval_providers, is_symmetric, quantized_layers
+from tempoquant.checkpoint.features import feature_tensors
+from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
 from tempoquant.errors import FormatError
-from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
-from tempoquant.layers import QuantizedLayer
+from tempoquant.intervals import (
+    Clock,
+    ConstantInterval,
+    IntervalProvider,
+    SteppedInterval,
+    TableInterval,
+    TemporalTable,
+)
+from tempoquant.layers import QuantizedLayer, stand_ins
 from tempoquant.numerics import QParams, grid, pack, unpack
-
-PREFIX = "tempoquant."
 
 
 def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
@@ -45,15 +57,18 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
     scales = [layer.weight_scale for layer in layers.values()]
     zeros = [layer.weight_zero for layer in layers.values() if not is_symmetric(layer)]
     providers: list[Any] = interval_providers(module)
-    tensors[f"{PREFIX}vectors"] = _joined(vectors, torch.float32)
-    tensors[f"{PREFIX}weight_scale"] = _joined(scales, torch.float32)
-    tensors[f"{PREFIX}weight_zero"] = _joined(zeros, torch.uint8)
-    tensors[f"{PREFIX}interval_scale"] = _joined([p.scale for p in providers], torch.float32)
+    tensors[f"{PREFIX}vectors"] = joined(vectors, torch.float32)
+    tensors[f"{PREFIX}weight_scale"] = joined(scales, torch.float32)
+    tensors[f"{PREFIX}weight_zero"] = joined(zeros, torch.uint8)
+    tensors[f"{PREFIX}interval_scale"] = joined([p.scale for p in providers], torch.float32)
     wide = any(p.bits > 8 for p in providers)
     zero_points = [p.zero for p in providers]
-    tensors[f"{PREFIX}interval_zero"] = _joined(zero_points, torch.int32 if wide else torch.uint8)
+    tensors[f"{PREFIX}interval_zero"] = joined(zero_points, torch.int32 if wide else torch.uint8)
+    widths = [p.widths for p in providers if isinstance(p, SteppedInterval)]
+    if widths:
+        tensors[f"{PREFIX}interval_widths"] = joined(widths, torch.uint8)
     tensors[f"{PREFIX}timesteps"] = clock.timesteps.clone()
-    return tensors
+    return tensors | feature_tensors(module)
 
 
 def unpack_into(module: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor], clock: Clock) -> None:
@@ -63,7 +78,7 @@ def unpack_into(module: nn.Module, config: Mapping[str, Any], tensors: Mapping[s
         FormatError: a tensor is missing, left over, or has the wrong length or shape.
     """
     rest = dict(tensors)
-    reader = _Reader(rest)
+    reader = Reader(rest)
     providers = [_provider(entry, reader, clock) for entry in config["intervals"]]
     for name, entry in config["layers"].items():
         _fill_layer(module.get_submodule(name), name, entry, reader, rest)  # type: ignore[arg-type]
@@ -81,10 +96,17 @@ def unpack_into(module: nn.Module, config: Mapping[str, Any], tensors: Mapping[s
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
     """The module's own parameters and buffers: what the stock module would have in its state_dict."""
-    ours = {id(tensor) for provider in interval_providers(module) for tensor in provider.buffers()}
+    tables = (part for part in module.modules() if isinstance(part, IntervalProvider | TemporalTable))
+    ours = {id(tensor) for table in tables for tensor in table.buffers()}
     for layer in quantized_layers(module).values():
         ours |= {id(layer.weight_scale), id(layer.weight_zero)}
     return {name: t for name, t in module.state_dict(keep_vars=True).items() if id(t) not in ours}
+
+
+def full_bytes(module: nn.Module) -> int:
+    """Bytes of the float32 original, including the layers that others stand for."""
+    left_out = sum(part.parameter_count for part in stand_ins(module).values())
+    return 4 * (left_out + sum(tensor.numel() for tensor in plain_state(module).values()))
 
 
 def layout(module: nn.Module) -> str:
@@ -105,34 +127,11 @@ def _packed_weight(layer: QuantizedLayer) -> Tensor:
     return pack(q, layer.weight_bits)
 
 
-def _joined(parts: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor:
-    kept = [part.detach().flatten() for part in parts if part is not None]
-    return torch.cat(kept).to(dtype) if kept else torch.empty(0, dtype=dtype)
-
-
-class _Reader:
-    """Takes consecutive slices of the long vectors."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]):
-        self.tensors = tensors
-        self.position: dict[str, int] = {}
-
-    def take(self, name: str, count: int) -> Tensor:
-        key, start = PREFIX + name, self.position.get(name, 0)
-        if key not in self.tensors or start + count > self.tensors[key].numel():
-            raise FormatError(f"the folder's tensor {key!r} is missing or too short")
-        self.position[name] = start + count
-        return self.tensors[key][start : start + count].clone()
-
-    def finish(self) -> None:
-        for name, end in self.position.items():
-            if end != self.tensors[PREFIX + name].numel():
-                raise FormatError(f"the folder's tensor {PREFIX + name!r} is longer than the denoiser needs")
-
-
-def _provider(entry: Mapping[str, Any], reader: _Reader, clock: Clock) -> IntervalProvider:
-    count = len(clock) if entry["kind"] == "table" else 1
+def _provider(entry: Mapping[str, Any], reader: Reader, clock: Clock) -> IntervalProvider:
+    count = 1 if entry["kind"] == "constant" else len(clock)
     scale, zero = reader.take("interval_scale", count), reader.take("interval_zero", count)
+    if entry["kind"] == "stepped":
+        return SteppedInterval(scale, zero, reader.take("interval_widths", count), clock)
     qparams = QParams(scale, zero, *grid(entry["bits"]))
     if entry["kind"] == "table":
         return TableInterval(qparams, entry["bits"], clock)
@@ -140,7 +139,7 @@ def _provider(entry: Mapping[str, Any], reader: _Reader, clock: Clock) -> Interv
 
 
 def _fill_layer(
-    layer: QuantizedLayer, name: str, entry: Mapping[str, Any], reader: _Reader, rest: dict[str, Tensor]
+    layer: QuantizedLayer, name: str, entry: Mapping[str, Any], reader: Reader, rest: dict[str, Tensor]
 ) -> None:
     bits, shape = entry["bits"], layer.weight.shape
     if bits == 32:
@@ -163,7 +162,7 @@ def _unpacked(packed: Tensor, bits: int, count: int) -> Tensor:
     return pairs[:, 0] | (pairs[:, 1] << 8)
 
 
-def _fill_plain(module: nn.Module, reader: _Reader, rest: dict[str, Tensor]) -> None:
+def _fill_plain(module: nn.Module, reader: Reader, rest: dict[str, Tensor]) -> None:
     quantized = {f"{n}.weight" for n, layer in quantized_layers(module).items() if layer.weight_scale is not None}
     with torch.no_grad():
         for name, place in plain_state(module).items():

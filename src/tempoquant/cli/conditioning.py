@@ -1,7 +1,5 @@
 """What conditional models draw from, as the command line gives it: prompts from a file, class labels, guidance."""
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ import typer
 
 from tempoquant.errors import InputError
 from tempoquant.pipelines import BareTarget, Target
+from tempoquant.pipelines.prompts import read_prompts
 from tempoquant.quantized import QuantizedPipeline
 
 Prompts = Annotated[
@@ -24,7 +23,6 @@ Guidance = Annotated[
 ]
 
 FLAGS = {"prompt": "--prompts FILE", "class_labels": "--classes 0,1,2"}
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def conditioning_of(
@@ -57,34 +55,6 @@ def conditioning_of(
         made["guidance_scale"] = scale
     target.check_conditioning(made or None, samples)
     return made or None
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a text file, or of a table's column ``prompt`` or ``Prompt``; empty ones are left out.
-
-    Raises:
-        InputError: no such file, not a text, no such column, or no prompt.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        found = _column(path, text) if path.suffix.lower() in DELIMITERS else text.splitlines()
-    except FileNotFoundError:
-        raise InputError(f"--prompts {path}: no such file") from None
-    except (UnicodeDecodeError, IsADirectoryError, csv.Error) as error:
-        raise InputError(f"--prompts {path} cannot be read as text: {error}") from None
-    prompts = [line.strip() for line in found if line.strip()]
-    if not prompts:
-        raise InputError(f"--prompts {path} holds no prompt")
-    return prompts
-
-
-def _column(path: Path, text: str) -> list[str]:
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=DELIMITERS[path.suffix.lower()])
-    names = table.fieldnames or []
-    name = next((n for n in names if n.strip() in ("prompt", "Prompt")), None)
-    if name is None:
-        raise InputError(f"--prompts {path} has no column 'prompt'; its columns are: {', '.join(names)}")
-    return [row[name] or "" for row in table]
 
 
 def read_classes(text: str) -> list[int]:

@@ -11,6 +11,7 @@ from tempoquant.cli import distribution as many
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
     BatchSize,
+    Engine,
     Factory,
     Folder,
     Json,
@@ -52,6 +53,7 @@ def evaluate_command(
     seed: Seed = 1,
     batch_size: BatchSize = 16,
     denoiser: Factory = None,
+    engine: Engine = "auto",
     overwrite: Overwrite = False,
     json_file: Json = None,
 ) -> None:
@@ -64,7 +66,7 @@ def evaluate_command(
     if json_file is not None:
         check_new(json_file, overwrite)
     plan = many.plan_of(metrics, extractor, extractor_weights, reference_images, clip, statistics_cache)
-    full, quantized = _opened(model, reference_model, denoiser)
+    full, quantized = _opened(model, reference_model, denoiser, engine)
     given = (prompts, classes, guidance, quantized)
     run = {**schedule(quantized, steps, sampler), "seed": seed, "batch_size": batch_size}
     larger = None if plan is None else conditioning_of(full, distribution_samples, *given)
@@ -82,11 +84,11 @@ def evaluate_command(
     write_json(json_file, result)
 
 
-def _opened(model: str, reference_model: str, denoiser: str | None) -> tuple[Target, QuantizedPipeline]:
+def _opened(model: str, reference_model: str, denoiser: str | None, engine: str) -> tuple[Target, QuantizedPipeline]:
     """The full-precision model, and the quantized one."""
     # A bare denoiser's folder is filled with the reference's own module unless the user says otherwise.
     factory = reference_model if ".py:" in reference_model and (Path(model) / "denoiser").is_dir() else None
-    _, quantized = open_model(model, denoiser or factory)
+    _, quantized = open_model(model, denoiser or factory, engine)
     if quantized is None:
         raise InputError(f"{model!r} is not a quantized folder: make one with `tempoquant quantize`")
     full, _ = open_model(reference_model)

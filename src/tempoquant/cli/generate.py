@@ -9,6 +9,7 @@ from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
     BatchSize,
+    Engine,
     Factory,
     Folder,
     Overwrite,
@@ -41,6 +42,7 @@ def generate_command(
     seed: Seed = 0,
     batch_size: BatchSize = 16,
     denoiser: Factory = None,
+    engine: Engine = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Draw samples from a quantized folder or a full-precision model.
@@ -50,7 +52,7 @@ def generate_command(
     if samples < 1:
         raise InputError(f"samples = {samples}: at least 1")
     check_new(out, overwrite)
-    target, quantized = open_model(model, denoiser)
+    target, quantized = open_model(model, denoiser, engine)
     options = schedule(quantized, steps, sampler)
     options["conditioning"] = conditioning_of(target, samples, prompts, classes, guidance, quantized)
     images = to_images(target.generate(samples, seed=seed, batch_size=batch_size, progress=progress(), **options))

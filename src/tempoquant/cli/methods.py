@@ -3,21 +3,24 @@
 from rich.table import Table
 
 from tempoquant.cli import app
-from tempoquant.cli.options import Json, Overwrite, check_new, console, write_json
-from tempoquant.methods import METHODS
+from tempoquant.cli.options import Json, Overwrite, Plugins, check_new, console, write_json
+from tempoquant.methods import METHODS, load_plugins
+
+COLUMNS = ("method", "readings", "what it does", "needs", "integer engine", "paper")
 
 
 @app.command("methods")
-def methods_command(overwrite: Overwrite = False, json_file: Json = None) -> None:
-    """List the quantization methods.
+def methods_command(plugin: Plugins = None, overwrite: Overwrite = False, json_file: Json = None) -> None:
+    """List the quantization methods, installed plugins' included.
 
     Example: tempoquant methods
     """
     if json_file is not None:
         check_new(json_file, overwrite)
-    table = Table("method", "readings", "what it does", "paper", box=None)
-    for method in METHODS.values():
-        table.add_row(method.name, ", ".join(method.readings), method.summary, method.paper)
+    load_plugins(plugin or ())
+    table = Table(*COLUMNS, box=None)
+    for m in METHODS.values():
+        table.add_row(m.name, ", ".join(m.readings), m.summary, m.needs, m.engine, m.paper)
     console().print(table)
-    rows = [{"name": m.name, "readings": m.readings, "summary": m.summary, "paper": m.paper} for m in METHODS.values()]
-    write_json(json_file, rows)
+    names = ("name", "readings", "summary", "needs", "engine", "paper")
+    write_json(json_file, [{name: getattr(m, name) for name in names} for m in METHODS.values()])

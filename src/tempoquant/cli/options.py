@@ -8,10 +8,11 @@ import typer
 from rich.console import Console
 
 from tempoquant.api import COMPONENTS, load
-from tempoquant.errors import InputError
+from tempoquant.errors import InputError, unknown
 from tempoquant.pipelines import BareTarget, Denoiser, Target, resolve
 from tempoquant.progress import Progress, RichProgress
 from tempoquant.quantized import QuantizedPipeline
+from tempoquant.runtime import ENGINES
 
 Model = Annotated[str, typer.Argument(help="fashion32, a diffusers folder, a hub id, or FILE.py:FACTORY")]
 Folder = Annotated[str, typer.Argument(help="a folder that `tempoquant quantize` wrote, or a full-precision model")]
@@ -20,7 +21,12 @@ Seed = Annotated[int, typer.Option(help="seed of the initial noise")]
 Json = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace existing output")]
 Steps = Annotated[int | None, typer.Option(help="sampling steps; the folder's own schedule if not given")]
-Sampler = Annotated[str | None, typer.Option(help="ddim, plms, dpm++ or ddpm; the model's own if not given")]
+SAMPLER_HELP = "ddim, ddim-quadratic, plms, dpm++ or ddpm; the model's own if not given"
+Sampler = Annotated[str | None, typer.Option(help=SAMPLER_HELP)]
+Engine = Annotated[str, typer.Option(help=f"what computes quantized layers: {', '.join(ENGINES)}")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="a Python file with methods of your own; may be repeated")
+]
 BatchSize = Annotated[int, typer.Option(help="samples computed together")]
 
 DEFAULT_STEPS = 50
@@ -32,10 +38,12 @@ def progress() -> Progress:
     return RichProgress()
 
 
-def open_model(name: str, factory: str | None = None) -> tuple[Target, QuantizedPipeline | None]:
+def open_model(name: str, factory: str | None = None, engine: str = "auto") -> tuple[Target, QuantizedPipeline | None]:
     """The model called ``name``, and the quantized pipeline around it if it is a quantized folder."""
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
     if is_quantized(Path(name)):
-        quantized = load(name, denoiser=None if factory is None else bare_denoiser(factory))
+        quantized = load(name, denoiser=None if factory is None else bare_denoiser(factory), engine=engine)
         return quantized.target, quantized
     return resolve(name), None
 

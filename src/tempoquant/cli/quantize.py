@@ -1,15 +1,17 @@
 """``tempoquant quantize``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tempoquant.api import quantize
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
-from tempoquant.cli.options import Json, Model, Overwrite, check_new, console, progress, write_json
-from tempoquant.methods import method_recipe
+from tempoquant.cli.options import Json, Model, Overwrite, Plugins, Sampler, check_new, console, progress, write_json
+from tempoquant.errors import InputError, unknown
+from tempoquant.methods import load_plugins, method_recipe
+from tempoquant.methods.ptqd import CORRECTIONS
 from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
 from tempoquant.workplace import check_output
@@ -26,8 +28,10 @@ def quantize_command(
     effort: Annotated[str, typer.Option(help="fast, balanced or paper")] = "fast",
     samples: Annotated[int, typer.Option(help="calibration trajectories")] = 64,
     steps: Annotated[int, typer.Option(help="steps of the schedule to calibrate for")] = 50,
-    sampler: Annotated[str | None, typer.Option(help="ddim, plms, dpm++ or ddpm; the model's own if not given")] = None,
+    sampler: Sampler = None,
     eta: Annotated[float, typer.Option(help="DDIM's noise, 0 to 1")] = 0.0,
+    correction: Annotated[str | None, typer.Option(help=f"on top of the method: {', '.join(CORRECTIONS)}")] = None,
+    step_bits: Annotated[str | None, typer.Option(help="activation bits that steps choose from, as 4,6,8")] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="a recipe file (YAML or JSON) instead of the options above")
     ] = None,
@@ -36,6 +40,7 @@ def quantize_command(
     classes: Classes = None,
     guidance: Guidance = None,
     seed: Annotated[int, typer.Option(help="seed of every random draw")] = 0,
+    plugin: Plugins = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue at the last finished unit")] = False,
     overwrite: Overwrite = False,
     json_file: Json = None,
@@ -44,6 +49,7 @@ def quantize_command(
 
     Example: tempoquant quantize fashion32 --method tfmq-dm -w 4 -a 8 -o out
     """
+    load_plugins(plugin or ())
     if recipe is not None:
         chosen = Recipe.from_file(recipe)
     else:
@@ -56,6 +62,7 @@ def quantize_command(
             effort=effort,
             calibration=calibration,
             seed=seed,
+            **_correction(correction, step_bits),
         )
     if json_file is not None:
         check_new(json_file, overwrite)
@@ -78,6 +85,19 @@ def quantize_command(
         f"{seconds:.0f} s\n{_summary(facts)}",
     )
     write_json(json_file, {"out": str(out), "recipe": chosen.model_dump(mode="json"), **facts})
+
+
+def _correction(name: str | None, step_bits: str | None) -> dict[str, Any]:
+    """The recipe entries of both options; none if neither is given."""
+    if name is not None and name not in CORRECTIONS:
+        raise unknown("correction", name, CORRECTIONS)
+    entries: dict[str, Any] = {} if name is None else dict(CORRECTIONS[name])
+    if step_bits is not None:
+        try:
+            entries["step_bits"] = sorted({int(bits) for bits in step_bits.split(",")})
+        except ValueError:
+            raise InputError(f"--step-bits {step_bits!r} is no list of widths such as 4,6,8") from None
+    return {"correction": entries} if entries else {}
 
 
 def _summary(facts: dict) -> str:

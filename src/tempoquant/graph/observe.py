@@ -67,13 +67,22 @@ def observe_layers(probe: Probe) -> Observed:
         calls = max(len(prints or ()) for prints in seen)
         layers.append(_describe(name, probe.module.get_submodule(name), category, order, calls))
     if not any(layer.category in TEMPORAL for layer in layers):
-        raise InputError("no layer of this denoiser sees the time step alone: is the time step passed on by its call?")
+        raise InputError(_no_temporal_layer(base, by_time))
     executed = {layer.name for layer in layers}
     return Observed(
         tuple(layers),
         tuple(n for n in quantizable_layers(probe.module) if n not in executed),
         frozenset().union(*(run.called for run in runs)),
         _shared_inputs(layers, runs),
+    )
+
+
+def _no_temporal_layer(base: Run, by_time: list[Run]) -> str:
+    if all(torch.equal(run.output, base.output) for run in by_time):
+        return "the denoiser's output does not follow the time step: is the time step passed on by its call?"
+    return (
+        "no layer of this denoiser sees the time step alone: it meets the sample before any layer, so that there is "
+        "no temporal information block to quantize"
     )
 
 

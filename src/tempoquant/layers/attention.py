@@ -27,12 +27,14 @@ class QuantizedProduct(nn.Module):
     Attributes:
         intervals: a provider for each of "q", "k", "v" and "p" (the softmax output), or empty while float.
         watch: called with (operand name, tensor) before use: how calibration sees the operands.
+        centred: makes ``q - z`` of an operand in float32; a run-time may give a faster one.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.intervals = nn.ModuleDict()
         self.watch: Callable[[str, Tensor], None] | None = None
+        self.centred: Callable[[Tensor, Interval], Tensor] = quantized_input
 
     @property
     def is_stock(self) -> bool:
@@ -47,7 +49,7 @@ class QuantizedProduct(nn.Module):
         if not self.intervals:
             return torch.matmul(left, right)
         a, b = (self.intervals[name]().over(x) for name, x in zip(names, (left, right), strict=True))
-        x, y = quantized_input(left, a), quantized_input(right, b)
+        x, y = self.centred(left, a), self.centred(right, b)
         acc = torch.matmul(x, y) if _fits_float32(x, a, b) else torch.matmul(x.double(), y.double()).float()
         return ((acc * _aligned(a.s_out, acc)) * _aligned(b.s_out, acc)).to(left.dtype)
 

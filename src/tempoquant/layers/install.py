@@ -19,10 +19,7 @@ def install_layers(module: nn.Module, names: Iterable[str]) -> dict[str, QuantLi
     Raises:
         FormatError: a name is not a Linear or Conv2d of ``module``.
     """
-    places: dict[int, list[tuple[nn.Module, str]]] = {}
-    for parent in module.modules():
-        for child, part in parent._modules.items():
-            places.setdefault(id(part), []).append((parent, child))
+    places = places_of(module)
     installed = {}
     for name in names:
         try:
@@ -30,10 +27,18 @@ def install_layers(module: nn.Module, names: Iterable[str]) -> dict[str, QuantLi
             installed[name] = to_quantized(stock)
         except (AttributeError, TypeError):
             raise FormatError(f"the denoiser has no Linear or Conv2d called {name!r}") from None
-        # A layer may be registered in several places; all of them must run the same one.
         for parent, child in places[id(stock)]:
             setattr(parent, child, installed[name])
     return installed
+
+
+def places_of(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Where every part of ``module`` is registered, by its id: in several places maybe, which must run the same one."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for parent in module.modules():
+        for child, part in parent._modules.items():
+            places.setdefault(id(part), []).append((parent, child))
+    return places
 
 
 def install_attention(module: nn.Module, found: Iterable[AttentionProduct]) -> dict[str, AttentionProducts]:

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempoquant.errors import InputError, unknown
+from tempoquant.extension import guarded, is_foreign
+from tempoquant.methods.plugins import load_plugins
 from tempoquant.recipe import Recipe
 
 RecipeFactory = Callable[..., dict[str, Any]]
+NEEDS = "recorded trajectories"
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class Method:
         name: what ``--method`` takes. paper: where it comes from. summary: one line.
         readings: the readings it knows.
         factory: ``factory(reading, activation_bits) -> recipe entries`` that differ from the defaults.
+        needs: what it takes beside the model. engine: whether the integer engine runs what it makes, for tables: "yes",
+            or what it would take.
     """
 
     name: str
@@ -25,6 +30,17 @@ class Method:
     summary: str
     readings: tuple[str, ...]
     factory: RecipeFactory
+    needs: str = NEEDS
+    engine: str = "yes"
+
+    def entries(self, reading: str, activations: int) -> dict[str, Any]:
+        """The factory's recipe entries; InputError naming the method if a user's own factory fails."""
+        if not is_foreign(self.factory):
+            return self.factory(reading, activations)
+        made = guarded(f"method {self.name!r}", self.factory, reading, activations)
+        if not isinstance(made, dict):
+            raise InputError(f"method {self.name!r} must return a dict of recipe entries, not {type(made).__name__}")
+        return made
 
 
 METHODS: dict[str, Method] = {}
@@ -38,15 +54,36 @@ def ends_at_8_bits(activations: int) -> tuple[dict[str, Any], ...]:
 
 
 def method(
-    name: str, *, paper: str, summary: str, readings: tuple[str, ...] = ("paper",)
+    name: str,
+    *,
+    paper: str,
+    summary: str,
+    readings: tuple[str, ...] = ("paper",),
+    needs: str = NEEDS,
+    engine: str = "yes",
 ) -> Callable[[RecipeFactory], RecipeFactory]:
-    """Register a method's recipe factory under ``name``."""
+    """Register a method's recipe factory under ``name``; arguments are those of :class:`Method`.
+
+    Raises:
+        InputError: another method has that name.
+    """
 
     def register(factory: RecipeFactory) -> RecipeFactory:
-        METHODS[name] = Method(name, paper, summary, readings, factory)
+        if name in METHODS:
+            raise InputError(f"method {name!r} exists already: choose another name")
+        METHODS[name] = Method(name, paper, summary, readings, factory, needs, engine)
         return factory
 
     return register
+
+
+def find_method(name: str) -> Method:
+    """The method called ``name``, installed plugins' included; InputError if there is none."""
+    if name not in METHODS:
+        load_plugins()
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
 
 
 def method_recipe(
@@ -63,14 +100,12 @@ def method_recipe(
     Raises:
         InputError: an unknown method or reading, or a recipe entry that is not valid.
     """
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    found = METHODS[name]
+    found = find_method(name)
     if reading not in found.readings:
         raise InputError(f"{name} has no reading {reading!r}: valid are {', '.join(found.readings)}")
     data: dict[str, Any] = {"method": name, "reading": reading, "effort": effort}
     bits = {"weights": {"bits": weights}, "activations": {"bits": activations}}
-    for entries in (bits, found.factory(reading, activations), changes):
+    for entries in (bits, found.entries(reading, activations), changes):
         for key, value in entries.items():
             data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
     return Recipe.parse(data)

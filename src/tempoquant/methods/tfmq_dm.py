@@ -35,6 +35,7 @@ RELEASED_POLICY = (
     paper="Huang et al., TFMQ-DM, CVPR 2024 (arXiv 2311.16503)",
     summary="temporal layers reconstructed and calibrated by themselves (TIAR, FSC)",
     readings=("paper", "released"),
+    needs="recorded trajectories, a temporal block",
 )
 def tfmq_dm(reading: str, activations: int) -> dict[str, Any]:
     """Recipe entries of TFMQ-DM in one of its readings."""

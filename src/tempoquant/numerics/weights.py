@@ -3,18 +3,26 @@
 import torch
 from torch import Tensor
 
+from tempoquant.extension import WEIGHT_RANGES
 from tempoquant.numerics.affine import QParams, affine_qparams, quantize
 from tempoquant.numerics.search import minmax_range, mse_range
+
+WEIGHT_RANGES.register("mse")(mse_range)
+
+
+@WEIGHT_RANGES.register("minmax")
+def _minmax(rows: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    return minmax_range(rows)
 
 
 def weight_qparams(weight: Tensor, bits: int, symmetric: bool, search: str) -> QParams:
     """Per-channel scale and zero point of a weight (C_out, ...), on an unsigned grid.
 
     Args:
-        search: "minmax", or "mse" (p = 2.4, 80 candidates).
+        search: a name of :data:`WEIGHT_RANGES`, such as "minmax", or "mse" (p = 2.4, 80 candidates).
     """
     rows = weight.detach().float().flatten(1)
-    low, high = mse_range(rows, bits, symmetric) if search == "mse" else minmax_range(rows)
+    low, high = WEIGHT_RANGES[search](rows, bits, symmetric)
     signed = affine_qparams(low, high, bits, symmetric)
     zero = signed.zero - signed.q_min
     return QParams(signed.scale, zero.to(torch.int32), 0, signed.q_max - signed.q_min)

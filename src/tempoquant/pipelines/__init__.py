@@ -7,7 +7,7 @@ from tempoquant.pipelines.fingerprint import state_hash
 from tempoquant.pipelines.noise import noise
 from tempoquant.pipelines.resolve import resolve
 from tempoquant.pipelines.sampling import Observer, sample, to_images
-from tempoquant.pipelines.schedulers import SAMPLERS, build_scheduler, set_steps
+from tempoquant.pipelines.schedulers import SAMPLERS, Stepper, build_scheduler, set_steps, stepper_of, with_step
 from tempoquant.pipelines.targets import BareTarget, Seen, Target, Visit
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "DiffusersTarget",
     "Observer",
     "Seen",
+    "Stepper",
     "Target",
     "Visit",
     "build_scheduler",
@@ -29,5 +30,7 @@ __all__ = [
     "sample",
     "set_steps",
     "state_hash",
+    "stepper_of",
     "to_images",
+    "with_step",
 ]

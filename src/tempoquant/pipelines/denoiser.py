@@ -38,6 +38,7 @@ class Denoiser:
         sample_shape: shape of one sample without the batch, e.g. ``(3, 64, 64)``.
         call: ``call(module, sample, timestep, **conditioning) -> Tensor`` of the sample's shape.
         name: what reports call it.
+        recorded: (R,) the time steps that its per-step tables have rows for; None without such tables.
     """
 
     module: nn.Module
@@ -45,6 +46,7 @@ class Denoiser:
     sample_shape: tuple[int, ...]
     call: Call = plain_call
     name: str = "denoiser"
+    recorded: Tensor | None = None
 
     def __call__(self, sample: Tensor, timestep: Tensor | int, **conditioning: Any) -> Tensor:
         """The network's output for ``sample`` (B, *sample_shape) at ``timestep`` (one value, or (B,))."""

@@ -135,6 +135,10 @@ class DiffusersTarget:
         """See :meth:`Target.with_module`."""
         return DiffusersTarget(replaced(self.pipe, **{self.component: module}), self.name)
 
+    def with_scheduler(self, scheduler: Any) -> "DiffusersTarget":
+        """See :meth:`Target.with_scheduler`."""
+        return DiffusersTarget(replaced(self.pipe, scheduler=scheduler), self.name)
+
     def _needed(self, conditioning: Mapping[str, Any] | None) -> Mapping[str, Any]:
         if conditioning is None or self.condition not in conditioning:
             raise InputError(f"{self.name} needs conditioning: give {self.condition!r}, one a sample")

@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
 from tempoquant.errors import FormatError, InputError, unknown
+from tempoquant.pipelines.class_pipeline import ClassPipeline
 from tempoquant.pipelines.denoiser import Denoiser
 from tempoquant.pipelines.diffusers_target import DiffusersTarget
 from tempoquant.pipelines.targets import BareTarget, Target
@@ -75,10 +76,17 @@ def load_pipeline(source: str, **options: Any) -> DiffusionPipeline:
     logging.disable_progress_bar()
     try:
         # Safetensors only, since pickles run code; trust_remote_code off keeps the folder's own .py files unread.
-        return DiffusionPipeline.from_pretrained(source, use_safetensors=True, trust_remote_code=False, **options)
+        loader: Any = ClassPipeline if _is_ours(source) else DiffusionPipeline
+        return loader.from_pretrained(source, use_safetensors=True, trust_remote_code=False, **options)
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _is_ours(source: str) -> bool:
+    """Whether a folder is of the one pipeline class that diffusers does not know."""
+    index = Path(source) / "model_index.json"
+    return index.is_file() and f'"{ClassPipeline.__name__}"' in index.read_text()
 
 
 def _from_hub(name: str) -> Target:
@@ -92,7 +100,7 @@ def _from_hub(name: str) -> Target:
 def _from_factory(path: Path, factory: str) -> Target:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
-    make = getattr(_import(path), factory, None)
+    make = getattr(import_file(path), factory, None)
     if not callable(make):
         raise InputError(f"{path} has no function {factory!r}")
     try:
@@ -106,8 +114,12 @@ def _from_factory(path: Path, factory: str) -> Target:
     raise InputError(f"{path}:{factory} returned {type(made).__name__}; a Denoiser or a diffusers pipeline is needed")
 
 
-def _import(path: Path) -> ModuleType:
-    """The module of a file by its path; the user named it, so it may run."""
+def import_file(path: Path) -> ModuleType:
+    """The module of a file by its path; the user named it, so it may run.
+
+    Raises:
+        InputError: it fails.
+    """
     name = f"tempoquant_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None

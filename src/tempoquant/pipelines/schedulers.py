@@ -1,25 +1,35 @@
 """Samplers by the names papers use, as diffusers schedulers in the configuration a model was trained for."""
 
 import copy
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import diffusers
 
 from tempoquant.errors import InputError, unknown
+from tempoquant.pipelines.quadratic import QuadraticDDIMScheduler
 
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+SAMPLERS: dict[str, tuple[str | type, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
+    "ddim-quadratic": (QuadraticDDIMScheduler, {}),
     # Without the Runge-Kutta warm-up this is the PLMS of CompVis: S steps are S + 1 denoiser calls.
     "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "ddpm": ("DDPMScheduler", {}),
 }
-"""Sampler name -> diffusers scheduler class and the settings that make it that sampler."""
+"""Sampler name -> scheduler class, of diffusers where it is a name, and the settings that make it that sampler."""
+
+Stepper = Callable[..., Any]
+"""``stepper(scheduler, step, **arguments)`` in the place of ``scheduler.step(**arguments)``; ``step`` is the stock one.
+
+The arguments come by name: ``model_output``, ``timestep``, ``sample`` and what else was given.
+"""
 
 
 def build_scheduler(scheduler: Any, sampler: str | None = None) -> Any:
-    """A fresh scheduler that shares nothing with ``scheduler``.
+    """A fresh scheduler that shares nothing with ``scheduler`` but its :data:`Stepper`, if it has one.
 
     Args:
         scheduler: the model's own, in the configuration the model was trained for.
@@ -32,8 +42,41 @@ def build_scheduler(scheduler: Any, sampler: str | None = None) -> Any:
         return copy.deepcopy(scheduler)
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
-    name, settings = SAMPLERS[sampler]
-    return getattr(diffusers, name).from_config(scheduler.config, **settings)
+    found, settings = SAMPLERS[sampler]
+    scheduler_class: Any = getattr(diffusers, found) if isinstance(found, str) else found
+    # Without its note of which values were defaults, from_config keeps them all, as it does for a scheduler that was
+    # saved and loaded: PLMS would otherwise differ between the two.
+    config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
+    fresh = scheduler_class.from_config(config, **settings)
+    stepper = stepper_of(scheduler)
+    return fresh if stepper is None else with_step(fresh, stepper)
+
+
+def with_step(scheduler: Any, stepper: Stepper) -> Any:
+    """A copy of ``scheduler`` whose steps are taken by ``stepper``, and so are those of its copies.
+
+    It is of the same class to everyone who asks, its ``step`` has the same signature, and it saves as what it was.
+    """
+    stock = type(scheduler)
+    signature = inspect.signature(stock.step)
+
+    @functools.wraps(stock.step)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        given = dict(signature.bind(*args, **kwargs).arguments)
+        own = given.pop("self")
+        given |= given.pop("kwargs", {})
+        return stepper(own, functools.partial(stock.step, own), **given)
+
+    other = copy.deepcopy(scheduler)
+    # On the class, because a copy of an instance's function would still be bound to the original.
+    parts = {"__module__": stock.__module__, "step": step, "stepper": staticmethod(stepper)}
+    other.__class__ = type(stock.__name__, (stock,), parts)
+    return other
+
+
+def stepper_of(scheduler: Any) -> Stepper | None:
+    """What takes the steps of a scheduler of :func:`with_step`; None for a stock one."""
+    return getattr(type(scheduler), "stepper", None)
 
 
 def set_steps(scheduler: Any, steps: int, device: Any = None) -> None:

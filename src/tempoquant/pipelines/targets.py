@@ -1,5 +1,6 @@
 """What a user calls a model, resolved: one face for bare denoisers and diffusers pipelines."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from tempoquant.errors import InputError
 from tempoquant.pipelines.conditioning import check_classes, check_unconditional
-from tempoquant.pipelines.denoiser import Denoiser
+from tempoquant.pipelines.denoiser import Denoiser, plain_call
 from tempoquant.pipelines.sampling import Observer, check_rows, sample
 from tempoquant.progress import Progress
 
@@ -107,6 +108,10 @@ class Target(Protocol):
         """The same target around another denoiser network; this one and the user's pipeline stay as they are."""
         ...
 
+    def with_scheduler(self, scheduler: Any) -> "Target":
+        """The same target drawing by another scheduler; this one and the user's pipeline stay as they are."""
+        ...
+
 
 @dataclass(frozen=True)
 class BareTarget:
@@ -125,10 +130,19 @@ class BareTarget:
         if self.conditional and not conditioning:
             raise InputError(f"{self.name} needs conditioning: give its keyword tensors, one row a sample")
         check_rows(conditioning, samples)
+        self._check_names(conditioning or {})
         if not conditioning:
             check_unconditional(self.denoiser)
         elif "class_labels" in conditioning and conditioning["class_labels"].ndim == 1:
             check_classes(self.denoiser.module, conditioning["class_labels"])
+
+    def _check_names(self, conditioning: Mapping[str, Any]) -> None:
+        """Refuse keywords that the module's forward does not take; a call of the user's own may know others."""
+        taken = inspect.signature(self.denoiser.module.forward).parameters
+        anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
+        for name in conditioning:
+            if self.denoiser.call is plain_call and not anything and name not in taken:
+                raise InputError(f"{self.name} takes no {name}: its forward takes {', '.join(taken)}")
 
     def generate(self, samples: int | Sequence[int], **options: Any) -> Tensor:
         """See :meth:`Target.generate`; ``conditioning`` holds the denoiser's keyword tensors, N rows each."""
@@ -149,6 +163,10 @@ class BareTarget:
     def with_module(self, module: nn.Module) -> "BareTarget":
         """See :meth:`Target.with_module`."""
         return replace(self, denoiser=replace(self.denoiser, module=module))
+
+    def with_scheduler(self, scheduler: Any) -> "BareTarget":
+        """See :meth:`Target.with_scheduler`."""
+        return replace(self, denoiser=replace(self.denoiser, scheduler=scheduler))
 
 
 def walk(

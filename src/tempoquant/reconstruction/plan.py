@@ -30,8 +30,10 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
     """Every layer's plan in execution order.
 
     Raises:
-        InputError: a pattern of the recipe's policy matches no layer.
+        InputError: a pattern of the recipe's policy matches no layer, or temporal features that cannot be cached are to
+            be.
     """
+    check_cache(graph, recipe)
     roles = layer_roles(graph)
     for override in recipe.policy:
         if not override.match.startswith("@") and not any(
@@ -41,12 +43,26 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
     plans = {}
     for layer in graph.layers:
         weight_bits, activation_bits = recipe.bits_of(layer.name, roles[layer.name])
+        if layer.category in TEMPORAL and recipe.temporal.never_runs:
+            weight_bits = activation_bits = FLOAT_BITS
         for bits in (weight_bits, activation_bits):
             if bits != FLOAT_BITS:
                 grid(bits)
         symmetric = recipe.symmetric(weight_bits)
         plans[layer.name] = LayerPlan(layer.name, layer.category, weight_bits, activation_bits, symmetric)
     return plans
+
+
+def check_cache(graph: DenoiserGraph, recipe: Recipe) -> None:
+    """Raise InputError if features are to be cached that follow more than the time step."""
+    if recipe.temporal.cache is None:
+        return
+    for layer in graph.layers:
+        if layer.category is Category.TEMPORAL_CONDITION:
+            raise InputError(
+                f"temporal.cache = {recipe.temporal.cache!r}: the features of this denoiser follow the time step and "
+                f"the condition ({layer.name!r} sees both), so none can be stored a time step: use tfmq-dm"
+            )
 
 
 def layer_roles(graph: DenoiserGraph) -> dict[str, frozenset[str]]:

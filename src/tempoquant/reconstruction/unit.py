@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.extension import WEIGHT_ROUNDINGS
 from tempoquant.layers import QuantizedLayer, simulate
 from tempoquant.numerics import QParams
 from tempoquant.numerics.weights import nearest
@@ -21,14 +22,22 @@ CHUNK = 32
 
 
 def compensate(
-    layer: QuantizedLayer, weight: Tensor, qparams: QParams, quantized: Tensor, full: Tensor, effort: Effort, key: tuple
+    layer: QuantizedLayer,
+    weight: Tensor,
+    qparams: QParams,
+    quantized: Tensor,
+    full: Tensor,
+    effort: Effort,
+    key: tuple,
+    rounding: str = "reconstruct",
 ) -> tuple[Tensor, QParams]:
-    """Closed-form integers and scale of one layer from its inputs in both streams.
+    """Integers and scale of one layer from its inputs in both streams.
 
     Args:
         weight: full precision. qparams: its grid.
         quantized, full: the layer's input in the quantized and the full-precision stream, same shape.
         key: names the random draw of input vectors.
+        rounding: a name of :data:`WEIGHT_ROUNDINGS`; grouped convolutions are rounded to nearest whatever it is.
 
     Returns:
         ``q - z`` of the weight's shape, and the grid with the scale fitted to them.
@@ -38,11 +47,22 @@ def compensate(
         return nearest(weight, qparams), qparams
     most = min(MOST_VECTORS, effort.vectors * max(flat.shape[1], 256))
     x = input_vectors(layer, quantized, most, generator(*key))
-    y = None if full is quantized else input_vectors(layer, full, most, generator(*key))
-    moments = Moments.of(x, y)
-    integers = compensated_rounding(flat, moments, qparams)
-    scale = fitted_scale(flat, integers, moments, qparams.scale)
-    return integers.view_as(weight), qparams._replace(scale=scale)
+    y = x if full is quantized else input_vectors(layer, full, most, generator(*key))
+    integers, fitted = WEIGHT_ROUNDINGS[rounding](flat, qparams, x, y)
+    return integers.view_as(weight), fitted
+
+
+@WEIGHT_ROUNDINGS.register("reconstruct")
+def _error_compensated(weight: Tensor, qparams: QParams, quantized: Tensor, full: Tensor) -> tuple[Tensor, QParams]:
+    """See :mod:`tempoquant.reconstruction.gptq`."""
+    moments = Moments.of(quantized, None if full is quantized else full)
+    integers = compensated_rounding(weight, moments, qparams)
+    return integers, qparams._replace(scale=fitted_scale(weight, integers, moments, qparams.scale))
+
+
+@WEIGHT_ROUNDINGS.register("nearest")
+def _nearest(weight: Tensor, qparams: QParams, quantized: Tensor, full: Tensor) -> tuple[Tensor, QParams]:
+    return nearest(weight, qparams), qparams
 
 
 def learn_rounding(

@@ -49,6 +49,16 @@ class WeightStage:
         """Whether the layer's weight becomes integers."""
         return self.plans[name].weight_bits != FLOAT_BITS
 
+    @property
+    def learns(self) -> bool:
+        """Whether units learn their rounding after it was begun in closed form; a user's own rounding stands."""
+        return self.recipe.weights.rounding == "reconstruct" and self.effort.iterations > 0
+
+    @property
+    def rounds_layers(self) -> bool:
+        """Whether every layer is rounded from its own inputs, one after another."""
+        return self.recipe.weights.rounding != "reconstruct" or self.effort.compensate
+
     def restore(self, unit: str) -> bool:
         """Set the weights of a unit that an earlier run finished; False if none did."""
         tensors = self.cache.load(unit)
@@ -123,20 +133,23 @@ class _UnitHook:
 
     def _reconstruct(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], names: list[str]) -> None:
         grids = {name: self.stage.grid(name) for name in names}
-        if self.stage.effort.compensate:
+        if self.stage.rounds_layers:
             self.lockstep.visits = {name: self._visit(grids) for name in names}
         output = first_tensor(module.forward(*args, **kwargs))
         for name in [n for n in names if n in self.lockstep.visits]:
             self.lockstep.visits.pop(name)
             grids.pop(name)
-        if self.stage.effort.iterations:
+        if self.stage.learns:
             self._learn(module, args, kwargs, grids, output)
 
     def _visit(self, grids: dict[str, QParams]) -> Callable[[str, QuantizedLayer, Tensor, Tensor], None]:
         def visit(name: str, layer: QuantizedLayer, quantized: Tensor, full: Tensor) -> None:
             key = (self.stage.recipe.seed, "unit", name)
             weight = self.stage.full[name]
-            integers, grids[name] = compensate(layer, weight, grids[name], quantized, full, self.stage.effort, key)
+            rounding = self.stage.recipe.weights.rounding
+            integers, grids[name] = compensate(
+                layer, weight, grids[name], quantized, full, self.stage.effort, key, rounding
+            )
             layer.set_weight(integers, grids[name], self.stage.plans[name].weight_bits)
 
         return visit

@@ -1,0 +1,147 @@
+"""From records to rows: means and spreads over seeds, the best of every column, published numbers beside ours."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tempoquant.bench.experiment import Experiment, Published, parse_bits
+from tempoquant.bench.records import Record
+
+Read = Callable[[Record], float | None]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column. ``better``: 1 if more is better, -1 if less, 0 if it is no quality. ``digits`` after the point."""
+
+    name: str
+    better: int
+    digits: int
+    read: Read
+
+
+@dataclass(frozen=True)
+class Value:
+    """Mean and sample standard deviation (None of one seed) over ``seeds``; ``at_least``: a part of it is unknown."""
+
+    mean: float
+    spread: float | None
+    seeds: int
+    at_least: bool = False
+
+
+@dataclass
+class Row:
+    """A method at some bits. ``seeds`` is 0 for one that only others have published; ``best``: columns to embolden."""
+
+    label: str
+    bits: str
+    seeds: int = 0
+    policy: dict[str, str] = field(default_factory=dict)
+    engine: str = ""
+    values: dict[str, Value] = field(default_factory=dict)
+    published: dict[str, float] = field(default_factory=dict)
+    best: set[str] = field(default_factory=set)
+
+
+PAIRED = (
+    Metric("PSNR dB", 1, 2, lambda r: _or_infinite(r["paired"]["psnr"]["mean"])),
+    Metric("SSIM", 1, 3, lambda r: r["paired"]["ssim"]["mean"]),
+    Metric("SQNR dB", 1, 2, lambda r: _or_infinite(r["paired"]["sqnr"]["db"])),
+    Metric("temporal cosine", 1, 6, lambda r: r["paired"]["cosine"]["mean"]),
+    Metric("mismatch %", -1, 1, lambda r: _times(100, r["paired"]["temporal_mismatch"])),
+)
+COSTS = (
+    Metric("MB", 0, 2, lambda r: r["size"]["total"] / 1e6),
+    Metric("smaller", 0, 2, lambda r: r["size"]["ratio"]),
+    Metric("seconds", 0, 0, lambda r: sum(s for s in r["seconds"].values() if s is not None)),
+)
+MORE_IS_BETTER = ("IS", "precision", "recall", "CLIP")
+FULL_PRECISION = "W32A32"
+
+
+def metrics(records: Sequence[Record]) -> list[Metric]:
+    """The columns of these records: paired metrics, distances in the order they appear, costs."""
+    names = dict.fromkeys(name for record in records for name in record["distribution"])
+    distances = [Metric(n, 1 if n.startswith(MORE_IS_BETTER) else -1, 3, _distance(n)) for n in names]
+    return [*PAIRED, *distances, *COSTS]
+
+
+def rows(experiment: Experiment, records: Sequence[Record]) -> list[list[Row]]:
+    """Groups of rows with equal bits, from wide to narrow; rows from best to worst, those of others' numbers last."""
+    columns = metrics(records)
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        found.setdefault((record["bits"], record["label"]), []).append(record)
+    ours = [_row(same, columns) for same in found.values()]
+    methods = {(row.label, row.bits): found[row.bits, row.label][0]["method"] for row in ours}
+    theirs = _publish(experiment.targets, ours, methods)
+    groups: dict[str, list[Row]] = {}
+    for row in [*ours, *theirs]:
+        groups.setdefault(row.bits, []).append(row)
+    order = next((m for m in columns if m.name == experiment.sort), columns[0])
+    for group in groups.values():
+        group.sort(key=lambda row: _rank(row, order))
+        _embolden(group, columns)
+    return [groups[bits] for bits in sorted(groups, key=parse_bits, reverse=True)]
+
+
+def digits_of(value: float, digits: int) -> str:
+    """A number as tables print it."""
+    return "∞" if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def _row(records: Sequence[Record], columns: Sequence[Metric]) -> Row:
+    first = records[0]
+    unknown = any(seconds is None for record in records for seconds in record["seconds"].values())
+    values = {}
+    for metric in columns:
+        known = [value for value in map(metric.read, records) if value is not None]
+        if known:
+            spread = statistics.stdev(known) if len(known) > 1 and all(map(math.isfinite, known)) else None
+            partial = unknown and metric.name == "seconds"
+            values[metric.name] = Value(statistics.fmean(known), spread, len(known), partial)
+    return Row(first["label"], first["bits"], len(records), first["policy"], first["engine"], values)
+
+
+def _publish(targets: Sequence[Published], ours: Sequence[Row], methods: Mapping[tuple[str, str], str]) -> list[Row]:
+    """Put published numbers beside our rows of that method and bits; rows of their own for the others."""
+    theirs = []
+    for target in targets:
+        bits = target.bits or FULL_PRECISION
+        beside = [row for row in ours if (methods[row.label, row.bits], row.bits) == (target.method, bits)]
+        if not beside:
+            theirs.append(Row(target.method, bits))
+        for row in beside or theirs[-1:]:
+            row.published |= target.metrics
+    return theirs
+
+
+def _rank(row: Row, order: Metric) -> tuple[bool, float]:
+    value = row.values.get(order.name)
+    return (value is None, 0.0 if value is None else -(order.better or -1) * value.mean)
+
+
+def _embolden(group: Sequence[Row], columns: Sequence[Metric]) -> None:
+    """Mark the best of ours in every column of quality, and what prints the same; of one row nothing is the best."""
+    for metric in columns:
+        having = [row for row in group if metric.name in row.values]
+        if metric.better and len(having) > 1:
+            best = max(having, key=lambda row: metric.better * row.values[metric.name].mean).values[metric.name].mean
+            for row in having:
+                if digits_of(row.values[metric.name].mean, metric.digits) == digits_of(best, metric.digits):
+                    row.best.add(metric.name)
+
+
+def _distance(name: str) -> Read:
+    return lambda record: record["distribution"].get(name)
+
+
+def _or_infinite(value: float | None) -> float:
+    """The ratio of equal images, for which JSON has no number."""
+    return math.inf if value is None else value
+
+
+def _times(factor: float, value: float | None) -> float | None:
+    return None if value is None else factor * value

@@ -1,0 +1,115 @@
+"""Running an experiment: everything shared once, every run that is not done yet, then the tables."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from tempoquant.bench.board import Board, SilentBoard
+from tempoquant.bench.experiment import Experiment
+from tempoquant.bench.judge import Setup, judge
+from tempoquant.bench.plan import Run, plan_runs
+from tempoquant.bench.pool import work
+from tempoquant.bench.records import Record, Records
+from tempoquant.bench.shared import Shared
+from tempoquant.bench.tables import write_tables
+from tempoquant.bench.truth import check_extractor
+from tempoquant.errors import InputError
+from tempoquant.methods import load_plugins
+
+RESULTS = "results.jsonl"
+
+
+@dataclass
+class Outcome:
+    """What a bench leaves.
+
+    Attributes:
+        records: of all runs that are done, in the experiment's order. tables: the files that show them.
+        failures: by run, the line it failed with. skipped: runs that an earlier bench had done.
+    """
+
+    records: list[Record]
+    tables: list[Path]
+    failures: dict[str, str] = field(default_factory=dict)
+    skipped: int = 0
+
+
+def run_bench(
+    experiment: Experiment,
+    out: Path,
+    *,
+    model: str | None = None,
+    jobs: int = 1,
+    threads: int | None = None,
+    plugins: Sequence[Path] = (),
+    board: Board | None = None,
+) -> Outcome:
+    """Do the runs of ``experiment`` that ``out`` holds no record of, and write its tables.
+
+    Args:
+        out: made if there is none; holds ``results.jsonl``, the tables, ``samples/`` and ``work/``.
+        model: as on the command line, in the place of the experiment's.
+        jobs: worker processes. threads: of each; this process's shared among them if not given.
+        plugins: files of a user's own methods.
+
+    Raises:
+        InputError: something in the experiment is not valid, or not for this model; said before any long work.
+    """
+    named = model or experiment.model
+    if named is None:
+        raise InputError(f"{experiment.name} names no model: give --model")
+    if jobs < 1 or (threads is not None and threads < 1):
+        raise InputError(f"jobs = {jobs}, threads = {threads}: at least 1")
+    load_plugins(plugins)
+    runs = plan_runs(experiment)
+    check_extractor(experiment.evaluation)
+    threads = threads or max(1, torch.get_num_threads() // jobs)
+    setup = Setup(experiment.model_dump_json(), named, str(out), tuple(map(str, plugins)), threads)
+    with _threads(threads):
+        shared = Shared(experiment, judge(setup).target, runs, out / "work", board or SilentBoard())
+        results = Records(_made(out) / RESULTS)
+        before = len(results.by_id.keys() & shared.identities.values())
+        failures = _do(runs, shared, results, setup, jobs)
+    found = results.by_id
+    named_runs = ((run, shared.identities[run.name]) for run in runs)
+    records = [found[identity] | {"label": run.label} for run, identity in named_runs if identity in found]
+    return Outcome(records, write_tables(experiment, shared.target.name, records, out), failures, before)
+
+
+def _do(runs: list[Run], shared: Shared, results: Records, setup: Setup, jobs: int) -> dict[str, str]:
+    """Do the runs without a record; the line that each failed one ended with."""
+    done, board = results.by_id, shared.board
+    todo = [run for run in runs if shared.identities[run.name] not in done]
+    board.planned(len(todo), len(runs) - len(todo))
+    failures: dict[str, str] = {}
+    for task, result in work(setup, shared.chains(todo) if todo else [], jobs, board):
+        if isinstance(result, dict):
+            results.append(result)
+            psnr = result["paired"]["psnr"]["mean"]
+            board.ended(task.run.name, "equal images" if psnr is None else f"PSNR {psnr:.2f} dB")
+        else:
+            failures[task.run.name] = str(result)
+            board.ended(task.run.name, f"failed: {result}")
+    return failures
+
+
+def _made(out: Path) -> Path:
+    """The bench's folder: new, empty, or an earlier bench's."""
+    if out.exists() and not (out.is_dir() and ((out / RESULTS).exists() or not any(out.iterdir()))):
+        raise InputError(f"{out} exists and is no bench's folder: choose another")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / RESULTS).touch()
+    return out
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,252 @@
+"""An experiment as data: a model, a schedule, what to calibrate and evaluate with, runs, and published numbers."""
+
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from tempoquant.errors import InputError, unknown
+from tempoquant.evaluation import EXTRACTORS
+from tempoquant.pipelines import SAMPLERS
+from tempoquant.recipe import WIDTHS, Part
+
+BITS = re.compile(r"W(\d+)A(\d+)")
+BUILT_IN = Path(str(files("tempoquant"))) / "experiments"
+
+
+def parse_bits(text: str) -> tuple[int, int]:
+    """Weight and activation bits of a name such as ``W4A8``; 32 is float.
+
+    Raises:
+        InputError: it is no such name, or a width is not supported.
+    """
+    found = BITS.fullmatch(text)
+    if not found or any(int(width) not in WIDTHS for width in found.groups()):
+        raise InputError(f"bits {text!r}: W4A8 and the like are valid, with 2 to 8, 16, or 32 for float")
+    return int(found[1]), int(found[2])
+
+
+def _known_bits(text: str) -> str:
+    parse_bits(text)
+    return text
+
+
+def _known_sampler(name: str | None) -> str | None:
+    if name is not None and name not in SAMPLERS:
+        raise unknown("sampler", name, SAMPLERS)
+    return name
+
+
+def _known_extractor(name: str) -> str:
+    if name not in EXTRACTORS:
+        raise unknown("feature extractor", name, EXTRACTORS)
+    return name
+
+
+Bits = Annotated[str, AfterValidator(_known_bits)]
+
+
+class ClassRange(Part):
+    """The class labels ``first, first + step, ... last``."""
+
+    first: int = Field(0, ge=0)
+    last: int = Field(ge=0)
+    step: int = Field(1, ge=1)
+
+
+Classes = ClassRange | tuple[Annotated[int, Field(ge=0)], ...]
+
+
+class Conditioning(Part):
+    """What a conditional model draws from. ``prompts``: a file, one prompt a line, or a table's column ``prompt``.
+
+    Entries are used in turn: calibration takes the first ones, evaluation those that follow.
+    """
+
+    prompts: str | None = None
+    classes: Classes | None = None
+    guidance: float | None = Field(None, ge=0, allow_inf_nan=False)
+
+
+class Calibration(Part):
+    """How much is recorded and read; see :class:`tempoquant.recipe.Calibration`."""
+
+    samples: int = Field(64, ge=1)
+    rows: int = Field(128, ge=1)
+    rows_per_step: int = Field(8, ge=1)
+    dtype: Literal["float16", "float32"] = "float16"
+
+
+class Distribution(Part):
+    """A distance between the full-precision model's samples and the quantized one's, on an extractor's features."""
+
+    features: Annotated[str, AfterValidator(_known_extractor)]
+    samples: int = Field(512, ge=2)
+
+
+class Evaluation(Part):
+    """What runs are judged by. ``images``: paired ones; ``noise_samples``: those whose predicted noise is compared.
+
+    ``seed`` of the evaluated noise, one for all runs; ``classes`` other than those of calibration.
+    """
+
+    images: int = Field(16, ge=1)
+    noise_samples: int = Field(8, ge=1)
+    batch_size: int = Field(16, ge=1)
+    seed: int = 1000
+    classes: Classes | None = None
+    distribution: Distribution | None = None
+
+    @model_validator(mode="after")
+    def _enough(self) -> "Evaluation":
+        if self.noise_samples > self.images:
+            raise ValueError(f"noise_samples {self.noise_samples} is out of range: 1 to {self.images}, the images")
+        return self
+
+
+class RunSpec(Part):
+    """One method at some bits. ``recipe``: entries that differ from the method's; ``label``: its name in tables."""
+
+    method: str
+    bits: tuple[Bits, ...] = Field(min_length=1)
+    reading: str = "paper"
+    effort: str = "fast"
+    label: str | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its name in tables, e.g. ``tfmq-dm released``."""
+        usual = {"paper": "", "fast": ""}
+        parts = (self.method, usual.get(self.reading, self.reading), usual.get(self.effort, self.effort))
+        return self.label or " ".join(part for part in parts if part)
+
+
+class Published(Part):
+    """Numbers that somebody published; ``bits`` unset for full precision. Cited, never ours."""
+
+    method: str
+    bits: Bits | None = None
+    metrics: dict[str, float]
+    source: str | None = None
+
+
+class Experiment(Part):
+    """Everything that decides a comparison.
+
+    Attributes:
+        name: of its file. source: where its settings and targets come from.
+        recipe: entries of every run's recipe. sort: the metric that rows are ordered by, a column of the tables.
+    """
+
+    name: str
+    title: str = ""
+    source: str = ""
+    model: str | None = None
+    sampler: Annotated[str | None, AfterValidator(_known_sampler)] = None
+    steps: int = Field(50, ge=1)
+    eta: float = Field(0.0, ge=0, le=1)
+    conditioning: Conditioning = Conditioning()
+    calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
+    evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    runs: tuple[RunSpec, ...] = Field(min_length=1)
+    targets: tuple[Published, ...] = ()
+    sort: str = "PSNR dB"
+
+    @model_validator(mode="after")
+    def _separate_noise(self) -> "Experiment":
+        if self.evaluation.seed in self.seeds:
+            raise ValueError(f"seed {self.evaluation.seed} is one of calibration and of evaluation: use another")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} repeat one")
+        return self
+
+
+def load_experiment(named: str, **changes: Any) -> Experiment:
+    """The experiment of a YAML file, or a built-in one by its name.
+
+    Args:
+        changes: top-level entries in the place of the file's; None leaves it as it is, mappings are merged.
+
+    Raises:
+        InputError: one line that names the file and its first wrong entry.
+    """
+    path = _find(named)
+    data = merged(_read(path, ()), {key: value for key, value in changes.items() if value is not None})
+    try:
+        return Experiment.model_validate({"name": path.stem, **data})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        value = "" if first["type"] == "missing" or not where else f" = {_short(first['input'])}"
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{path.name}: {where}{value}{': ' if where else ''}{message}") from None
+
+
+def built_in() -> list[str]:
+    """The names of the experiments that come with the package."""
+    return sorted(path.stem for path in BUILT_IN.glob("*.yaml") if not path.name.startswith("_"))
+
+
+def _find(named: str) -> Path:
+    path = Path(named)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise InputError(f"no experiment file {named!r}")
+        return path
+    if named not in built_in():
+        raise unknown("experiment", named, [*built_in(), "FILE.yaml"])
+    return BUILT_IN / f"{named}.yaml"
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's entries, upon those of the experiments it extends: one, or several of which later ones win."""
+    if path.resolve() in seen:
+        raise InputError(f"{path.name}: extends itself")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds no mapping of experiment entries")
+    _beside(data, path)
+    bases = data.pop("extends", [])
+    below: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        near = path.with_name(str(base)).with_suffix(".yaml")
+        below = merged(below, _read(near if near.is_file() else _find(str(base)), (*seen, path.resolve())))
+    return merged(below, data)
+
+
+def _beside(data: dict[str, Any], path: Path) -> None:
+    """Files that the entries name may lie beside the experiment's own."""
+    for entries, key in ((data, "model"), (data.get("conditioning"), "prompts")):
+        if isinstance(entries, dict) and isinstance(entries.get(key), str):
+            file, colon, factory = entries[key].partition(":")
+            if file and not Path(file).exists() and (path.parent / file).exists():
+                entries[key] = f"{path.parent / file}{colon}{factory}"
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` upon ``base``, mapping by mapping; lists are replaced."""
+    both = {k: merged(base[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**base, **changes, **both}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def labels(classes: Classes | None) -> Iterator[int]:
+    """The class labels, in order."""
+    if isinstance(classes, ClassRange):
+        yield from range(classes.first, classes.last + 1, classes.step)
+    else:
+        yield from classes or ()

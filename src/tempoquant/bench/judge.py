@@ -1,0 +1,130 @@
+"""One run: quantize, store, compare, and say everything about it in one record."""
+
+import functools
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tempoquant.api import quantize
+from tempoquant.bench.experiment import Experiment
+from tempoquant.bench.plan import Run
+from tempoquant.bench.policy import integer_engine, policy
+from tempoquant.bench.records import Record
+from tempoquant.bench.stopwatch import run_seconds
+from tempoquant.bench.truth import conditioning_of, distances, load_truth
+from tempoquant.checkpoint.evidence import machine, versions
+from tempoquant.evaluation import PairedMetrics, Reference, compare, save_grid
+from tempoquant.pipelines import Target, resolve, to_images
+from tempoquant.progress import Progress
+from tempoquant.quantized import QuantizedPipeline
+
+PICTURED = 16
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs of a bench share, as plain data that goes to worker processes.
+
+    Attributes:
+        experiment: as JSON. model: what a user calls it. out: the bench's folder.
+        plugins: files of a user's own methods. threads: of each process.
+    """
+
+    experiment: str
+    model: str
+    out: str
+    plugins: tuple[str, ...]
+    threads: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run and the folders of the work that it shares with others."""
+
+    run: Run
+    identity: str
+    truth: Path
+    recording: Path
+    units: Path
+
+
+class Judge:
+    """Does runs in one process; the model and what full precision does are loaded once."""
+
+    def __init__(self, setup: Setup):
+        self.setup = setup
+        self.experiment = Experiment.model_validate_json(setup.experiment)
+        self.target: Target = resolve(setup.model)
+        self._truth: tuple[Path, Reference] | None = None
+
+    def __call__(self, task: Task, progress: Progress) -> Record:
+        """The record of a run."""
+        experiment, recipe = self.experiment, task.run.recipe
+        begun = task.units.exists()
+        conditioning = conditioning_of(experiment, self.target, recipe.calibration.samples, evaluated=False)
+        quantized = quantize(
+            self.target,
+            recipe,
+            recording=task.recording,
+            units=task.units,
+            conditioning=conditioning,
+            progress=progress,
+        )
+        seconds = run_seconds(quantized.facts["timings"], task.recording, task.units, begun)
+        with warnings.catch_warnings():
+            # Few samples are the experiment's choice, and stand in every table.
+            warnings.filterwarnings("ignore", message="FD-.* the covariance is")
+            metrics = compare(self._reference(task.truth), quantized.target, progress=progress)
+            found = distances(task.truth, experiment, quantized.target, progress)
+        self._picture(task, metrics)
+        return {
+            "id": task.identity,
+            "experiment": experiment.name,
+            "model": self.target.name,
+            "label": task.run.label,
+            "method": recipe.method,
+            "reading": recipe.reading,
+            "effort": recipe.effort,
+            "bits": task.run.bits,
+            "seed": recipe.seed,
+            "policy": policy(recipe),
+            "engine": integer_engine(recipe),
+            "seconds": seconds,
+            "size": _size(quantized),
+            "evaluation": experiment.evaluation.model_dump(mode="json"),
+            "paired": _plain(metrics),
+            "distribution": found,
+            "recipe": recipe.model_dump(mode="json"),
+            "machine": machine(),
+            "versions": versions(),
+        }
+
+    def _reference(self, folder: Path) -> Reference:
+        if self._truth is None or self._truth[0] != folder:
+            self._truth = folder, load_truth(folder, self.experiment, self.target)
+        return self._truth[1]
+
+    def _picture(self, task: Task, metrics: PairedMetrics) -> None:
+        folder = Path(self.setup.out) / "samples"
+        if metrics.images is not None and metrics.images.shape[1] in (1, 3):
+            folder.mkdir(exist_ok=True)
+            save_grid(to_images(metrics.images[:PICTURED]), folder / f"{task.run.name.replace('/', '_')}.png")
+
+
+@functools.lru_cache(maxsize=1)
+def judge(setup: Setup) -> Judge:
+    """The judge of this process."""
+    return Judge(setup)
+
+
+def _size(quantized: QuantizedPipeline) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="tempoquant-") as folder:
+        return quantized.write(Path(folder)).to_dict()
+
+
+def _plain(metrics: PairedMetrics) -> dict[str, Any]:
+    """Paired metrics without the cosine of every projection at every step."""
+    found = metrics.to_dict()
+    return found | {"cosine": {name: found["cosine"][name] for name in ("mean", "min")}}

@@ -1,0 +1,117 @@
+"""From an experiment to its runs, each with a recipe and a name that only equal runs share."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tempoquant.bench.experiment import Experiment, RunSpec, merged, parse_bits
+from tempoquant.errors import InputError
+from tempoquant.extension import ACTIVATION_RANGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS, source_hash
+from tempoquant.methods import find_method, method_recipe
+from tempoquant.pipelines.prompts import read_prompts
+from tempoquant.recipe import Recipe
+
+RECORDED = ("samples", "steps", "sampler", "eta", "dtype")
+"""The calibration entries that decide a recording: the experiment's, so that all runs share one."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recipe at one seed. ``label``: its row in the tables; ``bits``: e.g. ``W4A8``."""
+
+    label: str
+    bits: str
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """What progress and files call it."""
+        return f"{self.label} {self.bits} seed {self.recipe.seed}"
+
+
+def plan_runs(experiment: Experiment) -> list[Run]:
+    """All runs: seed by seed, in the experiment's order.
+
+    Raises:
+        InputError: a method, reading or recipe entry is not valid, a run changes what is recorded, or two runs are one.
+    """
+    runs = [
+        Run(spec.name, bits, _recipe(experiment, spec, bits, seed))
+        for seed in experiment.seeds
+        for spec in experiment.runs
+        for bits in spec.bits
+    ]
+    names: set[str] = set()
+    recipes: dict[str, str] = {}
+    for run in runs:
+        if run.name in names:
+            raise InputError(f"{experiment.name}: two runs are called {run.label!r} at {run.bits}: give one a label")
+        names.add(run.name)
+        first = recipes.setdefault(run.recipe.model_dump_json(), run.name)
+        if first != run.name:
+            raise InputError(f"{experiment.name}: {first!r} and {run.name!r} are the same run")
+    return runs
+
+
+def _recipe(experiment: Experiment, spec: RunSpec, bits: str, seed: int) -> Recipe:
+    weights, activations = parse_bits(bits)
+    settings: dict[str, Any] = {"reading": spec.reading, "effort": spec.effort, "seed": seed}
+    method = method_recipe(spec.method, weights=weights, activations=activations, **settings)
+    recorded = {"sampler": experiment.sampler, "steps": experiment.steps, "eta": experiment.eta}
+    calibration = {**experiment.calibration.model_dump(), **recorded}
+    entries = merged(merged({"calibration": calibration}, experiment.recipe), spec.recipe)
+    made = Recipe.parse(merged(method.model_dump(mode="json"), entries))
+    _keeps(f"{experiment.name}: {spec.name}", made, method, calibration)
+    return made
+
+
+def _keeps(where: str, made: Recipe, method: Recipe, calibration: dict[str, Any]) -> None:
+    """Refuse recipe entries that contradict what stands beside them: the run's own, and what all runs share."""
+    for key in ("method", "reading", "effort", "seed"):
+        if getattr(made, key) != getattr(method, key):
+            raise InputError(f"{where}: {key} is an entry of the run, not of its recipe")
+    for part in ("weights", "activations"):
+        if getattr(made, part).bits != getattr(method, part).bits:
+            raise InputError(f"{where}: {part}.bits are given by the run's bits, not by its recipe")
+    for key in RECORDED:
+        if getattr(made.calibration, key) != calibration[key]:
+            raise InputError(f"{where}: calibration.{key} belongs to the experiment, whose runs share one recording")
+
+
+def run_identity(run: Run, experiment: Experiment, model_hash: str) -> str:
+    """What only runs share that must give the same record: model, recipe, evaluation and the code of a user's own."""
+    # Without defaults, so that an entry which later versions add changes no name.
+    what = {
+        "recipe": run.recipe.model_dump(mode="json", exclude_defaults=True),
+        "own code": own_code(run.recipe),
+        "evaluation": experiment.evaluation.model_dump(mode="json"),
+        "conditioning": drawn_from(experiment),
+        "model": model_hash,
+    }
+    return short_hash(what)
+
+
+def own_code(recipe: Recipe) -> list[str | None]:
+    """Hashes of the files of a user's functions that a recipe comes from and names."""
+    functions = (
+        find_method(recipe.method).factory,
+        WEIGHT_RANGES[recipe.weights.range],
+        WEIGHT_ROUNDINGS[recipe.weights.rounding],
+        ACTIVATION_RANGES[recipe.activations.range],
+    )
+    return [source_hash(function) for function in functions]
+
+
+def drawn_from(experiment: Experiment) -> dict[str, Any]:
+    """The conditioning entries, with the prompts themselves in the place of their file."""
+    entries = experiment.conditioning.model_dump(mode="json")
+    if experiment.conditioning.prompts is not None:
+        entries["prompts"] = read_prompts(Path(experiment.conditioning.prompts))
+    return entries
+
+
+def short_hash(what: Any) -> str:
+    """blake2b (8 bytes, hex) of plain data."""
+    return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,57 @@
+"""Results on disk: JSON lines, one record a run, appended as runs finish; a killed process loses at most the last."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tempoquant.errors import FormatError
+
+Record = dict[str, Any]
+
+
+class Records:
+    """The records of a JSON lines file, opened to append more.
+
+    A last line without its end was being written when the process died: it is cut off.
+
+    Args:
+        path: made if there is none.
+
+    Raises:
+        FormatError: an earlier line is no record.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        self.records = [_record(path, i, line) for i, line in enumerate(whole.splitlines(), 1)]
+        if len(whole) < len(content):
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+
+    @property
+    def by_id(self) -> dict[str, Record]:
+        """Records by the identity of their run; of equal ones the last."""
+        return {record["id"]: record for record in self.records}
+
+    def append(self, record: Record) -> None:
+        """Put a record on disk before returning."""
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with self.path.open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.records.append(record)
+
+
+def _record(path: Path, number: int, line: bytes) -> Record:
+    try:
+        record = json.loads(line)
+        record["id"]
+    except (ValueError, KeyError, TypeError):
+        raise FormatError(
+            f"{path}: line {number} is no record of a run: delete it, and the run is done again"
+        ) from None
+    return record

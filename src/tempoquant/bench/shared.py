@@ -1,0 +1,67 @@
+"""What runs share, made before them: full precision, one recording a seed, the folders of finished weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tempoquant.bench.board import Board
+from tempoquant.bench.experiment import Experiment
+from tempoquant.bench.judge import Task
+from tempoquant.bench.plan import Run, drawn_from, own_code, run_identity, short_hash
+from tempoquant.bench.stopwatch import timing
+from tempoquant.bench.truth import conditioning_of, make_truth
+from tempoquant.calibration.store import Store
+from tempoquant.graph import DenoiserGraph, read_denoiser
+from tempoquant.job import probe_of, record_trajectories, unit_identity
+from tempoquant.pipelines import Target, build_scheduler, set_steps, state_hash
+from tempoquant.pipelines.schedulers import check_eta
+from tempoquant.recipe import Recipe
+from tempoquant.reconstruction.plan import plan_layers
+
+
+class Shared:
+    """The shared work of an experiment on one model; everything about it is checked when it is made.
+
+    Args:
+        runs: of the experiment. work: the folder of shared work.
+
+    Raises:
+        InputError: the experiment does not fit the model.
+    """
+
+    def __init__(self, experiment: Experiment, target: Target, runs: Sequence[Run], work: Path, board: Board):
+        self.experiment, self.target, self.work, self.board = experiment, target, work, board
+        scheduler = build_scheduler(target.denoiser.scheduler, experiment.sampler)
+        set_steps(scheduler, experiment.steps)
+        check_eta(scheduler, experiment.eta)
+        conditioning_of(experiment, target, experiment.evaluation.images, evaluated=True)
+        self.conditioning = conditioning_of(experiment, target, experiment.calibration.samples, evaluated=False)
+        self.model_hash = state_hash(target.denoiser.module)
+        self.identities = {run.name: run_identity(run, experiment, self.model_hash) for run in runs}
+        self.graph: DenoiserGraph = read_denoiser(probe_of(target, runs[0].recipe, self.conditioning))
+        for run in runs:
+            plan_layers(self.graph, run.recipe)
+
+    def chains(self, runs: Sequence[Run]) -> list[list[Task]]:
+        """The tasks of ``runs``, those with equal weights in one chain; makes what they share."""
+        truth = self._folder("full-precision", self.experiment.evaluation.model_dump(mode="json"))
+        make_truth(truth, self.experiment, self.target, self.graph.projections, self.board)
+        chains: dict[Path, list[Task]] = {}
+        for run in runs:
+            recording = self._recording(run.recipe)
+            plans = plan_layers(self.graph, run.recipe)
+            weights = unit_identity(Store(recording), run.recipe, plans)
+            units = self._folder("units", weights, own_code(run.recipe))
+            chains.setdefault(units, []).append(Task(run, self.identities[run.name], truth, recording, units))
+        return list(chains.values())
+
+    def _recording(self, recipe: Recipe) -> Path:
+        folder = self._folder("recording", recipe.calibration.samples, recipe.calibration.dtype, recipe.seed)
+        with timing(folder, "record"):
+            record_trajectories(self.target, recipe, folder, self.board, self.conditioning)
+        return folder
+
+    def _folder(self, kind: str, *what: Any) -> Path:
+        """A folder named by all that its content depends on, so that a changed experiment takes another."""
+        drawn = [self.experiment.sampler, self.experiment.steps, self.experiment.eta, drawn_from(self.experiment)]
+        return self.work / f"{kind}-{short_hash([self.model_hash, drawn, what])}"

@@ -1,0 +1,64 @@
+"""Cached temporal features on disk."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
+from tempoquant.errors import FormatError
+from tempoquant.intervals import Clock, TemporalTable
+from tempoquant.layers import CachedLayer, StandIn, UnreadLayer, stand_ins
+
+DTYPES = {"float16": torch.float16, "int8": torch.uint8}
+
+
+def described_stand_ins(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """By layer, how its features are stored (None: it is never read), their shape, and how many numbers it had."""
+    described = {}
+    for name, part in stand_ins(module).items():
+        known = part.table if isinstance(part, CachedLayer) else None
+        described[name] = {
+            "storage": None if known is None else known.storage,
+            "shape": list(part.shape),
+            "parameters": part.parameter_count,
+        }
+    return described
+
+
+def feature_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """What a folder stores of them; nothing where none is cached."""
+    tables = [part.table for part in stand_ins(module).values() if isinstance(part, CachedLayer)]
+    if not tables:
+        return {}
+    return {
+        f"{PREFIX}features": joined([table.values for table in tables], tables[0].values.dtype),
+        f"{PREFIX}feature_scale": joined([table.scale for table in tables], torch.float32),
+        f"{PREFIX}feature_zero": joined([table.zero for table in tables], torch.uint8),
+    }
+
+
+def stored_stand_ins(
+    entries: Mapping[str, Mapping[str, Any]], tensors: Mapping[str, Tensor], clock: Clock
+) -> dict[str, StandIn]:
+    """The inverse of :func:`described_stand_ins` and :func:`feature_tensors`.
+
+    Raises:
+        FormatError: a tensor is missing, or has not the type and length that these layers need.
+    """
+    reader, rows = Reader(tensors), len(clock)
+    made: dict[str, StandIn] = {}
+    for name, entry in entries.items():
+        shape = tuple(entry["shape"])
+        if entry["storage"] is None:
+            made[name] = UnreadLayer(shape, entry["parameters"])
+            continue
+        values = reader.take("features", rows * torch.Size(shape).numel()).view(rows, *shape)
+        if values.dtype != DTYPES[entry["storage"]]:
+            raise FormatError(f"the stored features of {name!r} are {values.dtype}, not {entry['storage']}")
+        vectors = ("feature_scale", "feature_zero") if entry["storage"] == "int8" else ()
+        table = TemporalTable(values, clock, *(reader.take(vector, rows) for vector in vectors))
+        made[name] = CachedLayer(table, entry["parameters"])
+    reader.finish()
+    return made

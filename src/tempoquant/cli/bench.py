@@ -1,0 +1,64 @@
+"""``tempoquant bench``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tempoquant.bench import load_experiment, run_bench
+from tempoquant.bench.board import RichBoard
+from tempoquant.cli import app
+from tempoquant.cli.conditioning import Classes, Guidance, Prompts, read_classes
+from tempoquant.cli.options import Json, Overwrite, Plugins, check_new, console, write_json
+from tempoquant.errors import InputError
+
+
+@app.command("bench")
+def bench_command(
+    experiment: Annotated[str, typer.Argument(help="a YAML file, or a built-in experiment such as fashion32")],
+    model: Annotated[str | None, typer.Option(help="what to quantize in the place of the experiment's model")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="folder of results; bench/NAME if not given")] = None,
+    jobs: Annotated[int, typer.Option(help="runs at a time, each in a process of its own")] = 1,
+    threads: Annotated[int | None, typer.Option(help="threads of each process; shared among them if not given")] = None,
+    seeds: Annotated[str | None, typer.Option(help="seeds in the place of the experiment's, such as 0,1,2")] = None,
+    prompts: Prompts = None,
+    classes: Classes = None,
+    guidance: Guidance = None,
+    plugin: Plugins = None,
+    overwrite: Overwrite = False,
+    json_file: Json = None,
+) -> None:
+    """Compare methods at many bits and seeds on one model; the same command again goes on where it was stopped.
+
+    Example: tempoquant bench fashion32 -o out/bench
+    """
+    if json_file is not None:
+        check_new(json_file, overwrite)
+    given = {
+        "prompts": None if prompts is None else str(prompts),
+        "classes": None if classes is None else read_classes(classes),
+        "guidance": guidance,
+    }
+    found = load_experiment(
+        experiment,
+        seeds=None if seeds is None else _numbers(seeds),
+        conditioning={name: value for name, value in given.items() if value is not None} or None,
+    )
+    folder = Path("bench") / found.name if out is None else out
+    with RichBoard() as board:
+        outcome = run_bench(found, folder, model=model, jobs=jobs, threads=threads, plugins=plugin or (), board=board)
+    for table in outcome.tables[:1]:
+        console().print(table.read_text(), markup=False, soft_wrap=True)
+    console().print(f"{folder}: {len(outcome.records)} runs ({outcome.skipped} done before)")
+    write_json(json_file, outcome.records)
+    if outcome.failures:
+        for name, line in outcome.failures.items():
+            typer.echo(f"tempoquant: {name}: {line}", err=True)
+        raise typer.Exit(1)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--seeds {text!r}: whole numbers, separated by commas, are needed") from None

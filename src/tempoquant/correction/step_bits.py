@@ -1,0 +1,120 @@
+"""Step-aware mixed precision (PTQD, NeurIPS 2023, section 4.4): few activation bits where the sample is noise anyway.
+
+At every time step the activations take the smallest candidate width b whose quantization noise stays below the noise of
+the forward process: ``SNR_Q,b(t) = |e|^2 / |q_b - e|^2 > a_bar / (1 - a_bar)``; the largest where none does.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tempoquant.correction.measure import Trajectories, compare_predictions
+from tempoquant.intervals import Clock, IntervalProvider, SteppedInterval
+from tempoquant.layers import QuantizedLayer, QuantizedProduct
+from tempoquant.numerics import QParams, affine_qparams
+from tempoquant.pipelines import Target
+from tempoquant.progress import Progress
+
+
+@dataclass(frozen=True)
+class Site:
+    """A quantizer whose width may change with the step.
+
+    Attributes:
+        provider: its interval as calibrated. widths: bits at every candidate. put: installs another provider.
+    """
+
+    provider: IntervalProvider
+    widths: tuple[int, ...]
+    put: Callable[[IntervalProvider], None]
+
+
+def set_step_bits(
+    full: Target,
+    quantized: Target,
+    clock: Clock,
+    trajectories: Trajectories,
+    candidates: Sequence[int],
+    widths: Mapping[str, Sequence[int]],
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure every candidate width, and leave ``quantized`` with the chosen one at every row.
+
+    Args:
+        candidates: widths in ascending order. widths: for every layer its activation bits at each of them.
+
+    Returns:
+        The widths by row, both signal-to-noise ratios in dB: plain JSON data.
+    """
+    sites = stepped_sites(quantized.denoiser.module, candidates, widths)
+    variants = [partial(install, sites, clock, torch.full((len(clock),), i)) for i in range(len(candidates))]
+    sums = compare_predictions(full, quantized, clock, trajectories, variants, progress)
+    snr = torch.stack([found.snr() for found in sums])
+    forward = forward_snr(full.denoiser.scheduler, clock.timesteps)
+    choice = smallest_sufficient(snr, forward)
+    install(sites, clock, choice)
+    return {
+        "bits": [int(candidates[i]) for i in choice],
+        "snr_db": {str(b): _decibels(row) for b, row in zip(candidates, snr, strict=True)},
+        "forward_snr_db": _decibels(forward),
+    }
+
+
+def forward_snr(scheduler: Any, timesteps: Tensor) -> Tensor:
+    """(R,) float64 ``a_bar / (1 - a_bar)`` of the forward process."""
+    kept = scheduler.alphas_cumprod.cpu().double()[timesteps.long()]
+    return kept / (1 - kept)
+
+
+def smallest_sufficient(snr: Tensor, forward: Tensor) -> Tensor:
+    """(R,) the first candidate with ``snr`` (C, R) above ``forward`` (R,); the last where there is none."""
+    enough = snr > forward
+    enough[-1] = True
+    return enough.int().argmax(0)
+
+
+def stepped_sites(module: nn.Module, candidates: Sequence[int], widths: Mapping[str, Sequence[int]]) -> list[Site]:
+    """Layer inputs whose width is not the same at all candidates, and q, k and v of every attention product.
+
+    Softmax outputs keep their own bits.
+    """
+    sites = []
+    for name, part in module.named_modules():
+        if isinstance(part, QuantizedLayer) and part.input_interval is not None and len(set(widths[name])) > 1:
+            put = partial(setattr, part, "input_interval")
+            sites.append(Site(part.input_interval, tuple(widths[name]), put))
+        elif isinstance(part, QuantizedProduct) and part.intervals:
+            intervals: Any = part.intervals
+            sites += [Site(intervals[o], tuple(candidates), partial(intervals.__setitem__, o)) for o in "qkv"]
+    return sites
+
+
+def install(sites: Sequence[Site], clock: Clock, choice: Tensor) -> None:
+    """Give every site the interval of the chosen candidate (R,) at each row; equal ones stay shared."""
+    made: dict[tuple[int, tuple[int, ...]], SteppedInterval] = {}
+    for site in sites:
+        key = (id(site.provider), site.widths)
+        if key not in made:
+            bits = torch.tensor(site.widths)[choice]
+            tables = {b: at_width(site.provider, len(clock), b) for b in bits.unique().tolist()}
+            rows = [(tables[b].scale[r], tables[b].zero[r]) for r, b in enumerate(bits.tolist())]
+            scale, zero = (torch.stack(field) for field in zip(*rows, strict=True))
+            made[key] = SteppedInterval(scale, zero.float(), bits, clock)
+        site.put(made[key])
+
+
+def at_width(provider: IntervalProvider, rows: int, bits: int) -> QParams:
+    """A provider's intervals (R,) on as many levels as ``bits`` make, over the ranges that it has."""
+    every = torch.arange(rows)
+    scale, zero, _, q_min, q_max = (field.expand(rows) for field in provider.at(every))
+    if bool((q_max - q_min == 2**bits - 1).all()):
+        return QParams(scale, zero - q_min, 0, 2**bits - 1)
+    return affine_qparams(scale * (q_min - zero), scale * (q_max - zero), bits)
+
+
+def _decibels(ratio: Tensor) -> list[float]:
+    return [round(float(value), 3) for value in 10 * torch.log10(ratio)]

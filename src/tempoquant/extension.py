@@ -1,0 +1,115 @@
+"""What a user can add by name and a recipe can ask for: functions in the place of the built-in ones.
+
+The built-in ones register themselves where they are written. A user's function is called with care: what it raises, and
+a result that does not fit, is one line with its name.
+"""
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tempoquant.errors import InputError, TempoquantError, unknown
+
+PACKAGE = __name__.partition(".")[0]
+Function = Callable[..., Any]
+
+
+class Registry(dict[str, Function]):
+    """Functions of one kind by name.
+
+    Args:
+        what: the kind, for messages. returns: what a function must return, in words.
+        fits: ``fits(result, *args)``, whether a user's function returned that.
+    """
+
+    def __init__(self, what: str, returns: str, fits: Callable[..., bool]):
+        super().__init__()
+        self.what, self.returns, self.fits = what, returns, fits
+
+    def register(self, name: str) -> Callable[[Function], Function]:
+        """Decorator: put a function under ``name``; InputError if the name is taken."""
+
+        def add(function: Function) -> Function:
+            if name in self:
+                raise InputError(f"{self.what} {name!r} exists already: choose another name")
+            self[name] = self._careful(name, function) if is_foreign(function) else function
+            return function
+
+        return add
+
+    def check(self, name: str) -> str:
+        """``name``, if a function has it; InputError with the nearest valid names otherwise."""
+        if name not in self:
+            raise unknown(self.what, name, self)
+        return name
+
+    def _careful(self, name: str, function: Function) -> Function:
+        @functools.wraps(function)
+        def call(*args: Any) -> Any:
+            label = f"{self.what} {name!r}"
+            result = guarded(label, function, *args)
+            if not guarded(label, self.fits, result, *args):
+                raise InputError(f"{label} must return {self.returns}")
+            return result
+
+        return call
+
+
+def is_foreign(function: Function) -> bool:
+    """Whether a function is a user's own and not this package's."""
+    return function.__module__.partition(".")[0] != PACKAGE
+
+
+def guarded(label: str, function: Function, *args: Any) -> Any:
+    """Call a user's function; what it raises becomes one line that names it (the cause stays attached)."""
+    try:
+        return function(*args)
+    except TempoquantError:
+        raise
+    except Exception as error:
+        first = (str(error).strip() or "no message").splitlines()[0]
+        raise InputError(f"{label} failed: {type(error).__name__}: {first}") from error
+
+
+def source_hash(function: Function) -> str | None:
+    """blake2b (16 bytes, hex) of the file a user's function stands in; None for this package's own."""
+    plain = inspect.unwrap(function)
+    if not is_foreign(plain):
+        return None
+    file = inspect.getsourcefile(plain)
+    return hashlib.blake2b(Path(file).read_bytes() if file else b"", digest_size=16).hexdigest()
+
+
+def _range(result: Any, rows: Any, *_: Any) -> bool:
+    return all(end.shape == rows.shape[:1] and bool(end.isfinite().all()) for end in _two(result))
+
+
+def _rounding(result: Any, weight: Any, qparams: Any, *_: Any) -> bool:
+    integers, grid = _two(result)
+    q = integers + grid.zero.view(-1, 1)
+    whole = bool((integers == integers.round()).all() and (q >= grid.q_min).all() and (q <= grid.q_max).all())
+    return whole and integers.shape == weight.shape and grid[1:] == qparams[1:] and grid.scale.shape == qparams[0].shape
+
+
+def _two(result: Any) -> tuple[Any, Any]:
+    first, second = result
+    return first, second
+
+
+WEIGHT_RANGES = Registry("weight range", "(low, high), finite and one value a row", _range)
+"""``weights.range``: ``f(rows (C, K), bits, symmetric) -> low (C,), high (C,)``, float32; C output channels."""
+
+ACTIVATION_RANGES = Registry("activation range", "(low, high), finite and one value a row", _range)
+"""``activations.range``: ``f(values (R, K), bits, symmetric) -> low (R,), high (R,)``, float32. A row holds recorded
+values, its extremes among them, of one time step, or of all of them together (R = 1)."""
+
+WEIGHT_ROUNDINGS = Registry(
+    "weight rounding", "(integers, qparams): whole q - z within the grid, and its scale", _rounding
+)
+"""``weights.rounding``: ``f(weight (C, K), qparams, quantized (M, K), full (M, K)) -> integers (C, K), qparams`` of one
+layer. ``qparams`` is the grid (scale and zero (C,), q_min, q_max); ``quantized`` and ``full`` are the same M of the
+layer's input vectors in the partly quantized and in the full-precision network. ``integers`` are ``q - z``; the scale
+of the returned grid may be another."""

@@ -1,0 +1,26 @@
+"""One warning where a run's schedule leaves the time steps that per-step tables were made for."""
+
+import warnings
+from typing import Any
+
+from tempoquant.pipelines.denoiser import Denoiser
+
+
+def warn_unrecorded(denoiser: Denoiser, scheduler: Any) -> None:
+    """Say once, before a run, how far its worst time step is from the nearest recorded one.
+
+    Args:
+        denoiser: says nothing unless it has recorded steps. scheduler: its steps are set; a repeated one counts once.
+    """
+    if denoiser.recorded is None:
+        return
+    steps = scheduler.timesteps.float().cpu().unique()
+    distances, nearest = (steps[:, None] - denoiser.recorded[None]).abs().min(1)
+    worst = int(distances.argmax())
+    if distances[worst] > 0:
+        warnings.warn(
+            f"{int((distances > 0).sum())} of this run's {len(steps)} time steps were not calibrated, and take the "
+            f"nearest of {len(denoiser.recorded)} recorded ones: the farthest, t = {steps[worst]:g}, is "
+            f"{distances[worst]:g} away from t = {denoiser.recorded[nearest[worst]]:g}",
+            stacklevel=2,
+        )

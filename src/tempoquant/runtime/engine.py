@@ -1,0 +1,56 @@
+"""Choosing what computes the quantized layers of a denoiser, and telling what does."""
+
+import warnings
+
+from torch import nn
+
+from tempoquant.errors import unknown
+from tempoquant.layers import QuantizedLayer, QuantizedProduct, simulate
+from tempoquant.layers.simulation import quantized_input
+from tempoquant.runtime.bytes import centred_floats
+from tempoquant.runtime.check import integers_are_exact
+from tempoquant.runtime.native import IntegerKernel, unsuitable
+
+ENGINES = ("auto", "integer", "simulation")
+
+
+def use_engine(module: nn.Module, engine: str = "auto") -> dict[str, str]:
+    """Let ``engine`` compute every quantized layer of ``module``, in place.
+
+    Args:
+        engine: "simulation" computes with integers held in float32 and float64, anywhere. "integer" uses the
+            processor's int8 operators; layers that these cannot run are simulated, and if a check finds them wrong
+            on this machine, all are, with a warning. "auto" is "integer" without the warning.
+
+    Returns:
+        What runs each layer, see :func:`engine_report`.
+
+    Raises:
+        InputError: there is no such engine.
+    """
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    integer = engine != "simulation" and integers_are_exact()
+    if engine == "integer" and not integer:
+        warnings.warn("this processor's int8 operators are not exact: layers are simulated in float", stacklevel=2)
+    for layer in _layers(module).values():
+        layer.kernel = IntegerKernel() if integer and unsuitable(layer) is None else simulate
+    for product in (part for part in module.modules() if isinstance(part, QuantizedProduct)):
+        product.centred = centred_floats if integer else quantized_input
+    return engine_report(module)
+
+
+def engine_report(module: nn.Module) -> dict[str, str]:
+    """The kernel of every quantized layer by name: "onednn int8", or "simulation (why)"."""
+    report = {}
+    for name, layer in _layers(module).items():
+        kernel = layer.kernel
+        if isinstance(kernel, IntegerKernel):
+            report[name] = kernel.name
+        else:
+            report[name] = f"simulation ({unsuitable(layer) or 'chosen'})"
+    return report
+
+
+def _layers(module: nn.Module) -> dict[str, QuantizedLayer]:
+    return {n: m for n, m in module.named_modules() if isinstance(m, QuantizedLayer) and m.is_quantized}

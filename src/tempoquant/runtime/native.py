@@ -1,0 +1,113 @@
+"""Integer execution on the processor: torch's oneDNN operators, the step's scale and zero point given at each call.
+
+The operators accumulate in int32 and finish with ``(acc * s_x) * s_w + b`` in float32, which is what a quantized layer
+means, so their results are simulation's bit for bit.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tempoquant.intervals import Interval
+from tempoquant.layers import QuantizedLayer
+from tempoquant.runtime.bytes import quantized_bytes
+
+ops: Any = torch.ops.onednn
+NO_POST_OP: tuple[str, list[Any], str] = ("none", [], "")
+LARGEST_SUM = 2.0**31
+
+
+class IntegerKernel:
+    """Computes one layer in uint8 x int8.
+
+    The weight is packed into the operators' own layout at the first call, on whatever machine that is; a copy of the
+    kernel packs again, because that layout cannot be copied.
+    """
+
+    name = "onednn int8"
+
+    def __init__(self) -> None:
+        self.packed: Tensor | None = None
+        self.zeros: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "IntegerKernel":
+        return IntegerKernel()
+
+    def __getstate__(self) -> dict[str, None]:
+        return {"packed": None, "zeros": None}
+
+    def __call__(self, layer: QuantizedLayer, x: Tensor) -> Tensor:
+        assert layer.input_interval is not None
+        interval = layer.input_interval()
+        if self.packed is None:
+            self._pack(layer)
+        if interval.s_in.dim() == 0:
+            return self._run(layer, x, interval)
+        # A batch of mixed time steps: the operators take one scale a call.
+        groups, which = torch.unique(torch.stack(torch.broadcast_tensors(*interval)), dim=1, return_inverse=True)
+        which = which.repeat_interleave(x.shape[0] // which.numel())
+        out: Tensor | None = None
+        for number, fields in enumerate(groups.unbind(1)):
+            rows = (which == number).nonzero()[:, 0]
+            part = self._run(layer, x[rows], Interval(*fields.unbind()))
+            out = part.new_empty((x.shape[0], *part.shape[1:])) if out is None else out
+            out[rows] = part
+        assert out is not None
+        return out
+
+    def _pack(self, layer: QuantizedLayer) -> None:
+        weight = layer.weight.detach()
+        self.zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
+        if isinstance(layer, nn.Conv2d):
+            # Scales given here would only choose a layout; those of the call are what is computed with.
+            geometry = (list(layer.stride), padding_of(layer), list(layer.dilation), layer.groups)
+            self.packed = ops.qconv_prepack(weight, layer.weight_scale, 1.0, 0, *geometry, None)
+        else:
+            self.packed = ops.qlinear_prepack(weight, None)
+
+    def _run(self, layer: QuantizedLayer, x: Tensor, interval: Interval) -> Tensor:
+        q = quantized_bytes(x, interval)
+        scale, zero = float(interval.s_out), int(interval.zero)
+        weight = (self.packed, layer.weight_scale, self.zeros, layer.bias)
+        if isinstance(layer, nn.Conv2d):
+            geometry = (list(layer.stride), padding_of(layer), list(layer.dilation), layer.groups)
+            q = q.contiguous(memory_format=torch.channels_last)
+            out = ops.qconv2d_pointwise(q, scale, zero, *weight, *geometry, 1.0, 0, torch.float32, *NO_POST_OP)
+        else:
+            flat = q.reshape(-1, q.shape[-1])
+            out = ops.qlinear_pointwise(flat, scale, zero, *weight, 1.0, 0, torch.float32, *NO_POST_OP)
+            out = out.reshape(*x.shape[:-1], -1)
+        return out.to(x.dtype)
+
+
+def padding_of(layer: nn.Conv2d) -> list[int]:
+    """The padding of both sides as numbers: ``padding="same"`` is spelled out."""
+    if not isinstance(layer.padding, str):
+        return list(layer.padding)
+    spans = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return [span // 2 for span in spans] if layer.padding == "same" else [0, 0]
+
+
+def unsuitable(layer: QuantizedLayer) -> str | None:
+    """Why a layer cannot run in uint8 x int8; None if it can."""
+    interval = layer.input_interval
+    if layer.weight_scale is None:
+        return "float weight"
+    if interval is None:
+        return "float input"
+    if interval.bits > 8:
+        return f"{interval.bits}-bit input"
+    if layer.weight.dtype != torch.int8:
+        return "weight differences beyond int8"
+    if layer.weight.device.type != "cpu":
+        return f"on {layer.weight.device.type}"
+    if isinstance(layer, nn.Conv2d):
+        if layer.padding_mode != "zeros":
+            return f"{layer.padding_mode} padding"
+        if layer.padding == "same" and any(
+            d * (k - 1) % 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
+        ):
+            return "uneven padding"
+    reach = layer.weight.detach().abs().flatten(1).sum(1, dtype=torch.int64).max()
+    return "sums beyond int32" if int(reach) * 255 >= LARGEST_SUM else None

@@ -1,0 +1,46 @@
+"""``tempoquant bench`` as a user meets it."""
+
+import json
+from pathlib import Path
+
+from bench_models import ENTRIES
+
+YAML = json.dumps({key: value for key, value in ENTRIES.items() if key != "name"})
+
+
+def test_the_command_line(run):
+    Path("tiny.yaml").write_text(YAML)
+    code, out, err = run("bench", "tiny.yaml", "-o", "out", "--seeds", "0,1", "--json", "r.json")
+    assert code == 0 and "| tfmq-dm | W4A6 |" in out and "out: 6 runs (0 done before)" in out, err
+    assert err.count("PSNR") == 6 and "6/6 " in err
+    assert len(json.loads(Path("r.json").read_text())) == 6
+    code, out, _ = run("bench", "tiny.yaml", "-o", "out")
+    assert code == 0 and "out: 3 runs (3 done before)" in out
+    for args, said in (
+        (("tiny.yml",), "no experiment file"),
+        (("fashion3",), "did you mean fashion32"),
+        (("tiny.yaml", "--seeds", "a"), "--seeds 'a'"),
+        (("tiny.yaml", "--classes", "1"), "small takes no class_labels: its forward takes sample, timestep"),
+        (("tiny.yaml", "--json", "r.json"), "r.json exists"),
+        (("ffhq",), "ffhq names no model: give --model"),
+    ):
+        code, out, err = run("bench", *args, "-o", "new")
+        assert (code, out) == (2, "") and said in err and err.count("\n") == 1, err
+        assert not Path("new").exists()
+
+
+def test_a_failed_run_fails_the_command(run):
+    Path("plug.py").write_text(
+        "from tempoquant.extension import ACTIVATION_RANGES\n"
+        "ACTIVATION_RANGES.register('empty')(lambda values, bits, symmetric: (values[:0], values[:0]))\n"
+    )
+    runs = [*ENTRIES["runs"][:1], {"method": "rtn", "bits": ["W8A8"], "recipe": {"activations": {"range": "empty"}}}]
+    Path("tiny.yaml").write_text(json.dumps({**json.loads(YAML), "runs": runs}))
+    code, out, err = run("bench", "tiny.yaml", "-o", "out", "--plugin", "plug.py")
+    assert code == 1 and "| rtn | W4A8 |" in out
+    assert "tempoquant: rtn W8A8 seed 0: activation range 'empty' must return (low, high)" in err.splitlines()[-1]
+
+
+def test_the_first_table_is_the_makefiles():
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    assert "tempoquant bench fashion32 -o out/bench" in makefile
