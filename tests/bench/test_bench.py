@@ -13,6 +13,7 @@ import pytest
 import torch
 from bench_models import ENTRIES
 
+from corners import Corners
 from tempoquant.bench import Experiment, run_bench
 from tempoquant.bench.records import Records
 from tempoquant.bench.truth import conditioning_of
@@ -158,13 +159,7 @@ def test_an_edited_plugin_is_another_method(place):
 
 
 def test_distances_come_with_an_extractor(place, monkeypatch):
-    class Corners:
-        name = "corners"
-
-        def __call__(self, images):
-            return images.flatten(1).float()[:, :2] + 0.01 * torch.arange(len(images))[:, None]
-
-    monkeypatch.setitem(EXTRACTORS, "corners", Corners)
+    monkeypatch.setitem(EXTRACTORS, "corners", lambda weights, device: Corners())
     wanted = {**ENTRIES["evaluation"], "distribution": {"features": "corners", "samples": 8}}
     outcome = run_bench(experiment(evaluation=wanted, runs=ENTRIES["runs"][:1]), place / "out")
     assert outcome.records[0]["distribution"]["FD-corners"] >= 0

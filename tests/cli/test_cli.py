@@ -195,7 +195,6 @@ def test_a_bare_denoiser_from_end_to_end(run, refused):
     refused("evaluate", "out", "--reference", "mine.py:make", "-n", "2", "--json", "e.json")
     refused("evaluate", "out", "--reference", "fashion3", "-n", "2", "--denoiser", "mine.py:make")
     refused("evaluate", "out", "--reference", "mine.py:make", "-n", "2", "--noise-samples", "0")
-    refused("evaluate", "out", "--reference", "mine.py:make", "-n", "2", "--features", "inception")
 
 
 def test_a_correction_on_top_of_a_method(run):

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.table import Table
 
 from tempoquant.cli import app
+from tempoquant.cli import distribution as many
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
     BatchSize,
@@ -27,8 +27,9 @@ from tempoquant.cli.options import (
     write_json,
 )
 from tempoquant.errors import InputError
-from tempoquant.evaluation import EXTRACTORS, compare, feature_extractor, frechet_distance, reference
-from tempoquant.pipelines import Target, to_images
+from tempoquant.evaluation import compare, reference
+from tempoquant.pipelines import Target
+from tempoquant.quantized import QuantizedPipeline
 
 
 @app.command("evaluate")
@@ -37,8 +38,13 @@ def evaluate_command(
     reference_model: Annotated[str, typer.Option("--reference", help="the full-precision model")],
     samples: Annotated[int, typer.Option("-n", "--samples", help="paired images")] = 16,
     noise_samples: Annotated[int, typer.Option(help="trajectories whose predicted noise is compared")] = 8,
-    features: Annotated[str | None, typer.Option(help=f"also a Frechet distance: {', '.join(EXTRACTORS)}")] = None,
-    distribution_samples: Annotated[int, typer.Option(help="images for the Frechet distance")] = 512,
+    metrics: many.Metrics = None,
+    extractor: many.Extractor = None,
+    extractor_weights: many.Weights = None,
+    reference_images: many.RealImages = None,
+    clip: many.Clip = None,
+    statistics_cache: many.Cache = None,
+    distribution_samples: many.Samples = 512,
     steps: Steps = None,
     sampler: Sampler = None,
     prompts: Prompts = None,
@@ -51,51 +57,57 @@ def evaluate_command(
     overwrite: Overwrite = False,
     json_file: Json = None,
 ) -> None:
-    """Compare a quantized folder with full precision, image by image from the same noise.
+    """Compare a quantized folder with full precision: image by image from the same noise, and as sets of images.
 
-    Example: tempoquant evaluate out --reference fashion32 --json m.json
+    Example: tempoquant evaluate out --reference fashion32 --metrics fd,is --extractor fashion32-cnn --json m.json
     """
     if samples < 1:
         raise InputError(f"samples = {samples}: at least 1")
     if json_file is not None:
         check_new(json_file, overwrite)
-    extractor = None if features is None else feature_extractor(features)
+    plan = many.plan_of(metrics, extractor, extractor_weights, reference_images, clip, statistics_cache)
+    full, quantized = _opened(model, reference_model, denoiser, engine)
+    given = (prompts, classes, guidance, quantized)
+    run = {**schedule(quantized, steps, sampler), "seed": seed, "batch_size": batch_size}
+    larger = None if plan is None else conditioning_of(full, distribution_samples, *given)
+    if plan is not None:
+        many.check(plan, full, distribution_samples, larger)
+    result: dict[str, Any] = {"model": model, "reference": reference_model, "recipe": quantized.recipe.name}
+    result |= {"seed": seed, "samples": samples, "steps": run["steps"], "size": quantized.facts.get("size")}
+    result |= _paired(
+        full, quantized, samples, noise_samples, {**run, "conditioning": conditioning_of(full, samples, *given)}
+    )
+    if plan is not None:
+        pair = (full, quantized.target)
+        result["distribution"] = many.measure(plan, *pair, distribution_samples, conditioning=larger, **run)
+    console().print(_table(result))
+    write_json(json_file, result)
+
+
+def _opened(model: str, reference_model: str, denoiser: str | None, engine: str) -> tuple[Target, QuantizedPipeline]:
+    """The full-precision model, and the quantized one."""
     # A bare denoiser's folder is filled with the reference's own module unless the user says otherwise.
     factory = reference_model if ".py:" in reference_model and (Path(model) / "denoiser").is_dir() else None
-    quantized_target, quantized = open_model(model, denoiser or factory, engine)
+    _, quantized = open_model(model, denoiser or factory, engine)
     if quantized is None:
         raise InputError(f"{model!r} is not a quantized folder: make one with `tempoquant quantize`")
     full, _ = open_model(reference_model)
-    options = schedule(quantized, steps, sampler)
-    given = (prompts, classes, guidance, quantized)
+    return full, quantized
+
+
+def _paired(
+    full: Target, quantized: QuantizedPipeline, samples: int, noise_samples: int, run: dict[str, Any]
+) -> dict[str, Any]:
+    """What the same noise becomes in both, as JSON data."""
     truth = reference(
         full,
         projections=quantized.blueprint.projections,
         samples=samples,
         noise_samples=min(noise_samples, samples),
-        seed=seed,
-        batch_size=batch_size,
-        conditioning=conditioning_of(full, samples, *given),
         progress=progress(),
-        **options,
+        **run,
     )
-    result: dict[str, Any] = compare(truth, quantized_target, progress=progress()).to_dict()
-    result = {"model": model, "reference": reference_model, "recipe": quantized.recipe.name, "seed": seed} | result
-    result |= {"samples": samples, "steps": options["steps"], "size": quantized.facts.get("size")}
-    if extractor is not None:
-        options["conditioning"] = conditioning_of(full, distribution_samples, *given)
-        real, drawn = (_drawn(t, distribution_samples, seed, options) for t in (full, quantized_target))
-        result["distribution"] = frechet_distance(real, drawn, extractor, progress=progress()).to_dict()
-    console().print(_table(result))
-    write_json(json_file, result)
-
-
-def _drawn(target: Target, samples: int, seed: int, options: dict[str, Any]) -> torch.Tensor:
-    """Samples for a distribution, uint8 (N, C, H, W): other noise than the paired ones."""
-    images = target.generate(
-        range(100_000, 100_000 + samples), seed=seed, batch_size=64, progress=progress(), **options
-    )
-    return to_images(images).permute(0, 3, 1, 2)
+    return compare(truth, quantized.target, progress=progress()).to_dict()
 
 
 def _table(result: dict[str, Any]) -> Table:
@@ -113,9 +125,6 @@ def _table(result: dict[str, Any]) -> Table:
     if result["temporal_mismatch"] is not None:
         share = f"{100 * result['temporal_mismatch']:.1f} %"
         rows.append(("temporal mismatch", share, "features nearest to another time step's"))
-    if "distribution" in result:
-        found = result["distribution"]
-        rows.append((found["name"], f"{found['value']:.3f}", f"{found['generated']} images on each side"))
-    for row in rows:
+    for row in [*rows, *many.table_rows(result.get("distribution", {}))]:
         table.add_row(*row)
     return table

@@ -1,31 +1,48 @@
 """Metrics: paired (same noise, against full precision) and distributional; pictures to look at. A leaf."""
 
-from tempoquant.evaluation.distribution import FrechetResult, frechet_distance
+from tempoquant.evaluation.clip import ClipScore
+from tempoquant.evaluation.distribution import METRICS
 from tempoquant.evaluation.extractors import EXTRACTORS, FeatureExtractor, feature_extractor
 from tempoquant.evaluation.features import SmallClassifier
 from tempoquant.evaluation.grid import save_grid, save_images
+from tempoquant.evaluation.measure import FrechetResult, distribution_metrics, frechet_distance
 from tempoquant.evaluation.paired import cosine, psnr, sqnr_db, ssim, temporal_mismatch, temporal_mismatch_of
+from tempoquant.evaluation.plan import Plan, plan_metrics
+from tempoquant.evaluation.real import open_reference
 from tempoquant.evaluation.result import PairedMetrics
+from tempoquant.evaluation.statistics import Statistics, default_cache, gather, load_statistics, save_statistics, told
 from tempoquant.evaluation.trajectory import Reference, compare, evaluate_pair, reference
 
 __all__ = [
     "EXTRACTORS",
+    "METRICS",
+    "ClipScore",
     "FeatureExtractor",
     "FrechetResult",
     "PairedMetrics",
+    "Plan",
     "Reference",
     "SmallClassifier",
+    "Statistics",
     "compare",
     "cosine",
+    "default_cache",
+    "distribution_metrics",
     "evaluate_pair",
     "feature_extractor",
     "frechet_distance",
+    "gather",
+    "load_statistics",
+    "open_reference",
+    "plan_metrics",
     "psnr",
     "reference",
     "save_grid",
     "save_images",
+    "save_statistics",
     "sqnr_db",
     "ssim",
     "temporal_mismatch",
     "temporal_mismatch_of",
+    "told",
 ]

@@ -1,91 +1,97 @@
-"""Frechet distances between sets of images, with any feature extractor."""
+"""Metrics of sets of images: what each is called, what it needs, and how it is computed from statistics."""
 
-import importlib
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from tempoquant.errors import InputError
 from tempoquant.evaluation.extractors import FeatureExtractor
-from tempoquant.progress import Progress, Silent
+from tempoquant.evaluation.inception import InceptionFeatures
+from tempoquant.evaluation.moments import frechet
+from tempoquant.evaluation.scores import (
+    NEIGHBOURS,
+    SPLITS,
+    SUBSETS,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+    subset_size,
+)
+from tempoquant.evaluation.statistics import Statistics
+
+Found = dict[str, Any]
+Compute = Callable[[str, Statistics, Statistics | None, int], Found]
 
 
 @dataclass(frozen=True)
-class FrechetResult:
-    """A Frechet distance, with what it depends on; it compares only with others of the same name and counts.
+class Metric:
+    """A metric of a set of images.
 
     Attributes:
-        name: ``FD-<extractor>``; FID is the name of the Inception-v3 distance alone.
-        real, generated: images on each side. dimensions: of the features.
+        published: its name with the published Inception weights. own: with others, before the extractor's name.
+        output: of the extractor, that it is made of.
+        compares: whether it needs a reference. rows: whether it needs single features, not only Gaussians.
+        least: fewest images on a side.
+        compute: from its full name, the generated and the real statistics, and a seed.
     """
 
-    name: str
-    value: float
-    real: int
-    generated: int
-    dimensions: int
+    published: str
+    own: str
+    output: str
+    compares: bool
+    rows: bool
+    least: int
+    compute: Compute
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
-        return asdict(self)
-
-
-def frechet_distance(
-    real: Tensor,
-    generated: Tensor,
-    extractor: FeatureExtractor,
-    *,
-    batch_size: int = 64,
-    progress: Progress | None = None,
-) -> FrechetResult:
-    """Frechet distance of Gaussians fitted to features: ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``.
-
-    Heusel et al. 2017, computed by torchmetrics in float64. Biased by the number of images: never compare results of
-    different counts.
-
-    Args:
-        real, generated: (N, C, H, W) uint8.
-
-    Raises:
-        InputError: fewer than two images on a side, images are no uint8, or torchmetrics is not installed.
-    """
-    for side, images in (("real", real), ("generated", generated)):
-        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) < 2:
-            found = f"{images.dtype} {tuple(images.shape)}"
-            raise InputError(f"{side} images are {found}: at least two of (N, C, H, W) uint8 are needed")
-    network = _Network(extractor, extractor(real[:1]).shape[1])
-    metric = _fid_class()(feature=network)
-    fewest = min(len(real), len(generated))
-    if fewest <= network.num_features:
-        text = (
-            f"FD-{extractor.name} of {fewest} images with {network.num_features} feature dimensions: the covariance is"
-        )
-        warnings.warn(f"{text} singular and the distance unreliable; use more images", UserWarning, stacklevel=2)
-    with (progress or Silent()).stage("image features", len(real) + len(generated)) as advance:
-        for images, is_real in ((real, True), (generated, False)):
-            for batch in images.split(batch_size):
-                metric.update(batch, real=is_real)
-                advance(len(batch))
-    value = float(metric.compute())
-    return FrechetResult(f"FD-{extractor.name}", value, len(real), len(generated), network.num_features)
+    def name(self, extractor: FeatureExtractor) -> str:
+        """What tables call it: a distance on other features than Inception's is never called FID."""
+        return self.published if extractor.name == InceptionFeatures.name else f"{self.own}-{extractor.name}"
 
 
-class _Network(nn.Module):
-    """An extractor as the module that torchmetrics asks for; float64 features keep its result float64."""
+def _frechet(output: str) -> Compute:
+    def compute(name: str, generated: Statistics, real: Statistics | None, seed: int) -> Found:
+        assert real is not None
+        a, b = real.gaussians[output], generated.gaussians[output]
+        dimensions = len(a.mean)
+        fewest = min(side.count for side in (a, b) if side.count is not None)
+        if fewest <= dimensions:
+            text = f"{name} of {fewest} images with {dimensions} feature dimensions: the covariance is singular"
+            warnings.warn(f"{text} and the distance unreliable; use more images", UserWarning, stacklevel=2)
+        counts = {"real": a.count, "generated": b.count, "dimensions": dimensions}
+        return {"name": name, "value": frechet(a, b), **counts}
 
-    def __init__(self, extractor: FeatureExtractor, num_features: int):
-        super().__init__()
-        self.extractor, self.num_features = extractor, num_features
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.extractor(images).double()
+    return compute
 
 
-def _fid_class() -> Any:
-    try:
-        return importlib.import_module("torchmetrics.image.fid").FrechetInceptionDistance
-    except ImportError as error:
-        raise InputError("Frechet distances need torchmetrics: pip install tempoquant[eval]") from error
+def _inception_score(name: str, generated: Statistics, real: Statistics | None, seed: int) -> Found:
+    mean, std = inception_score(generated.rows["logits"])
+    return {"name": name, "value": mean, "std": std, "splits": SPLITS, "generated": len(generated.rows["logits"])}
+
+
+def _kernel(name: str, generated: Statistics, real: Statistics | None, seed: int) -> Found:
+    assert real is not None
+    a, b = real.rows["pooled"], generated.rows["pooled"]
+    mean, std = kernel_distance(a, b, seed=seed)
+    drawn = {"subsets": SUBSETS, "subset_size": subset_size(len(a), len(b)), "seed": seed}
+    return {"name": name, "value": mean, "std": std, **drawn, "real": len(a), "generated": len(b)}
+
+
+def _precision_recall(name: str, generated: Statistics, real: Statistics | None, seed: int) -> Found:
+    assert real is not None
+    a, b = real.rows["pooled"], generated.rows["pooled"]
+    precision, recall = precision_recall(a, b)
+    counts = {"neighbours": NEIGHBOURS, "real": len(a), "generated": len(b)}
+    return {"name": name, "precision": precision, "recall": recall, **counts}
+
+
+METRICS: dict[str, Metric] = {
+    "fd": Metric("FID", "FD", "pooled", True, False, 2, _frechet("pooled")),
+    "sfd": Metric("sFID", "sFD", "spatial", True, False, 2, _frechet("spatial")),
+    "is": Metric("IS", "IS", "logits", False, True, SPLITS, _inception_score),
+    "kid": Metric("KID", "KD", "pooled", True, True, 4, _kernel),
+    "pr": Metric("precision and recall", "PR", "pooled", True, True, NEIGHBOURS + 1, _precision_recall),
+}
+CLIP = "clip"
+"""Not made of features: it compares images with their prompts."""
+PUBLISHED_NAMES = {"fid": "fd", "sfid": "sfd"}
+"""What users may call a metric too, where the published Inception weights are asked for."""

