@@ -121,11 +121,11 @@ def correction(found: dict[str, Any]) -> str:
     )  # fmt: skip
     head = ("", "PSNR dB", "SQNR dB", "mean error", "pixels' std, full precision", "quantized")
     return f"{text}{table(head, rows)}\n" + (
-        "Where the derivation holds, without clipping, the correction takes the samples' bias away and gains 5 to 8 dB; "
-        "with clipping it gains less at eta 1 and loses at eta 0. Most of it is the bias: at 8 bits no slope k above 0.005 is undone, "
-        "and the variance that quantization adds is small beside the sampler's own, so the variance part changes "
-        "little. `mmse` takes no bias off: it wins in SQNR and not in samples. The criterion of step-wise bits asks "
-        "for 4 bits at most steps, which rounding to nearest does not survive.\n"
+        "Where the derivation holds, without clipping, the correction takes the samples' bias away and gains 5 to 8 "
+        "dB; with clipping it gains less at eta 1 and loses at eta 0. Most of it is the bias: at 8 bits no slope k "
+        "above 0.005 is undone, and the variance that quantization adds is small beside the sampler's own, so the "
+        "variance part changes little. `mmse` takes no bias off: it wins in SQNR and not in samples. The criterion of "
+        "step-wise bits asks for 4 bits at most steps, which rounding to nearest does not survive.\n"
     )
 
 
