@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from scipy.linalg import sqrtm
 
+import tempoquant
 from corners import Corners, pictures
 from tempoquant.errors import InputError
 from tempoquant.evaluation import (
@@ -230,6 +231,8 @@ def test_importing_evaluation_needs_no_extra(monkeypatch):
         assert not name.startswith(("torch_fidelity", "transformers", "scipy", "torchvision", "sklearn")), name
         return plain(name, *args, **kwargs)
 
+    # Set to itself, so that afterwards the package has the module of the other tests again, as sys.modules has.
+    monkeypatch.setattr(tempoquant, "evaluation", tempoquant.evaluation)
     for name in [name for name in sys.modules if name.startswith("tempoquant.evaluation")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", refuse)
