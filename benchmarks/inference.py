@@ -9,7 +9,6 @@ each engine once, in turn; ratios are taken within a round, and their median sta
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,5 +149,4 @@ def bootstrap(ratios: Tensor, draws: int = 2000) -> list[float]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     main()

@@ -142,6 +142,21 @@ def effort_curve(found: dict[str, Any]) -> str:
     return text + table(("start", "iterations a unit", "seconds", "SQNR dB", "PSNR dB"), rows)
 
 
+def inference(found: dict[str, Any]) -> str:
+    """Latency of a denoiser call."""
+    text = (
+        f"## Speed of a denoiser call\n\n`{found['command']}`: {machine(found)}; engines take turns within a round, "
+        "ratios are taken within rounds, to the faster of float32 contiguous and channels_last; medians with their "
+        "95 % interval. Weights of `rtn`; latency does not depend on them.\n\n"
+    )
+    rows = (
+        (r["model"], str(r["batch"]), engine, f"{row['milliseconds']:.1f}", f"{row['speedup']:.2f}x",
+         f"{row['interval'][0]:.2f} to {row['interval'][1]:.2f}")
+        for r in found["results"] for engine, row in r["engines"].items()
+    )  # fmt: skip
+    return text + table(("model", "batch", "engine", "ms", "speed-up", "95 %"), rows)
+
+
 def range_search(found: dict[str, Any]) -> str:
     """The per-channel range search."""
     return (
@@ -171,6 +186,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "temporal_cache": temporal_cache,
     "correction": correction,
     "effort_curve": effort_curve,
+    "inference": inference,
     "range_search": range_search,
 }
 
