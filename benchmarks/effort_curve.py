@@ -27,7 +27,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 MODEL, STEPS = "fashion32", 20
-COMPENSATED, PLAIN = (0, 50, 100, 200, 400), (50, 200, 400)
 
 
 def main() -> None:
@@ -36,17 +35,22 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, required=True)
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compensated", default="0,50,100,200,400", help="iterations after the compensated start")
+    parser.add_argument("--plain", default="50,200,400", help="iterations from the weight itself")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    todo: list[tuple[str, bool | None, int]] = [("rtn", None, 0)]
+    todo += [("error-compensated start", True, int(n)) for n in args.compensated.split(",")]
+    todo += [("start at the weight", False, int(n)) for n in args.plain.split(",")]
     model = resolve(MODEL)
     graph = read_denoiser(probe_of(model, tempoquant.method_recipe("rtn", calibration={"steps": STEPS})))
     truth = reference(model, projections=graph.projections, samples=args.images, steps=STEPS, seed=1)
-    with tempfile.TemporaryDirectory() as work:
-        points = [point("rtn", None, 0, truth, Path(work))]
-        points += [point("error-compensated start", True, n, truth, Path(work)) for n in COMPENSATED]
-        points += [point("start at the weight", False, n, truth, Path(work)) for n in PLAIN]
     found = {"model": MODEL, "bits": "W4A32", "images": args.images, "steps": STEPS, "machine": machine()}
-    args.json.write_text(json.dumps(found | {"points": points}, indent=1) + "\n")
+    points: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as work:
+        for curve, compensate, iterations in todo:
+            points.append(point(curve, compensate, iterations, truth, Path(work)))
+            args.json.write_text(json.dumps(found | {"points": points}, indent=1) + "\n")
     draw(points, args.figure)
 
 
@@ -77,19 +81,21 @@ def point(curve: str, compensate: bool | None, iterations: int, truth: Reference
 
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
-    """SQNR over seconds, a line a start."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for curve, marker in (("error-compensated start", "o"), ("start at the weight", "s"), ("rtn", "x")):
-        rows = [p for p in points if p["curve"] == curve]
-        axes.plot([p["seconds"] for p in rows], [p["sqnr"] for p in rows], marker=marker, label=curve)
-        for p in rows:
-            offset = (p["seconds"], p["sqnr"])
-            axes.annotate(str(p["iterations"]), offset, textcoords="offset points", xytext=(4, 6), fontsize=8)
-    axes.set_xlabel("weight stage, seconds (numbers: iterations a unit)")
-    axes.set_ylabel("SQNR of predicted noise, dB")
-    axes.set_title("fashion32, W4A32: quality against time")
-    axes.legend(loc="lower right")
-    axes.grid(alpha=0.3)
+    """SQNR and PSNR over seconds, a line a start."""
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    measures = (("sqnr", "SQNR of predicted noise, dB"), ("psnr", "PSNR of images, dB"))
+    for axes, (key, label) in zip(panels, measures, strict=True):
+        for curve, marker in (("error-compensated start", "o"), ("start at the weight", "s"), ("rtn", "x")):
+            rows = [p for p in points if p["curve"] == curve]
+            axes.plot([p["seconds"] for p in rows], [p[key] for p in rows], marker=marker, label=curve)
+            for p in rows:
+                place = (p["seconds"], p[key])
+                axes.annotate(str(p["iterations"]), place, textcoords="offset points", xytext=(4, 6), fontsize=8)
+        axes.set_xlabel("weight stage, seconds (numbers: iterations a unit)")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    panels[0].legend(loc="lower right")
+    figure.suptitle("fashion32, W4A32: quality against time")
     figure.savefig(path, dpi=140)
 
 
