@@ -93,6 +93,7 @@ def run_job(
     probe = probe_of(target, recipe, conditioning)
     with _timed(timings, "read"):
         reading = read(probe, recipe)
+    recipe = reading.recipe
     with _timed(timings, "record"):
         store = record_trajectories(target, recipe, places.recording, progress, conditioning)
     graph, plans = reading.graph, reading.plans(recipe)

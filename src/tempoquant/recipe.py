@@ -136,20 +136,21 @@ class Temporal(Part):
     "Prev"), ``nearest`` (their "Freeze"). ``calibration``: ``finite-set`` gives one exact interval a step,
     ``constant`` one for all, ``block`` whatever the other activations of the blocks they belong to get. ``cache``
     stores what they put out at every step, and looks it up instead of computing it: the full-precision features or the
-    quantized layers' own; ``always``, or for each projection that has the least error so.
+    quantized layers' own; ``always``, or for each projection that has the least error so, or (``time-alone``) only in
+    denoisers whose features follow nothing but the time step, as if unset in others.
     """
 
     reconstruction: Literal["tiar", "block", "nearest"] = "tiar"
     calibration: Literal["finite-set", "constant", "block"] = "finite-set"
     cache: Literal["float16", "int8"] | None = None
-    cache_choice: Literal["always", "least-error"] = "always"
+    cache_choice: Literal["always", "least-error", "time-alone"] = "always"
     cache_features: Literal["full-precision", "quantized"] = "full-precision"
 
     @property
     def never_runs(self) -> bool:
         """Whether the temporal layers need no quantization: nothing that they compute is used."""
-        always = self.cache is not None and self.cache_choice == "always"
-        return always and self.cache_features == "full-precision"
+        all_of_them = self.cache is not None and self.cache_choice != "least-error"
+        return all_of_them and self.cache_features == "full-precision"
 
 
 class Calibration(Part):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import tempoquant
+from conditional_models import dit_pipeline
 from tempoquant.intervals import TableInterval
 from tempoquant.layers import CachedLayer, QuantizedLayer, QuantizedProduct, stand_ins
 from tempoquant.methods import method_recipe
@@ -41,3 +42,14 @@ def test_tempo_is_tempo_fast_and_tuning():
 def test_tuning_is_what_tempo_adds(fast):
     best = tempoquant.quantize(unet_pipeline(), small_recipe("tempo", activations=6, calibration={"samples": 16}))
     assert "tuning" in best.facts["timings"] and "tuning" not in fast.facts["timings"]
+
+
+def test_layers_that_see_a_condition_too_are_quantized_instead(tmp_path):
+    labels = {"class_labels": [1, 2, 3, 999]}
+    recipe = small_recipe("tempo-fast", calibration={"samples": 4})
+    made = tempoquant.quantize(dit_pipeline(), recipe, out=tmp_path / "out", conditioning=labels)
+    assert not stand_ins(made.denoiser.module) and made.recipe.temporal.cache is None
+    temporal = made.denoiser.module.get_submodule("proj_out_1")
+    assert temporal.weight_bits == 4 and isinstance(temporal.input_interval, TableInterval)
+    run = {"steps": 3, "seed": 1, "conditioning": labels}
+    assert torch.equal(tempoquant.load(tmp_path / "out").generate(4, **run), made.generate(4, **run))
