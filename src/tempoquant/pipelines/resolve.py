@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
 from tempoquant.errors import FormatError, InputError, unknown
+from tempoquant.pipelines.class_latent import ClassLatentPipeline
 from tempoquant.pipelines.class_pipeline import ClassPipeline
 from tempoquant.pipelines.denoiser import Denoiser
 from tempoquant.pipelines.diffusers_target import DiffusersTarget
@@ -76,17 +77,18 @@ def load_pipeline(source: str, **options: Any) -> DiffusionPipeline:
     logging.disable_progress_bar()
     try:
         # Safetensors only, since pickles run code; trust_remote_code off keeps the folder's own .py files unread.
-        loader: Any = ClassPipeline if _is_ours(source) else DiffusionPipeline
+        loader: Any = _own_class(source) or DiffusionPipeline
         return loader.from_pretrained(source, use_safetensors=True, trust_remote_code=False, **options)
     finally:
         if shown:
             logging.enable_progress_bar()
 
 
-def _is_ours(source: str) -> bool:
-    """Whether a folder is of the one pipeline class that diffusers does not know."""
+def _own_class(source: str) -> type[ClassPipeline] | None:
+    """The class of a folder's pipeline if it is one of those that diffusers does not know."""
     index = Path(source) / "model_index.json"
-    return index.is_file() and f'"{ClassPipeline.__name__}"' in index.read_text()
+    text = index.read_text() if index.is_file() else ""
+    return next((own for own in (ClassLatentPipeline, ClassPipeline) if f'"{own.__name__}"' in text), None)
 
 
 def _from_hub(name: str) -> Target:
