@@ -1,7 +1,8 @@
 """Tiny random twins of the models of the papers: the same architecture and all around it, narrow and small.
 
 Each keeps its model's levels, blocks, attention, embeddings, autoencoder and schedule; only widths, picture sizes and
-vocabularies are small. Nothing is downloaded.
+vocabularies are small. Nothing is downloaded. ``width`` is that of the first level; every function takes a folder for
+the files that a part is made from.
 """
 
 import json
@@ -29,6 +30,11 @@ CLASSES = 1001
 LATENT_SCALE = 0.2458
 
 
+def groups(width: int) -> int:
+    """Of the normalizations: 32 as in the models themselves, where the width allows it."""
+    return 32 if width % 32 == 0 else 4
+
+
 def schedule(end: float = 0.0195, start: float = 0.0015) -> DDIMScheduler:
     """The schedule of the CompVis code base."""
     return DDIMScheduler(
@@ -41,47 +47,47 @@ def schedule(end: float = 0.0195, start: float = 0.0015) -> DDIMScheduler:
     )
 
 
-def vq(size: int) -> VQModel:
+def vq(size: int, width: int) -> VQModel:
     """VQ-f4: three levels, latents of three channels."""
     return VQModel(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(4, 8, 16),
+        block_out_channels=(width, 2 * width, 4 * width),
         layers_per_block=2,
         latent_channels=3,
         sample_size=4 * size,
         num_vq_embeddings=64,
-        norm_num_groups=4,
+        norm_num_groups=groups(width),
         scaling_factor=1.0,
     ).eval()
 
 
-def kl(size: int, scale: float) -> AutoencoderKL:
+def kl(size: int, width: int, scale: float) -> AutoencoderKL:
     """KL-f8: four levels, latents of four channels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(4, 8, 8, 16),
+        block_out_channels=(width, 2 * width, 2 * width, 4 * width),
         layers_per_block=2,
         latent_channels=4,
         sample_size=8 * size,
-        norm_num_groups=4,
+        norm_num_groups=groups(width),
         scaling_factor=scale,
     ).eval()
 
 
-def cifar(folder: Path) -> DDIMPipeline:
+def cifar(folder: Path, width: int = 8) -> DDIMPipeline:
     """The DDPM of CIFAR-10: its sinusoids are ordered and shifted as in the original code."""
     torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=16,
         layers_per_block=2,
-        block_out_channels=(8, 16, 16, 16),
+        block_out_channels=(width, 2 * width, 2 * width, 2 * width),
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=None,
         norm_eps=1e-6,
-        norm_num_groups=4,
+        norm_num_groups=groups(width),
         downsample_padding=0,
         flip_sin_to_cos=False,
         freq_shift=1,
@@ -89,22 +95,22 @@ def cifar(folder: Path) -> DDIMPipeline:
     return DDIMPipeline(unet.eval(), DDIMScheduler(clip_sample=False))
 
 
-def ldm4(folder: Path) -> LDMPipeline:
+def ldm4(folder: Path, width: int = 8) -> LDMPipeline:
     """LDM-4 of LSUN-Bedrooms, CelebA-HQ and FFHQ: heads of one size, VQ-f4."""
     torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=8,
         layers_per_block=2,
-        block_out_channels=(8, 16, 24, 32),
+        block_out_channels=(width, 2 * width, 3 * width, 4 * width),
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=8,
-        norm_num_groups=4,
+        attention_head_dim=width,
+        norm_num_groups=groups(width),
     )
-    return LDMPipeline(vqvae=vq(8), unet=unet.eval(), scheduler=schedule())
+    return LDMPipeline(vqvae=vq(8, width), unet=unet.eval(), scheduler=schedule())
 
 
-def ldm8(folder: Path) -> LDMPipeline:
+def ldm8(folder: Path, width: int = 8) -> LDMPipeline:
     """LDM-8 of LSUN-Churches: heads of one number, scale and shift by the time step, residual resampling, KL-f8."""
     torch.manual_seed(0)
     unet = HeadsUNet2DModel(
@@ -112,19 +118,19 @@ def ldm8(folder: Path) -> LDMPipeline:
         in_channels=4,
         out_channels=4,
         layers_per_block=2,
-        block_out_channels=(8, 16, 16, 32, 32),
+        block_out_channels=tuple(width * mult for mult in (1, 2, 2, 4, 4)),
         down_block_types=("AttnDownBlock2D",) * 4 + ("DownBlock2D",),
         up_block_types=("ResnetUpsampleBlock2D",) + ("AttnUpBlock2D",) * 4,
         downsample_type="resnet",
         upsample_type="resnet",
         resnet_time_scale_shift="scale_shift",
-        norm_num_groups=4,
+        norm_num_groups=groups(width),
         num_heads=4,
     )
-    return LDMPipeline(vqvae=kl(16, LATENT_SCALE), unet=unet.eval(), scheduler=schedule(0.0155))
+    return LDMPipeline(vqvae=kl(16, width, LATENT_SCALE), unet=unet.eval(), scheduler=schedule(0.0155))
 
 
-def imagenet(folder: Path) -> ClassLatentPipeline:
+def imagenet(folder: Path, width: int = 8) -> ClassLatentPipeline:
     """LDM-4 of ImageNet: attends to the embedding of a class, one head, VQ-f4."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
@@ -132,18 +138,18 @@ def imagenet(folder: Path) -> ClassLatentPipeline:
         in_channels=3,
         out_channels=3,
         layers_per_block=2,
-        block_out_channels=(8, 16, 24, 40),
+        block_out_channels=(width, 2 * width, 3 * width, 5 * width),
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
         up_block_types=("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
         attention_head_dim=1,
         cross_attention_dim=16,
-        norm_num_groups=4,
+        norm_num_groups=groups(width),
     )
     embedder = ClassEmbedder(CLASSES, 16).eval()
-    return ClassLatentPipeline(unet=unet.eval(), scheduler=schedule(), vqvae=vq(8), class_embedder=embedder)
+    return ClassLatentPipeline(unet=unet.eval(), scheduler=schedule(), vqvae=vq(8, width), class_embedder=embedder)
 
 
-def stable_diffusion(folder: Path) -> StableDiffusionPipeline:
+def stable_diffusion(folder: Path, width: int = 8) -> StableDiffusionPipeline:
     """Stable Diffusion 1: a CLIP text encoder whose tokenizer knows the letters a to h, KL-f8, PLMS."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -153,23 +159,23 @@ def stable_diffusion(folder: Path) -> StableDiffusionPipeline:
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(letters)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
-    size: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    size: dict[str, Any] = {"hidden_size": 2 * width, "intermediate_size": 2 * width, "num_hidden_layers": 2}
     config = CLIPTextConfig(
-        vocab_size=18, num_attention_heads=2, max_position_embeddings=8, bos_token_id=16, eos_token_id=17, **size
+        vocab_size=18, num_attention_heads=1, max_position_embeddings=8, bos_token_id=16, eos_token_id=17, **size
     )
     unet = UNet2DConditionModel(
         sample_size=8,
         layers_per_block=2,
-        block_out_channels=(8, 16, 32, 32),
+        block_out_channels=(width, 2 * width, 4 * width, 4 * width),
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
         attention_head_dim=4,
-        cross_attention_dim=16,
-        norm_num_groups=4,
+        cross_attention_dim=2 * width,
+        norm_num_groups=groups(width),
     )
     plms = PNDMScheduler.from_config(schedule(0.012, 0.00085).config, skip_prk_steps=True)
     return StableDiffusionPipeline(
-        vae=kl(8, 0.18215),
+        vae=kl(8, width, 0.18215),
         text_encoder=CLIPTextModel(config).eval(),
         tokenizer=tokenizer,
         unet=unet.eval(),
@@ -180,7 +186,7 @@ def stable_diffusion(folder: Path) -> StableDiffusionPipeline:
     )
 
 
-TWINS: dict[str, Callable[[Path], Any]] = {
+TWINS: dict[str, Callable[..., Any]] = {
     "cifar10-ddim": cifar,
     "lsun-bedrooms": ldm4,
     "celebahq": ldm4,
@@ -193,4 +199,4 @@ TWINS: dict[str, Callable[[Path], Any]] = {
     "imagenet-tdq": imagenet,
     "stable-diffusion-coco": stable_diffusion,
 }
-"""Experiment -> what makes the twin of its model; the argument is a folder for files that a part is made from."""
+"""Experiment -> what makes the twin of its model."""

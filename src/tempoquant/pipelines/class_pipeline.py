@@ -45,7 +45,8 @@ class ClassPipeline(DiffusionPipeline):
             guidance_scale: w of ``eps = eps_none + w (eps_class - eps_none)`` (Ho and Salimans 2022, as diffusers
                 counts it); 1 and less draw without guidance.
             latents: (B, C, H, W) the initial noise, if not to be drawn.
-            output_type: "pil", "np" (B, H, W, C) in [0, 1], "pt" (B, C, H, W) in [0, 1], or "latent": what sampling ends with.
+            output_type: "pil", "np" (B, H, W, C) in [0, 1], "pt" (B, C, H, W) in [0, 1], or "latent",
+                what sampling ends with.
 
         Raises:
             InputError: a label is out of range.

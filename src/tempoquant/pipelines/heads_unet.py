@@ -7,7 +7,7 @@ from diffusers import ModelMixin, UNet2DModel
 from diffusers.models.attention_processor import Attention
 
 
-# ModelMixin is named because a pipeline's folder loads with the methods of a base that stands in the class's own module.
+# ModelMixin is named because diffusers looks for it in the module of a class that is not its own.
 class HeadsUNet2DModel(UNet2DModel, ModelMixin):
     """``UNet2DModel`` with ``num_heads`` attention heads in every block, in the place of heads of equal size.
 

@@ -1,4 +1,4 @@
-"""From what a user calls a model to a target: a bundled name, a folder, a factory in a file, a hub id, or an object."""
+"""From what a user calls a model to a target: a name, folder, checkpoint, factory in a file, hub id or object."""
 
 import importlib.util
 import re
@@ -14,12 +14,13 @@ from diffusers.utils import logging
 from tempoquant.errors import FormatError, InputError, unknown
 from tempoquant.pipelines.class_latent import ClassLatentPipeline
 from tempoquant.pipelines.class_pipeline import ClassPipeline
+from tempoquant.pipelines.compvis import SUFFIXES, load_checkpoint
 from tempoquant.pipelines.denoiser import Denoiser
 from tempoquant.pipelines.diffusers_target import DiffusersTarget
 from tempoquant.pipelines.targets import BareTarget, Target
 
 BUNDLED = ("fashion32",)
-FORMS = (*BUNDLED, "DIFFUSERS_FOLDER", "FILE.py:FACTORY", "HUB_ORG/NAME")
+FORMS = (*BUNDLED, "DIFFUSERS_FOLDER", "FILE.ckpt", "FILE.safetensors", "FILE.py:FACTORY", "HUB_ORG/NAME")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -27,8 +28,9 @@ def resolve(model: "str | Path | DiffusionPipeline | Denoiser | Target") -> Targ
     """The target that ``model`` names.
 
     Args:
-        model: a bundled name (``"fashion32"``), a diffusers folder, ``"FILE.py:FACTORY"`` (imports the user's own file
-            and calls the function, which returns a :class:`Denoiser` or a pipeline), a hub id, or one of these objects.
+        model: a bundled name (``"fashion32"``), a diffusers folder, a checkpoint of the papers' code bases (``.ckpt``,
+            ``.safetensors``), ``"FILE.py:FACTORY"`` (imports the user's own file and calls the function, which returns
+            a :class:`Denoiser` or a pipeline), a hub id, or one of these objects.
 
     Raises:
         InputError: there is no such model, or the factory fails.
@@ -49,6 +51,8 @@ def resolve(model: "str | Path | DiffusionPipeline | Denoiser | Target") -> Targ
         return _from_folder(Path(text), Path(text).resolve().name)
     if text in BUNDLED:
         return _from_folder(Path(str(files("tempoquant"))) / "assets" / text, text)
+    if Path(text).suffix in SUFFIXES:
+        return _from_checkpoint(Path(text))
     path, _, factory = text.rpartition(":")
     if path.endswith(".py"):
         return _from_factory(Path(path), factory)
@@ -69,6 +73,12 @@ def _from_folder(folder: Path, name: str) -> Target:
     except Exception as error:
         raise FormatError(f"{folder} cannot be loaded as a diffusers folder: {first_line(error)}") from error
     return DiffusersTarget(pipe, name)
+
+
+def _from_checkpoint(path: Path) -> Target:
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    return DiffusersTarget(load_checkpoint(path), path.stem)
 
 
 def load_pipeline(source: str, **options: Any) -> DiffusionPipeline:
