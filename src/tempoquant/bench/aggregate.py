@@ -110,7 +110,7 @@ def _publish(targets: Sequence[Published], ours: Sequence[Row], methods: Mapping
     theirs = []
     for target in targets:
         bits = target.bits or FULL_PRECISION
-        beside = [row for row in ours if (methods[row.label, row.bits], row.bits) == (target.method, bits)]
+        beside = [row for row in ours if row.bits == bits and target.method in (row.label, methods[row.label, bits])]
         if not beside:
             theirs.append(Row(target.method, bits))
         for row in beside or theirs[-1:]:

@@ -15,7 +15,6 @@ from tempoquant.bench.pool import work
 from tempoquant.bench.records import Record, Records
 from tempoquant.bench.shared import Shared
 from tempoquant.bench.tables import write_tables
-from tempoquant.bench.truth import check_extractor
 from tempoquant.errors import InputError
 from tempoquant.methods import load_plugins
 
@@ -65,11 +64,11 @@ def run_bench(
         raise InputError(f"jobs = {jobs}, threads = {threads}: at least 1")
     load_plugins(plugins)
     runs = plan_runs(experiment)
-    check_extractor(experiment.evaluation)
     threads = threads or max(1, torch.get_num_threads() // jobs)
     setup = Setup(experiment.model_dump_json(), named, str(out), tuple(map(str, plugins)), threads)
     with _threads(threads):
-        shared = Shared(experiment, judge(setup).target, runs, out / "work", board or SilentBoard())
+        own = judge(setup)
+        shared = Shared(experiment, own.target, own.metrics, runs, out / "work", board or SilentBoard())
         results = Records(_made(out) / RESULTS)
         before = len(results.by_id.keys() & shared.identities.values())
         failures = _do(runs, shared, results, setup, jobs)

@@ -108,7 +108,9 @@ class Table:
         drawn = f"{self.model}: {sampler}, {e.steps} steps, eta {e.eta:g}{guided}"
         judged = f"{v.images} paired images, predicted noise of {v.noise_samples}"
         if v.distribution is not None:
-            judged += f", {v.distribution.samples} samples a side for distances"
+            real = v.distribution.reference
+            against = "a side for distances" if real is None else f"against {real}"
+            judged += f", {v.distribution.samples} samples {against}"
         return f"{drawn}; {e.calibration.samples} calibration trajectories; {judged}."
 
     def markdown(self) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tempoquant.pipelines.class_pipeline import ClassPipeline
 
 
-class ClassEmbedder(ModelMixin, ConfigMixin):
+class ClassEmbedder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Class labels to the sequences of one vector that the denoiser attends to (Rombach et al. 2022, section 4.3).
 
     Args:

@@ -16,8 +16,8 @@ class HeadsUNet2DModel(UNet2DModel, ModelMixin):
         settings: those of ``UNet2DModel``; its ``attention_head_dim`` is of no use.
     """
 
-    def __init__(self, num_heads: int = 8, **settings: Any):
-        super().__init__(**settings)
+    def __init__(self: Any, num_heads: int = 8, **settings: Any):
+        UNet2DModel.__init__(self, **settings)
         self.register_to_config(num_heads=num_heads)
         for part in self.modules():
             if isinstance(part, Attention):

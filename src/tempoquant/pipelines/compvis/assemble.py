@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, LDMPipeline, StableDiffusionPipeline
+from diffusers import DDIMPipeline, DDIMScheduler, LDMPipeline, StableDiffusionPipeline
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError
@@ -21,8 +21,8 @@ CLASSES = "cond_stage_model.embedding.weight"
 TEXT = "cond_stage_model.transformer."
 
 
-def load_checkpoint(path: Path) -> DiffusionPipeline:
-    """The pipeline of a checkpoint.
+def load_checkpoint(path: Path) -> Any:
+    """The diffusers pipeline of a checkpoint.
 
     Its architecture is that of a YAML file in the layout of the latent diffusion code, which has the checkpoint's name
     or is called ``config.yaml`` and lies beside it; without one, that of the published checkpoint of its shapes.
@@ -45,7 +45,7 @@ def load_checkpoint(path: Path) -> DiffusionPipeline:
         raise FormatError(f"{path}: the configuration of its architecture lacks {error}") from None
 
 
-def _latent(params: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> DiffusionPipeline:
+def _latent(params: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Any:
     parts: dict[str, Any] = {"unet": ldm_unet(params, tensors, path), "scheduler": _schedule(params)}
     first_stage = autoencoder(params, tensors, path)
     if CLASSES in tensors:

@@ -71,7 +71,7 @@ def cifar_unet(tensors: Mapping[str, Tensor], size: int, path: Path) -> nn.Modul
     return filled(network, cifar_names(tensors), path)
 
 
-def filled(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> Any:
+def filled(network: Any, weights: Mapping[str, Tensor], path: Path) -> Any:
     """``network`` with exactly these weights, in float32 and evaluation mode.
 
     Raises:
