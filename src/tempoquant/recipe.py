@@ -76,6 +76,8 @@ class Weights(Part):
     """Weight quantization. ``symmetric`` unset: symmetric at 8 bits and more, asymmetric below.
 
     ``split_shortcuts``: a layer whose input is two tensors side by side gets a grid for each (Q-Diffusion).
+    ``fit_bias``: every layer's bias takes off the mean error of its output on the recorded inputs, and its weight is
+    rounded for the inputs' deviations from their mean alone. Temporal layers keep theirs.
     """
 
     bits: int = 4
@@ -83,6 +85,7 @@ class Weights(Part):
     range: Annotated[str, _registered(WEIGHT_RANGES)] = "mse"
     rounding: Annotated[str, _registered(WEIGHT_ROUNDINGS)] = "reconstruct"
     split_shortcuts: bool = False
+    fit_bias: bool = False
 
     _bits = field_validator("bits")(_check_bits)
 
@@ -211,6 +214,19 @@ class Correction(Part):
         return self.kind == "correlated" if self.variance is None else self.variance
 
 
+class Tuning(Part):
+    """Global tuning of everything that is not integers against full precision's predicted noise, at the end.
+
+    Attributes:
+        iterations: of Adam. batch: recorded inputs an iteration sees. lr: the step size at the start, as a share of
+            each tensor's mean magnitude; it falls to 0 along a cosine.
+    """
+
+    iterations: int = Field(100, ge=1)
+    batch: int = Field(8, ge=1)
+    lr: float = Field(1e-3, gt=0, le=1)
+
+
 class Recipe(Part):
     """Everything that decides a quantized model, next to the model itself."""
 
@@ -224,6 +240,7 @@ class Recipe(Part):
     temporal: Temporal = Temporal()
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
     policy: tuple[Override, ...] = ()
+    tuning: Tuning | None = None
     correction: Correction | None = None
     seed: int = 0
 

@@ -93,7 +93,7 @@ class StepLearner:
             generators = Generators(torch.stack(scales), architecture, train_timesteps, (*self.key, "start"))
             for i, (site, provider) in enumerate(zip(sites, before, strict=True)):
                 site.provider = GeneratedInterval(provider, generators, i, self.clock)
-        with torch.enable_grad(), _learning_kernels(self.module):
+        with torch.enable_grad(), learning_kernels(self.module):
             self._optimize([provider.scale for provider in before], generators)
         for site in sites:
             if isinstance(site.provider, GeneratedInterval):
@@ -147,7 +147,7 @@ def with_scale(provider: IntervalProvider, scale: Tensor, clock: Clock) -> Inter
 
 
 @contextmanager
-def _learning_kernels(module: nn.Module) -> Iterator[None]:
+def learning_kernels(module: nn.Module) -> Iterator[None]:
     """Everything inside ``module`` computes with gradients for the time of a ``with`` block."""
     parts = list(module.modules())
     try:
