@@ -168,5 +168,6 @@ def _facts(target: Target, quantized: Quantized, conditioning: Mapping[str, Any]
         "unreached_products": list(quantized.graph.unreached),
         "correction": quantized.measured,
         "machine": machine(),
-        "timings": quantized.timings,
+        "timings": quantized.watch.wall,
+        "cpu_timings": quantized.watch.cpu,
     }

@@ -164,6 +164,7 @@ class Experiment(Part):
     Attributes:
         name: of its file. source: where its settings and targets come from.
         recipe: entries of every run's recipe. sort: the metric that rows are ordered by, a column of the tables.
+        paper_schedule: whether to estimate what each run would take at ``effort: paper``.
     """
 
     name: str
@@ -181,6 +182,7 @@ class Experiment(Part):
     runs: tuple[RunSpec, ...] = Field(min_length=1)
     targets: tuple[Published, ...] = ()
     sort: str = "PSNR dB"
+    paper_schedule: bool = False
 
     @model_validator(mode="after")
     def _separate_noise(self) -> "Experiment":

@@ -12,13 +12,14 @@ from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.plan import Run
 from tempoquant.bench.policy import integer_engine, policy
 from tempoquant.bench.records import Record
-from tempoquant.bench.stopwatch import run_seconds
+from tempoquant.bench.seconds import run_seconds
 from tempoquant.bench.truth import columns, conditioning_of, distances, load_truth, metrics_of
 from tempoquant.checkpoint.evidence import machine, versions
 from tempoquant.evaluation import PairedMetrics, Reference, compare, save_grid
 from tempoquant.pipelines import Target, resolve, to_images
 from tempoquant.progress import Progress
 from tempoquant.quantized import QuantizedPipeline
+from tempoquant.stopwatch import Stopwatch
 
 PICTURED = 16
 
@@ -73,7 +74,7 @@ class Judge:
             conditioning=conditioning,
             progress=progress,
         )
-        seconds = run_seconds(quantized.facts["timings"], task.recording, task.units, begun)
+        watch = Stopwatch(quantized.facts["timings"], quantized.facts["cpu_timings"])
         with warnings.catch_warnings():
             # Few samples are the experiment's choice, and stand in every table.
             warnings.filterwarnings("ignore", message=".* the covariance is")
@@ -92,7 +93,7 @@ class Judge:
             "seed": recipe.seed,
             "policy": policy(recipe),
             "engine": integer_engine(recipe),
-            "seconds": seconds,
+            **run_seconds(watch, task.recording, task.units, begun),
             "size": _size(quantized),
             "evaluation": experiment.evaluation.model_dump(mode="json"),
             "paired": _plain(metrics),

@@ -7,8 +7,10 @@ from typing import Any
 from tempoquant.bench.board import Board
 from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.judge import Task
+from tempoquant.bench.paper_schedule import paper_seconds, time_entries
 from tempoquant.bench.plan import Run, drawn_from, own_code, run_identity, short_hash
-from tempoquant.bench.stopwatch import timing
+from tempoquant.bench.records import Records
+from tempoquant.bench.seconds import timing
 from tempoquant.bench.truth import check_metrics, conditioning_of, make_truth
 from tempoquant.calibration.store import Store
 from tempoquant.evaluation import Plan
@@ -67,6 +69,24 @@ class Shared:
             chains.setdefault(units, []).append(Task(run, self.identities[run.name], truth, recording, units))
         return list(chains.values())
 
+    def estimates(self, runs: Sequence[Run], known: Records) -> dict[str, dict[str, Any]]:
+        """What each run would take at the papers' schedule, by its name; see :func:`paper_seconds`.
+
+        Args:
+            known: earlier estimates; new ones are appended.
+        """
+        found = {}
+        for run in runs:
+            key = short_hash([time_entries(run.recipe), own_code(run.recipe), self.model_hash, self._drawn])
+            if key not in known.by_id:
+                recording, name = self._recording(run.recipe), f"paper schedule of {run.name}"
+                self.board.began(name)
+                seconds = paper_seconds(self.target, run.recipe, recording, self.conditioning, self.board)
+                known.append({"id": key, **seconds})
+                self.board.ended(name, "estimated")
+            found[run.name] = known.by_id[key]
+        return found
+
     def _recording(self, recipe: Recipe) -> Path:
         folder = self._folder("recording", recipe.calibration.samples, recipe.calibration.dtype, recipe.seed)
         with timing(folder, "record"):
@@ -75,5 +95,9 @@ class Shared:
 
     def _folder(self, kind: str, *what: Any) -> Path:
         """A folder named by all that its content depends on, so that a changed experiment takes another."""
-        drawn = [self.experiment.sampler, self.experiment.steps, self.experiment.eta, drawn_from(self.experiment)]
-        return self.work / f"{kind}-{short_hash([self.model_hash, drawn, what])}"
+        return self.work / f"{kind}-{short_hash([self.model_hash, self._drawn, what])}"
+
+    @property
+    def _drawn(self) -> list[Any]:
+        """What decides how samples are drawn."""
+        return [self.experiment.sampler, self.experiment.steps, self.experiment.eta, drawn_from(self.experiment)]
