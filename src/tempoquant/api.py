@@ -20,6 +20,7 @@ from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Places, Quantized, run_job
 from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, resolve, state_hash
+from tempoquant.pipelines.heads_unet import HeadsUNet2DModel
 from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
 from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.progress import Progress, Silent
@@ -116,7 +117,7 @@ def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[
                 raise InputError(f"{root} holds a bare denoiser: give load(..., denoiser=) or --denoiser")
             return copy.deepcopy(denoiser.module).requires_grad_(False)
         name = config.get("_class_name", "")
-        found = getattr(diffusers, str(name), None)
+        found = HeadsUNet2DModel if name == HeadsUNet2DModel.__name__ else getattr(diffusers, str(name), None)
         if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
             raise FormatError(f"{root / component}: diffusers has no model class {name!r}")
         try:
@@ -167,5 +168,6 @@ def _facts(target: Target, quantized: Quantized, conditioning: Mapping[str, Any]
         "unreached_products": list(quantized.graph.unreached),
         "correction": quantized.measured,
         "machine": machine(),
-        "timings": quantized.timings,
+        "timings": quantized.watch.wall,
+        "cpu_timings": quantized.watch.cpu,
     }

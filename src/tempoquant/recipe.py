@@ -268,8 +268,12 @@ class Recipe(Part):
 
     @property
     def name(self) -> str:
-        """Short name for tables, e.g. ``tfmq-dm W4A8``."""
-        return f"{self.method} W{self.weights.bits}A{self.activations.bits}"
+        """Short name for tables, e.g. ``tfmq-dm W4A8`` or ``ptqd W4A8 + correlated correction``."""
+        plain = f"{self.method} W{self.weights.bits}A{self.activations.bits}"
+        if self.correction is None:
+            return plain
+        kind = self.correction.kind
+        return f"{plain} + {'step-wise bits' if kind == 'none' else f'{kind} correction'}"
 
     def bits_of(self, name: str, roles: frozenset[str] = frozenset()) -> tuple[int, int]:
         """Weight and activation bits of a layer: the last matching override wins."""

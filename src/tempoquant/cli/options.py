@@ -14,7 +14,7 @@ from tempoquant.progress import Progress, RichProgress
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.runtime import ENGINES
 
-Model = Annotated[str, typer.Argument(help="fashion32, a diffusers folder, a hub id, or FILE.py:FACTORY")]
+Model = Annotated[str, typer.Argument(help="fashion32, a diffusers folder, a .ckpt, a hub id, or FILE.py:FACTORY")]
 Folder = Annotated[str, typer.Argument(help="a folder that `tempoquant quantize` wrote, or a full-precision model")]
 Factory = Annotated[str | None, typer.Option("--denoiser", help="FILE.py:FACTORY of a folder's bare denoiser")]
 Seed = Annotated[int, typer.Option(help="seed of the initial noise")]

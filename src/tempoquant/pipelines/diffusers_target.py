@@ -59,7 +59,10 @@ class DiffusersTarget:
         if self.conditional:
             given = self._needed(conditioning)
             check_arguments(self, given, samples)
-            check_classes(self.denoiser.module, given.get("class_labels", ()))
+            # Of a class pipeline's own count the last stands for no class.
+            classes = getattr(self.pipe, "classes", None)
+            drawn = None if classes is None else classes - 1
+            check_classes(self.denoiser.module, given.get("class_labels", ()), drawn)
         else:
             self._refuse(conditioning)
 
