@@ -83,9 +83,9 @@ def run_job(
     """
     timings: dict[str, float] = {}
     probe = probe_of(target, recipe, conditioning)
-    with _timed(timings, "read"):
+    with timed(timings, "read"):
         reading = read(probe, recipe)
-    with _timed(timings, "record"):
+    with timed(timings, "record"):
         store = record_trajectories(target, recipe, places.recording, progress, conditioning)
     graph, plans = reading.graph, reading.plans(recipe)
     clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
@@ -96,23 +96,23 @@ def run_job(
     job = ActivationStage(
         stage, install_attention(module, reading.products), clock, store, replace(target.denoiser, module=module)
     )
-    with _timed(timings, "temporal features"):
+    with timed(timings, "temporal features"):
         program = temporal_program(probe, graph)
         externals, rows = temporal_inputs(program, store, clock, most_conditions(graph), recipe.seed)
         reconstruct_temporal(stage, program, externals)
-    with _timed(timings, "units"):
+    with timed(timings, "units"):
         reconstruct_image_layers(stage, job.denoiser, store)
     clock.attach(module)
-    with _timed(timings, "activations"):
+    with timed(timings, "activations"):
         calibrate(job, program, externals, rows)
     if recipe.activations.learn:
-        with _timed(timings, "activation steps"):
+        with timed(timings, "activation steps"):
             learn_steps(job, places.steps)
     # Last, since what is looked up runs in no two streams.
     cache_features(module, program, externals, clock, recipe.temporal, lambda: first_call(job))
     correction, measured = None, None
     if recipe.correction is not None:
-        with _timed(timings, "correction"):
+        with timed(timings, "correction"):
             compared = target, target.with_module(module)
             correction, measured = correct(compared, reading, clock, recipe, conditioning, progress)
     blueprint = Blueprint(
@@ -195,7 +195,8 @@ def correct(
 
 
 @contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+def timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    """Put down how long a ``with`` block takes, in seconds."""
     start = time.perf_counter()
     yield
     timings[stage] = round(time.perf_counter() - start, 3)

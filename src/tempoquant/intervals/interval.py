@@ -34,7 +34,9 @@ class Interval(NamedTuple):
                 f"{self.s_in.numel()} time steps cannot be spread over an input of shape {tuple(x.shape)}"
             )
         repeats, ones = x.shape[0] // self.s_in.numel(), (1,) * (x.dim() - 1)
-        return Interval(*(f if f.dim() == 0 else f.repeat_interleave(repeats).view(-1, *ones) for f in self))
+        wide = Interval(*(f if f.dim() == 0 else f.repeat_interleave(repeats).view(-1, *ones) for f in self))
+        # One scale stays one: gradients and their sums depend on it.
+        return wide._replace(s_out=wide.s_in) if self.s_out is self.s_in else wide
 
 
 class IntervalProvider(nn.Module):

@@ -1,6 +1,6 @@
 """One file a published method. Importing this package registers them all."""
 
-from tempoquant.methods import brecq, freeze, ptq4dm, ptqd, q_diffusion, rtn, s_n, tdq, tfmq_cache, tfmq_dm
+from tempoquant.methods import brecq, freeze, ptq4dm, ptqd, q_diffusion, rtn, s_n, tdq, tfmq_cache, tfmq_dm, trained
 from tempoquant.methods.plugins import load_plugins
 from tempoquant.methods.registry import METHODS, Method, find_method, method, method_recipe
 
@@ -21,4 +21,5 @@ __all__ = [
     "tdq",
     "tfmq_cache",
     "tfmq_dm",
+    "trained",
 ]
