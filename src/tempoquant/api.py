@@ -106,8 +106,8 @@ def train(
     Args:
         model: as :func:`quantize` takes it.
         recipe: of a method that trains, such as ``"tdq"``; see :func:`tempoquant.method_recipe`.
-        data: images to train on by the diffusion loss, see :func:`tempoquant.training.open_images`; None: distillation from
-            the model's own trajectories, the mean square (or absolute) distance to full-precision predictions.
+        data: images to train on by the diffusion loss, see :func:`tempoquant.training.open_images`; None: distillation
+            from the model's own trajectories, by the mean square (or absolute) distance to full-precision predictions.
         out: folder to write the result to, with checkpoints beside it in ``out.partial/training``, and in the end the
             log (JSON lines) and samples in ``out/training``.
         recording, conditioning: as :func:`quantize` takes them.

@@ -91,9 +91,7 @@ def run_training(
     return Quantized(module, blueprint, clock, graph, timings)
 
 
-def begin(
-    target: Target, recipe: Recipe, reading: Reading, store: Store, clock: Clock, progress: Progress
-) -> Trainee:
+def begin(target: Target, recipe: Recipe, reading: Reading, store: Store, clock: Clock, progress: Progress) -> Trainee:
     """A copy of the denoiser that can train, its intervals where calibration on the recording puts them."""
     train_timesteps = int(target.denoiser.scheduler.config.num_train_timesteps)
     plans = reading.plans(recipe)

@@ -82,7 +82,7 @@ def test_layers_of_a_trained_model_compute_the_same_in_integers(tmp_path):
     with torch.no_grad():
         module(x, t)
         for name, layer in layers.items():
-            (given, out), = seen[name]
+            ((given, out),) = seen[name]
             assert torch.equal(simulate(layer, given), out)
     assert len(layers) > 5
 
@@ -109,7 +109,9 @@ def test_adapters_fold_into_the_weights_and_nothing_else_trains(tmp_path):
     low_rank, quantizer = layer.parametrizations.weight
     with torch.no_grad():
         low_rank.up.normal_(generator=torch.Generator().manual_seed(0))
-        expected = quantizer(layer.parametrizations.weight.original + (low_rank.up @ low_rank.down).view(layer.weight.shape))
+        expected = quantizer(
+            layer.parametrizations.weight.original + (low_rank.up @ low_rank.down).view(layer.weight.shape)
+        )
     fold(made)
     assert torch.equal(layer.dequantized_weight(), expected)
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
-from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 from tempoquant.calibration.recorder import record
 from tempoquant.intervals import Clock
@@ -15,6 +14,7 @@ from tempoquant.recipe import Recipe
 from tempoquant.reconstruction.reading import read
 from tempoquant.training.prepare import Trainee
 from tempoquant.training_job import begin
+from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 SHORT = {"steps": 6, "batch": 4, "warm_up": 2, "lr": 1e-3}
 
@@ -23,6 +23,12 @@ def recipe(method: str = "tdq", weights: int = 4, activations: int = 4, **traini
     """A method's recipe that trains for six steps."""
     entries = {key: training.pop(key) for key in ("attention", "policy", "seed", "calibration") if key in training}
     return small_recipe(method, weights=weights, activations=activations, training={**SHORT, **training}, **entries)
+
+
+def thin(**training: Any) -> Recipe:
+    """TDQ with the networks in which nothing drops out."""
+    data = recipe(**training).model_dump(mode="json")
+    return Recipe.parse({**data, "activations": {**data["activations"], "generator": "thin"}})
 
 
 def trainee(folder: Any, wanted: Recipe, model: Any = None) -> Trainee:

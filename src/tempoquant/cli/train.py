@@ -60,8 +60,15 @@ def train_command(
         chosen = Recipe.from_file(recipe)
     else:
         training: dict[str, Any] = {
-            **{"steps": train_steps, "batch": batch, "accumulate": accumulate, "lr": lr, "warm_up": warm_up},
-            **{"ema": ema, "loss": loss, "lora": lora, "autocast": "bfloat16" if bf16 else None},
+            "steps": train_steps,
+            "batch": batch,
+            "accumulate": accumulate,
+            "lr": lr,
+            "warm_up": warm_up,
+            "ema": ema,
+            "loss": loss,
+            "lora": lora,
+            "autocast": "bfloat16" if bf16 else None,
         }
         calibration = {"samples": samples, "steps": steps, "sampler": sampler}
         chosen = _recipe(method, weights, activations, training, calibration, seed)

@@ -142,7 +142,7 @@ class Generators(nn.Module):
         return self._networks(h, slice(None), draws).reshape(len(h), *timestep.shape)
 
     def of_input(self, index: int, statistics: Tensor, timestep: Tensor, draws: torch.Generator | None) -> Tensor:
-        """Step sizes (B,) of one quantizer from numbers about its input, (B, statistics), and the time steps () or (B,)."""
+        """Step sizes (B,) of one quantizer from numbers about its input, (B, n), and the time steps, () or (B,)."""
         encoded = self.encode(timestep.expand(len(statistics)), self.train_timesteps)
         return self._networks(torch.cat([statistics, encoded], 1)[None], slice(index, index + 1), draws).flatten()
 

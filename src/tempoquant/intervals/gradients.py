@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def fake_quantize(x: Tensor, interval: "Interval") -> Tensor:
-    """``x_hat = s_out (clamp(round(x / s_in) + z, q_min, q_max) - z)``, float32 of x's shape, rounding straight-through.
+    """``x_hat = s_out (clamp(round(x / s_in) + z, q_min, q_max) - z)``, float32 of x's shape, with gradients.
 
     With ``v = clamp(round(x / s_in) + z, ...) - z``: inside the grid ``dx_hat/dx = s_out / s_in`` and ``dx_hat/ds_in =
     -s_out x / s_in^2``; where it is clamped both are 0, and ``dx_hat/dz = -s_out``. Everywhere ``dx_hat/ds_out = v``.

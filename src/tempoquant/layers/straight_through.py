@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ def straight_through(layer: QuantizedLayer, x: Tensor) -> Tensor:
 
 def straight_through_product(product: QuantizedProduct, names: str, left: Tensor, right: Tensor) -> Tensor:
     """``left @ right`` with both operands quantized, with gradients."""
-    x, y = (product.intervals[name].fake_quantize(x) for name, x in zip(names, (left, right), strict=True))
+    providers: Any = product.intervals
+    x, y = (providers[name].fake_quantize(x) for name, x in zip(names, (left, right), strict=True))
     return torch.matmul(x, y).to(left.dtype)
 
 

@@ -48,7 +48,9 @@ def load_checkpoint(trainer: Trainer, folder: Path, identity: Mapping[str, Any])
         raise FormatError(f"{folder / STATE} is damaged: begin again with --overwrite") from None
     for name, wanted in identity.items():
         if run.get(name) != wanted:
-            raise InputError(f"{folder} was begun with {name} = {run.get(name)!r}, not {wanted!r}: resume with the same")
+            raise InputError(
+                f"{folder} was begun with {name} = {run.get(name)!r}, not {wanted!r}: resume with the same"
+            )
     try:
         trainer.restore(load_file(folder / Path(file).name), step)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:

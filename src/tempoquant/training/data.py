@@ -62,7 +62,9 @@ class Pictures:
         height, width, own = images.shape
         found, wanted = f"{height}x{width}x{own}", f"{size[0]}x{size[1]}x{channels}"
         if own != channels:
-            raise InputError(f"{images.name} holds images of {found} (height, width, channels), the model takes {wanted}")
+            raise InputError(
+                f"{images.name} holds images of {found} (height, width, channels), the model takes {wanted}"
+            )
         self.padding = [0, 0, 0, 0]
         if [height, width] != size:
             spare = [size[1] - width, size[0] - height]
@@ -84,9 +86,13 @@ def _hugging_face(named: str) -> ImageSet:
         raise InputError(f"{HF}{named} needs the datasets library: pip install 'tempoquant[train]'") from None
     name, _, column = named.partition(":")
     try:
-        found: Any = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, split="train")
+        found: Any = (
+            datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, split="train")
+        )
     except Exception as error:
-        raise InputError(f"{HF}{named} cannot be opened: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+        raise InputError(
+            f"{HF}{named} cannot be opened: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from error
     column = column or next((n for n, f in found.features.items() if isinstance(f, datasets.Image)), "")
     if column not in found.features:
         raise InputError(f"{HF}{named} has no column of images {column!r}: it has {', '.join(found.features)}")
@@ -117,5 +123,3 @@ def _read_idx(path: Path) -> Tensor:
     if magic != IDX_IMAGES or len(data) != 16 + torch.Size(shape).numel():
         raise InputError(f"{path} is no idx file of images")
     return torch.frombuffer(bytearray(data[16:]), dtype=torch.uint8).view(*shape, 1)
-
-

@@ -26,7 +26,9 @@ class Processes:
         gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("true", "1", "yes")
         devices = torch.cuda.device_count() if gpu else os.cpu_count() or 1
         if local > devices:
-            raise InputError(f"{local} processes and {devices} {'GPUs' if gpu else 'processor cores'}: use fewer processes")
+            raise InputError(
+                f"{local} processes and {devices} {'GPUs' if gpu else 'processor cores'}: use fewer processes"
+            )
         self.accelerator: Any = None
         self.device = torch.device("cuda" if gpu else "cpu")
         if self.count > 1:

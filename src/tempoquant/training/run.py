@@ -81,7 +81,9 @@ def _advance(trainer: Trainer, folder: Path) -> float:
     try:
         return trainer.advance()
     except NumericsError as error:
-        saved = f"the last good checkpoint is in {folder}" if (folder / STATE).exists() else "no checkpoint came before it"
+        saved = (
+            f"the last good checkpoint is in {folder}" if (folder / STATE).exists() else "no checkpoint came before it"
+        )
         raise NumericsError(f"{error}: {saved}") from None
 
 

@@ -102,7 +102,11 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Continue after ``step`` steps with the tensors of :meth:`state`; KeyError or RuntimeError if they do not fit."""
+        """Continue after ``step`` steps with the tensors of :meth:`state`.
+
+        Raises:
+            KeyError, RuntimeError: they are not this network's.
+        """
         for name, value in self.state().items():
             value.copy_(tensors[name])
         self.step = step
@@ -122,8 +126,7 @@ class Trainer:
             torch.manual_seed(seed)
             with torch.autocast(kind, dtype, enabled=self.how.autocast is not None):
                 loss = self._loss(batch)
-            total = loss if self.trainee.bank is None or not self._penalised else loss + self.trainee.bank.penalty()
-            (total / self.how.accumulate).backward()
+            ((loss + self._penalty()) / self.how.accumulate).backward()
         self.trainee.draws.now = None
         return loss.detach()
 
@@ -133,13 +136,12 @@ class Trainer:
         error = predicted[:, : batch.target.shape[1]] - batch.target[:, : predicted.shape[1]].float()
         return error.square().mean() if self.how.loss == "l2" else error.abs().mean()
 
-    @property
-    def _penalised(self) -> bool:
+    def _penalty(self) -> Tensor | float:
         bank = self.trainee.bank
-        return bank is not None and bank.scheme.penalty > 0 and bank.current is not None
+        return 0.0 if bank is None or bank.scheme.penalty == 0 or bank.current is None else bank.penalty()
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Step sizes and offsets; interval networks; weights (TDQ's public code: lr / 10 and no decay for the first)."""
+        """Step sizes and offsets, which do not decay; interval networks; weights (as in TDQ's public code)."""
         bank, module = self.trainee.bank, self.trainee.module
         networks = set() if bank is None or bank.generators is None else {id(p) for p in bank.generators.parameters()}
         quantizers = [part for part in module.modules() if isinstance(part, WeightQuantizer)]
