@@ -55,8 +55,8 @@ def test_pictures_are_samples_in_minus_one_to_one_padded_with_black():
 @pytest.mark.parametrize(
     ("shape", "line"),
     [
-        ((3, 8, 8), r"images of 8x8x1 \(height, width, channels\), the model takes 8x8x3"),
-        ((1, 4, 4), "images of 8x8x1, the model takes 4x4x1: resize them"),
+        ((3, 8, 8), r"the given images: images of 8x8x1 \(height, width, channels\), the model takes 8x8x3"),
+        ((1, 4, 4), "the model takes 4x4x1: resize them"),
     ],
 )
 def test_what_the_model_does_not_take(shape, line):

@@ -53,8 +53,8 @@ PAIRED = (
     Metric("mismatch %", -1, 1, lambda r: _times(100, r["paired"]["temporal_mismatch"])),
 )
 COSTS = (
-    Metric("MB", 0, 2, lambda r: r["size"]["total"] / 1e6),
-    Metric("smaller", 0, 2, lambda r: r["size"]["ratio"]),
+    Metric("MB", 0, 2, lambda r: r["size"] and r["size"]["total"] / 1e6),
+    Metric("smaller", 0, 2, lambda r: r["size"] and r["size"]["ratio"]),
     Metric("seconds", 0, 0, lambda r: sum(s for s in r["seconds"].values() if s is not None)),
 )
 MORE_IS_BETTER = ("IS", "precision", "recall", "CLIP")

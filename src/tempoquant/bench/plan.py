@@ -90,6 +90,8 @@ def run_identity(run: Run, experiment: Experiment, model_hash: str) -> str:
         "conditioning": drawn_from(experiment),
         "model": model_hash,
     }
+    if run.recipe.training is not None:
+        what["data"] = experiment.data
     return short_hash(what)
 
 

@@ -41,6 +41,8 @@ def open_images(named: Any) -> ImageSet:
             return TensorImages(_read_idx(chosen[0]), str(chosen[0]))
         if not path.exists():
             raise InputError(f"no data at {path}: a folder of images, a .npz, idx files or hf:NAME is needed")
+    if isinstance(named, Tensor):
+        return TensorImages(named)
     opened = open_reference(named)
     if opened.images is None:
         raise InputError(f"{opened.name} holds statistics and no images")
@@ -60,16 +62,15 @@ class Pictures:
         self.images = images
         channels, *size = shape
         height, width, own = images.shape
-        found, wanted = f"{height}x{width}x{own}", f"{size[0]}x{size[1]}x{channels}"
+        wanted = f"{size[0]}x{size[1]}x{channels}"
+        sizes = f"images of {height}x{width}x{own} (height, width, channels), the model takes {wanted}"
         if own != channels:
-            raise InputError(
-                f"{images.name} holds images of {found} (height, width, channels), the model takes {wanted}"
-            )
+            raise InputError(f"{images.name}: {sizes}")
         self.padding = [0, 0, 0, 0]
         if [height, width] != size:
             spare = [size[1] - width, size[0] - height]
             if not isinstance(images, TensorImages) or channels != 1 or min(spare) < 0:
-                raise InputError(f"{images.name} holds images of {found}, the model takes {wanted}: resize them")
+                raise InputError(f"{images.name}: {sizes}: resize them")
             self.padding = [part for room in spare for part in (room // 2, room - room // 2)]
 
     def draw(self, count: int, own: slice, *key: object) -> Tensor:

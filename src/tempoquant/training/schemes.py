@@ -50,8 +50,8 @@ class Scheme:
     Attributes:
         fields: what an activation's quantizer learns. summary: for lists.
         by_softplus: whether parameters are kept as ``softplus^-1`` of their values.
-        moves_zero: whether z follows a fixed offset, ``z = round(-offset / s)`` straight-through, at inputs that never go
-            below -0.2785, SiLU's minimum (TDQ). learns_offset: whether all inputs have one, and it learns.
+        moves_zero: whether z follows a fixed offset, ``z = round(-offset / s)`` straight-through, at inputs that never
+            go below -0.2785, SiLU's minimum (TDQ). learns_offset: whether all inputs have one, and it learns.
         penalty: weight of the squared values in the loss.
     """
 
