@@ -2,6 +2,7 @@
 
 import gzip
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,3 +87,21 @@ def test_no_images_mixed_sizes_and_other_things(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"pip install 'tempoquant\[train\]'"):
         open_images("hf:cifar10")
+
+
+def test_a_dataset_of_the_library_by_name_and_column(monkeypatch):
+    class Kind:
+        pass
+
+    given = images(3)
+    table = [{"label": i, "picture": Image.fromarray(given[i, ..., 0].numpy())} for i in range(3)]
+    found = type("Table", (list,), {"features": {"label": None, "picture": Kind()}})(table)
+    asked = []
+    library = SimpleNamespace(Image=Kind, load_dataset=lambda name, split: asked.append((name, split)) or found)
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    for named in ("hf:some/set", "hf:some/set:picture"):
+        opened = open_images(named)
+        assert torch.equal(torch.stack([opened.at(i) for i in range(3)]), given)
+    assert asked == [("some/set", "train")] * 2
+    with pytest.raises(InputError, match="no column of images 'other': it has label, picture"):
+        open_images("hf:some/set:other")
