@@ -157,6 +157,21 @@ def test_interrupted_while_activation_steps_learn(method, tmp_path):
 
 
 @pytest.mark.usefixtures("brief_balanced")
+def test_interrupted_while_everything_is_tuned(tmp_path):
+    changes = {**RECIPE, "method": "tempo", "tuning": {"iterations": 44, "batch": 2}}
+    tempoquant.quantize(unet_pipeline(), small_recipe(**changes), out=tmp_path / "whole")
+    out = tmp_path / "out"
+    for parts in (0, 7, 23, 41):
+        interrupt(out, "tuning", parts, **changes)
+        # The state of every twentieth iteration is kept.
+        kept = tmp_path / "out.partial" / "tuning" / "tuning.safetensors"
+        assert kept.exists() == (parts > 20)
+    progress = Stops()
+    tempoquant.quantize(unet_pipeline(), small_recipe(**changes), out=out, progress=progress, resume=True)
+    same_bytes(out, tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("brief_balanced")
 def test_random_numbers_drawn_before_do_not_matter(whole, tmp_path):
     torch.manual_seed(99)
     torch.rand(7)

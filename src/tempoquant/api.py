@@ -73,7 +73,7 @@ def quantize(
     if place is not None:
         check_output(place, overwrite, resume)
     with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
-        places = Places(Path(recording or work / "recording"), Path(units or work / "units"), work / "steps")
+        places = Places.within(work, recording, units)
         # Rounding is learned by gradients, which a caller's inference mode would forbid.
         with torch.inference_mode(False):
             quantized = run_job(target, recipe, places, progress or Silent(), given)

@@ -13,7 +13,7 @@ from torch import nn
 
 from tempoquant.calibration.conditions import most_conditions, temporal_inputs
 from tempoquant.calibration.recorder import record
-from tempoquant.calibration.stage import ActivationStage, calibrate, first_call, learn_steps
+from tempoquant.calibration.stage import ActivationStage, calibrate, first_call, learn_steps, tune
 from tempoquant.calibration.store import Store
 from tempoquant.calibration.temporal_cache import cache_features
 from tempoquant.checkpoint import Blueprint
@@ -61,11 +61,19 @@ class Places:
 
     Attributes:
         recording: recorded trajectories. units: finished weights. steps: learned activation steps.
+        tuning: unfinished tuning of the whole.
     """
 
     recording: Path
     units: Path
     steps: Path
+    tuning: Path
+
+    @classmethod
+    def within(cls, work: Path, recording: Path | str | None = None, units: Path | str | None = None) -> "Places":
+        """The folders in a workplace, but for those that are given because other jobs share them."""
+        shared = Path(recording or work / "recording"), Path(units or work / "units")
+        return cls(*shared, work / "steps", work / "tuning")
 
 
 def run_job(
@@ -85,6 +93,7 @@ def run_job(
     probe = probe_of(target, recipe, conditioning)
     with timed(timings, "read"):
         reading = read(probe, recipe)
+    recipe = reading.recipe
     with timed(timings, "record"):
         store = record_trajectories(target, recipe, places.recording, progress, conditioning)
     graph, plans = reading.graph, reading.plans(recipe)
@@ -110,6 +119,9 @@ def run_job(
             learn_steps(job, places.steps)
     # Last, since what is looked up runs in no two streams.
     cache_features(module, program, externals, clock, recipe.temporal, lambda: first_call(job))
+    if recipe.tuning is not None:
+        with timed(timings, "tuning"):
+            tune(job, target.denoiser, places.tuning)
     correction, measured = None, None
     if recipe.correction is not None:
         with timed(timings, "correction"):

@@ -76,6 +76,8 @@ class Weights(Part):
     """Weight quantization. ``symmetric`` unset: symmetric at 8 bits and more, asymmetric below.
 
     ``split_shortcuts``: a layer whose input is two tensors side by side gets a grid for each (Q-Diffusion).
+    ``fit_bias``: every layer's bias takes off the mean error of its output on the recorded inputs, and its weight is
+    rounded for the inputs' deviations from their mean alone. Temporal layers keep theirs.
     """
 
     bits: int = 4
@@ -83,6 +85,7 @@ class Weights(Part):
     range: Annotated[str, _registered(WEIGHT_RANGES)] = "mse"
     rounding: Annotated[str, _registered(WEIGHT_ROUNDINGS)] = "reconstruct"
     split_shortcuts: bool = False
+    fit_bias: bool = False
 
     _bits = field_validator("bits")(_check_bits)
 
@@ -133,20 +136,21 @@ class Temporal(Part):
     "Prev"), ``nearest`` (their "Freeze"). ``calibration``: ``finite-set`` gives one exact interval a step,
     ``constant`` one for all, ``block`` whatever the other activations of the blocks they belong to get. ``cache``
     stores what they put out at every step, and looks it up instead of computing it: the full-precision features or the
-    quantized layers' own; ``always``, or for each projection that has the least error so.
+    quantized layers' own; ``always``, or for each projection that has the least error so, or (``time-alone``) only in
+    denoisers whose features follow nothing but the time step, as if unset in others.
     """
 
     reconstruction: Literal["tiar", "block", "nearest"] = "tiar"
     calibration: Literal["finite-set", "constant", "block"] = "finite-set"
     cache: Literal["float16", "int8"] | None = None
-    cache_choice: Literal["always", "least-error"] = "always"
+    cache_choice: Literal["always", "least-error", "time-alone"] = "always"
     cache_features: Literal["full-precision", "quantized"] = "full-precision"
 
     @property
     def never_runs(self) -> bool:
         """Whether the temporal layers need no quantization: nothing that they compute is used."""
-        always = self.cache is not None and self.cache_choice == "always"
-        return always and self.cache_features == "full-precision"
+        all_of_them = self.cache is not None and self.cache_choice != "least-error"
+        return all_of_them and self.cache_features == "full-precision"
 
 
 class Calibration(Part):
@@ -251,6 +255,19 @@ class Training(Part):
         return self
 
 
+class Tuning(Part):
+    """Global tuning of everything that is not integers against full precision's predicted noise, at the end.
+
+    Attributes:
+        iterations: of Adam. batch: recorded inputs an iteration sees. lr: the step size at the start, as a share of
+            each tensor's mean magnitude; it falls to 0 along a cosine.
+    """
+
+    iterations: int = Field(100, ge=1)
+    batch: int = Field(8, ge=1)
+    lr: float = Field(1e-3, gt=0, le=1)
+
+
 class Recipe(Part):
     """Everything that decides a quantized model, next to the model itself."""
 
@@ -264,6 +281,7 @@ class Recipe(Part):
     temporal: Temporal = Temporal()
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
     policy: tuple[Override, ...] = ()
+    tuning: Tuning | None = None
     correction: Correction | None = None
     training: Training | None = None
     seed: int = 0

@@ -64,7 +64,7 @@ class Judge:
         experiment, recipe = self.experiment, task.run.recipe
         begun = task.units.exists()
         conditioning = conditioning_of(experiment, self.target, recipe.calibration.samples, evaluated=False)
-        shared = {"recording": task.recording, "conditioning": conditioning, "progress": progress}
+        shared: dict[str, Any] = {"recording": task.recording, "conditioning": conditioning, "progress": progress}
         if recipe.training is None:
             quantized = quantize(self.target, recipe, units=task.units, **shared)
         else:

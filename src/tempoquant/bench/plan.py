@@ -83,7 +83,7 @@ def _keeps(where: str, made: Recipe, method: Recipe, calibration: dict[str, Any]
 def run_identity(run: Run, experiment: Experiment, model_hash: str) -> str:
     """What only runs share that must give the same record: model, recipe, evaluation and the code of a user's own."""
     # Without defaults, so that an entry which later versions add changes no name.
-    what = {
+    what: dict[str, Any] = {
         "recipe": run.recipe.model_dump(mode="json", exclude_defaults=True),
         "own code": own_code(run.recipe),
         "evaluation": experiment.evaluation.model_dump(mode="json"),

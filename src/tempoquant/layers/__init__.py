@@ -8,7 +8,7 @@ from tempoquant.layers.simulation import simulate
 from tempoquant.layers.split import SplitLayer, install_splits
 from tempoquant.layers.straight_through import (
     learn_with_gradients,
-    learning,
+    learning_kernels,
     straight_through,
     straight_through_product,
 )
@@ -28,7 +28,7 @@ __all__ = [
     "install_splits",
     "install_stand_ins",
     "learn_with_gradients",
-    "learning",
+    "learning_kernels",
     "simulate",
     "simulate_product",
     "stand_ins",

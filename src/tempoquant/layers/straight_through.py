@@ -36,7 +36,7 @@ def learn_with_gradients(module: nn.Module, wanted: bool = True) -> None:
 
 
 @contextmanager
-def learning(module: nn.Module) -> Iterator[None]:
+def learning_kernels(module: nn.Module) -> Iterator[None]:
     """:func:`learn_with_gradients` for the time of a ``with`` block."""
     try:
         learn_with_gradients(module)

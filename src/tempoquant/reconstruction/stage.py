@@ -45,7 +45,8 @@ def weight_stage(
     names = [n for n, p in plans.items() if (p.weight_bits, p.activation_bits) != (FLOAT_BITS, FLOAT_BITS)]
     layers = install_layers(module, names)
     full = {name: layer.weight.detach() for name, layer in layers.items()}
-    return WeightStage(module, graph, recipe, effort(recipe.effort), dict(layers), plans, full, cache, progress)
+    biases = {name: layer.bias for name, layer in layers.items()}
+    return WeightStage(module, graph, recipe, effort(recipe.effort), dict(layers), plans, full, biases, cache, progress)
 
 
 def reconstruct_temporal(stage: WeightStage, program: TemporalProgram, externals: dict[str, torch.Tensor]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tempoquant.intervals import Clock, GeneratedInterval, Generators, IntervalProvider, TableInterval
 from tempoquant.intervals.generator import Architecture
-from tempoquant.layers import learning
+from tempoquant.layers import learning_kernels
 from tempoquant.numerics import QParams
 from tempoquant.numerics.affine import SMALLEST_SCALE
 from tempoquant.randomness import generator
@@ -84,7 +84,7 @@ class StepLearner:
             generators = Generators(torch.stack(scales), architecture, train_timesteps, (*self.key, "start"))
             for i, (site, provider) in enumerate(zip(sites, before, strict=True)):
                 site.provider = GeneratedInterval(provider, generators, i, self.clock)
-        with torch.enable_grad(), learning(self.module):
+        with torch.enable_grad(), learning_kernels(self.module):
             self._optimize([provider.scale for provider in before], generators)
         for site in sites:
             if isinstance(site.provider, GeneratedInterval):
