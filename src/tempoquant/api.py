@@ -26,6 +26,8 @@ from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
+from tempoquant.training import Processes, Rhythm, open_images
+from tempoquant.training_job import TrainingData, keep_evidence, run_training
 from tempoquant.workplace import check_output, workplace
 
 COMPONENTS = ("unet", "transformer", "denoiser")
@@ -61,6 +63,8 @@ def quantize(
         InputError: an argument is not valid; said before any long work.
         NumericsError: the denoiser returned NaN or infinity.
     """
+    if recipe.training is not None:
+        raise InputError(f"{recipe.method} trains: use `tempoquant train`, or tempoquant.train()")
     target = in_float32(resolve(model))
     given = conditioning_in_float32(conditioning)
     target.check_conditioning(given, recipe.calibration.samples)
@@ -80,6 +84,65 @@ def quantize(
         result.use_engine("auto")
         if place is not None:
             result.save_pretrained(place, overwrite=overwrite)
+    return result
+
+
+def train(
+    model: Any,
+    recipe: Recipe,
+    *,
+    data: Any = None,
+    out: Path | str | None = None,
+    recording: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    conditioning: Mapping[str, Any] | None = None,
+    rhythm: Rhythm | None = None,
+    progress: Progress | None = None,
+) -> QuantizedPipeline:
+    """Train a diffusion model on a quantized grid (quantization-aware training), and fold it.
+
+    The result is a quantized model like any other: integers, and intervals in constants or tables.
+
+    Args:
+        model: as :func:`quantize` takes it.
+        recipe: of a method that trains, such as ``"tdq"``; see :func:`tempoquant.method_recipe`.
+        data: images to train on by the diffusion loss, see :func:`tempoquant.training.open_images`; None: distillation
+            from the model's own trajectories, by the mean square (or absolute) distance to full-precision predictions.
+        out: folder to write the result to, with checkpoints beside it in ``out.partial/training``, and in the end the
+            log (JSON lines) and samples in ``out/training``.
+        recording, conditioning: as :func:`quantize` takes them.
+        resume: continue at the last checkpoint; the result is the same bits as without the interruption.
+        overwrite: replace ``out``. rhythm: how often to log, save, and draw samples.
+
+    Raises:
+        InputError: an argument is not valid; said before any long work.
+        NumericsError: the loss is not finite; names the step, and the last good checkpoint stays.
+    """
+    if recipe.training is None:
+        raise InputError(f"{recipe.method} does not train: use `tempoquant quantize`, or tempoquant.quantize()")
+    processes = Processes()
+    target = in_float32(resolve(model))
+    given = conditioning_in_float32(conditioning)
+    target.check_conditioning(given, recipe.calibration.samples)
+    images = None if data is None else open_images(data)
+    place = None if out is None or not processes.writes else Path(out)
+    if place is not None:
+        check_output(place, overwrite, resume)
+        if recipe.training.sees != "time":
+            raise InputError(f"training.sees = {recipe.training.sees!r}: intervals from the input have no form on disk")
+    with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
+        training = TrainingData(images, "its own trajectories" if images is None else images.digest(), given)
+        places = Path(recording or work / "recording"), work / "training"
+        with torch.inference_mode(False):
+            made = run_training(target, recipe, training, places, rhythm or Rhythm(), processes, progress or Silent())
+        facts = _facts(target, made, given) | {"data": training.identity}
+        result = QuantizedPipeline(target.with_module(made.module), made.blueprint, made.clock, facts)
+        if recipe.training.sees == "time":
+            result.use_engine("auto")
+        if place is not None:
+            result.save_pretrained(place, overwrite=overwrite)
+            keep_evidence(work / "training", place / "training")
     return result
 
 
