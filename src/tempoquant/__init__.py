@@ -1,6 +1,7 @@
 """Time-step-aware quantization for diffusion models."""
 
 from tempoquant.api import load, quantize
+from tempoquant.checkpoint import register
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import Denoiser
 from tempoquant.quantized import QuantizedPipeline
@@ -8,3 +9,5 @@ from tempoquant.recipe import Recipe
 
 __all__ = ["Denoiser", "QuantizedPipeline", "Recipe", "load", "method_recipe", "quantize"]
 __version__ = "0.1.0"
+
+register()

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, write_component, write_evidence
+from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, make_savable, write_component, write_evidence
 from tempoquant.checkpoint.tensors import full_bytes
 from tempoquant.correction import CorrectionTables, corrected_scheduler
 from tempoquant.intervals import Clock, has_tables
@@ -44,6 +44,7 @@ class QuantizedPipeline:
             corrected = corrected_scheduler(plain, correction, clock.timesteps, wanted.reduces_noise)
             self.target = target.with_scheduler(corrected)
         by_step = correction is not None or has_tables(target.denoiser.module)
+        make_savable(self.denoiser.module, blueprint, clock, correction)
         self.target.denoiser.recorded = clock.timesteps if by_step else None
 
     @property

@@ -5,6 +5,7 @@ from tempoquant.intervals.generator import ARCHITECTURES, GeneratedInterval, Gen
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
 from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, TableInterval
+from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.intervals.stepped import SteppedInterval
 from tempoquant.intervals.temporal_table import TemporalTable, has_tables
 
@@ -17,6 +18,7 @@ __all__ = [
     "GroupInterval",
     "Interval",
     "IntervalProvider",
+    "KeepsPrecision",
     "SteppedInterval",
     "TableInterval",
     "TemporalTable",

@@ -48,6 +48,7 @@ class Clock:
         """Read the time step at every call of ``module`` from now on."""
         return module.register_forward_pre_hook(self._read, with_kwargs=True)
 
+    @torch.compiler.disable
     def _read(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.name in kwargs:
             self.set(kwargs[self.name])

@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals.clock import Clock
+from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.numerics import QParams
 
 
@@ -36,7 +37,7 @@ class Interval(NamedTuple):
         return Interval(*(f if f.dim() == 0 else f.repeat_interleave(repeats).view(-1, *ones) for f in self))
 
 
-class IntervalProvider(nn.Module):
+class IntervalProvider(KeepsPrecision):
     """Gives the interval of the clock's current row.
 
     Subclasses implement :meth:`at`, a pure function of the row. ``bits`` is the width that reports show.
