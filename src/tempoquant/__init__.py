@@ -2,12 +2,13 @@
 
 from tempoquant.api import load, quantize
 from tempoquant.checkpoint import register
+from tempoquant.exported import export, load_exported
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import Denoiser
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
 
-__all__ = ["Denoiser", "QuantizedPipeline", "Recipe", "load", "method_recipe", "quantize"]
+__all__ = ["Denoiser", "QuantizedPipeline", "Recipe", "export", "load", "load_exported", "method_recipe", "quantize"]
 __version__ = "0.1.0"
 
 register()

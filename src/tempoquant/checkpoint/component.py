@@ -37,11 +37,17 @@ def write_component(
     config = {k: v for k, v in dict(getattr(module, "config", {})).items() if k != "quantization_config"}
     if config:
         config["_class_name"] = type(module).__name__
-    config["quantization_config"] = blueprint.to_config(module) | {"layout": layout(module)}
+    config["quantization_config"] = full_config(module, blueprint, clock)
     tensors = packed_tensors(module, clock) | ({} if correction is None else correction.to_tensors())
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     # The config comes last: a folder without it does not load.
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=list) + "\n")
+
+
+def full_config(module: nn.Module, blueprint: Blueprint, clock: Clock) -> dict[str, Any]:
+    """The ``quantization_config`` that a folder of ``module`` has."""
+    frozen = {"frozen": True} if clock.frozen else {}
+    return blueprint.to_config(module) | {"layout": layout(module)} | frozen
 
 
 def read_component(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[nn.Module, Blueprint, Clock]:
@@ -80,6 +86,7 @@ def fill(
         raise FormatError(f"{folder} stores no tensor {TIMESTEPS!r}")
     argument = blueprint.time_argument
     clock = Clock(tensors[TIMESTEPS], argument.position, argument.name)
+    clock.frozen = bool(config.get("frozen", False))
     with _damage_of(folder):
         install_splits(module, blueprint.splits)
         entries = _in_module_order(module, config.get("stand_ins", {}))

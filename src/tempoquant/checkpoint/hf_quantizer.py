@@ -6,7 +6,7 @@ diffusers finds what loads a quantized module by the ``quant_method`` of its con
 
 import json
 import warnings
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -16,15 +16,15 @@ from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import QUANT_METHOD, Blueprint
-from tempoquant.checkpoint.component import correction_of, fill
-from tempoquant.checkpoint.tensors import layout, packed_tensors
+from tempoquant.checkpoint.component import correction_of, fill, full_config
+from tempoquant.checkpoint.tensors import packed_tensors
 from tempoquant.correction.tables import CorrectionTables
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
 from tempoquant.runtime import use_engine
 
 
-class Method(str, Enum):
+class Method(StrEnum):
     """What diffusers calls this kind of quantization; it reads the ``value`` of an enumeration."""
 
     TEMPOQUANT = QUANT_METHOD
@@ -75,7 +75,7 @@ class TempoquantQuantizer(DiffusersQuantizer):
         if isinstance(device_map, dict) and "disk" in device_map.values():
             raise InputError(f"device_map = {device_map}: a quantized denoiser is not offloaded to disk")
 
-    def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype | None:
+    def update_torch_dtype(self, torch_dtype: Any) -> Any:
         """See the base class; notes what the float parts are asked to be."""
         self.dtype = torch_dtype
         return torch_dtype
@@ -143,7 +143,7 @@ def make_savable(
     """Let diffusers save a quantized denoiser of one of its own classes; others are left as they are."""
     if not hasattr(module, "register_to_config"):
         return
-    config = TempoquantConfig(**(blueprint.to_config(module) | {"layout": layout(module)}))
+    config = TempoquantConfig(**full_config(module, blueprint, clock))
     quantizer = TempoquantQuantizer(config)
     quantizer.model, quantizer.clock, quantizer.correction = module, clock, correction
     made: Any = module

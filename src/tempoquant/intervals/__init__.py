@@ -1,6 +1,6 @@
 """From a row of the recorded time steps to a quantization interval."""
 
-from tempoquant.intervals.clock import Clock
+from tempoquant.intervals.clock import Clock, check_recorded
 from tempoquant.intervals.generator import ARCHITECTURES, GeneratedInterval, Generators
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
@@ -22,6 +22,7 @@ __all__ = [
     "SteppedInterval",
     "TableInterval",
     "TemporalTable",
+    "check_recorded",
     "fake_quantize",
     "group_of",
     "has_tables",
