@@ -35,7 +35,7 @@ from tempoquant.workplace import check_output, partial_of, publish
 
 LEARNING_RATE, LAST_RATE = 5e-4, 0.02
 CLASS_RATE = 20.0
-"""The learning rate of class embeddings, as a multiple: they start at zero, in a network that does not heed them yet."""
+"""The learning rate of class embeddings, as a multiple: they start at zero, in a network that heeds none yet."""
 WARM_UP = 300
 MAX_SNR = 5.0
 MAX_NORM = 1.0

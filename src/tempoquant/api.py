@@ -28,6 +28,7 @@ from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
 from tempoquant.training import Processes, Rhythm, open_images
 from tempoquant.training_job import TrainingData, keep_evidence, run_training
+from tempoquant.runtime.exporting import condition_examples
 from tempoquant.workplace import check_output, workplace
 
 COMPONENTS = ("unet", "transformer", "denoiser")
@@ -43,6 +44,7 @@ def quantize(
     resume: bool = False,
     overwrite: bool = False,
     conditioning: Mapping[str, Any] | None = None,
+    freeze_schedule: bool = False,
     progress: Progress | None = None,
 ) -> QuantizedPipeline:
     """Quantize a diffusion model.
@@ -57,6 +59,8 @@ def quantize(
         conditioning: what a conditional model draws from, one entry a calibration sample of the recipe: keyword
             arguments of the pipeline's call (``{"prompt": [...]}``, ``{"class_labels": [...]}``; a ``guidance_scale``
             serves all), or of a bare denoiser its keyword tensors.
+        freeze_schedule: replace layers that see the time step alone by a table; the result then knows its own
+            schedule only. See :meth:`QuantizedPipeline.freeze_schedule`.
         resume: continue at the last finished unit. overwrite: replace ``out``.
 
     Raises:
@@ -68,6 +72,10 @@ def quantize(
     target = in_float32(resolve(model))
     given = conditioning_in_float32(conditioning)
     target.check_conditioning(given, recipe.calibration.samples)
+    if freeze_schedule and "class_labels" in condition_examples(target.denoiser):
+        raise InputError(
+            f"{target.name}: its temporal layers follow the class label too: its schedule cannot be frozen"
+        )
     if recipe.correction is not None:
         check_correctable(target.denoiser.scheduler)
     place = None if out is None else Path(out)
@@ -82,6 +90,8 @@ def quantize(
         made = target.with_module(quantized.module)
         result = QuantizedPipeline(made, quantized.blueprint, quantized.clock, facts, quantized.correction)
         result.use_engine("auto")
+        if freeze_schedule:
+            result.freeze_schedule()
         if place is not None:
             result.save_pretrained(place, overwrite=overwrite)
     return result

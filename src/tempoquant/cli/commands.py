@@ -1,5 +1,5 @@
 """Importing this module registers every command."""
 
-from tempoquant.cli import bench, demo, evaluate, generate, methods, quantize, train
+from tempoquant.cli import bench, demo, evaluate, export, generate, methods, quantize, train
 
-__all__ = ["bench", "demo", "evaluate", "generate", "methods", "quantize", "train"]
+__all__ = ["bench", "demo", "evaluate", "export", "generate", "methods", "quantize", "train"]

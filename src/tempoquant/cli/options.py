@@ -9,6 +9,7 @@ from rich.console import Console
 
 from tempoquant.api import COMPONENTS, load
 from tempoquant.errors import InputError, unknown
+from tempoquant.exported import is_exported, load_exported
 from tempoquant.pipelines import BareTarget, Denoiser, Target, resolve
 from tempoquant.progress import Progress, RichProgress
 from tempoquant.quantized import QuantizedPipeline
@@ -45,6 +46,8 @@ def open_model(name: str, factory: str | None = None, engine: str = "auto") -> t
     if is_quantized(Path(name)):
         quantized = load(name, denoiser=None if factory is None else bare_denoiser(factory), engine=engine)
         return quantized.target, quantized
+    if is_exported(Path(name)):
+        return load_exported(name), None
     return resolve(name), None
 
 

@@ -3,11 +3,12 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals.clock import Clock
 from tempoquant.intervals.gradients import fake_quantize
+from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.numerics import QParams
 
 
@@ -39,7 +40,7 @@ class Interval(NamedTuple):
         return wide._replace(s_out=wide.s_in) if self.s_out is self.s_in else wide
 
 
-class IntervalProvider(nn.Module):
+class IntervalProvider(KeepsPrecision):
     """Gives the interval of the clock's current row.
 
     Subclasses implement :meth:`at`, a pure function of the row. ``bits`` is the width that reports show.
