@@ -109,6 +109,12 @@ def load(folder: Path | str, *, denoiser: Denoiser | None = None, engine: str = 
     return result
 
 
+def is_quantized(folder: Path) -> bool:
+    """Whether a folder holds a component with a ``quantization_config``."""
+    configs = (folder / component / "config.json" for component in COMPONENTS)
+    return any(path.is_file() and b"quantization_config" in path.read_bytes() for path in configs)
+
+
 def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[[dict[str, Any]], nn.Module]:
     def build(config: dict[str, Any]) -> nn.Module:
         if component == "denoiser":

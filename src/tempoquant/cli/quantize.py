@@ -9,6 +9,7 @@ from tempoquant.api import quantize
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import Json, Model, Overwrite, Plugins, Sampler, check_new, console, progress, write_json
+from tempoquant.diagnosis import read_fragment, with_overrides
 from tempoquant.errors import InputError, unknown
 from tempoquant.methods import load_plugins, method_recipe
 from tempoquant.methods.ptqd import CORRECTIONS
@@ -34,6 +35,9 @@ def quantize_command(
     step_bits: Annotated[str | None, typer.Option(help="activation bits that steps choose from, as 4,6,8")] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="a recipe file (YAML or JSON) instead of the options above")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="a YAML file of further overrides, as `tempoquant diagnose` writes it")
     ] = None,
     recording: Annotated[Path | None, typer.Option(help="folder of recorded trajectories to make or reuse")] = None,
     prompts: Prompts = None,
@@ -64,6 +68,8 @@ def quantize_command(
             seed=seed,
             **_correction(correction, step_bits),
         )
+    if policy is not None:
+        chosen = with_overrides(chosen, read_fragment(policy))
     if json_file is not None:
         check_new(json_file, overwrite)
     check_output(out, overwrite, resume)

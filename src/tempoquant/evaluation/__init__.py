@@ -6,7 +6,15 @@ from tempoquant.evaluation.extractors import EXTRACTORS, FeatureExtractor, featu
 from tempoquant.evaluation.features import SmallClassifier
 from tempoquant.evaluation.grid import save_grid, save_images
 from tempoquant.evaluation.measure import FrechetResult, distribution_metrics, frechet_distance
-from tempoquant.evaluation.paired import cosine, psnr, sqnr_db, ssim, temporal_mismatch, temporal_mismatch_of
+from tempoquant.evaluation.paired import (
+    cosine,
+    nearest_rows,
+    psnr,
+    sqnr_db,
+    ssim,
+    temporal_mismatch,
+    temporal_mismatch_of,
+)
 from tempoquant.evaluation.plan import Plan, plan_metrics
 from tempoquant.evaluation.real import open_reference
 from tempoquant.evaluation.result import PairedMetrics
@@ -33,6 +41,7 @@ __all__ = [
     "frechet_distance",
     "gather",
     "load_statistics",
+    "nearest_rows",
     "open_reference",
     "plan_metrics",
     "psnr",
