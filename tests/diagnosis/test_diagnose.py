@@ -198,7 +198,7 @@ def test_refusals(full, tmp_path):
 
 def test_a_recording_too_large(full, monkeypatch):
     monkeypatch.setattr("tempoquant.calibration.recorder.SPARE_BYTES", 1 << 60)
-    with pytest.raises(InputError, match="the recording needs .* GB"):
+    with pytest.raises(InputError, match=r"the recording needs .* GB"):
         diagnose(changed(full, shift=0.3), full, **RUN)
 
 

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ MAP = "viridis"
 INK = "#5b6068"
 """Text and axes: contrast of at least 4.5 with white; pages with a dark side recolour it."""
 WIDTH, HEIGHT = 6.4, 3.4
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
