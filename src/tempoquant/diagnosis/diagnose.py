@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tempoquant.errors import InputError
 from tempoquant.evaluation import psnr, ssim
 from tempoquant.evaluation.paired import SSIM_WINDOW
 from tempoquant.graph import DenoiserGraph, read_denoiser
+from tempoquant.graph.nested import map_kind
 from tempoquant.intervals import Clock
 from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
@@ -35,7 +37,7 @@ from tempoquant.reconstruction.plan import TEMPORAL, layer_roles
 
 DEFAULT_STEPS = 50
 SHOWN = 4
-TIMED_CALLS = 7
+TIMED_ROUNDS = 9
 
 
 def diagnose(
@@ -200,7 +202,6 @@ class _Finding:
                 "recipe": pair.own.recipe.model_dump(mode="json"),
                 "files": own.get("files", {}),
                 "made_with": own.get("versions", {}),
-                "evaluation": own.get("evaluation"),
             }
         module = pair.full.denoiser.module
         full = {"name": pair.full.name, "hash": state_hash(module), "bytes": _bytes(module)}
@@ -211,7 +212,7 @@ class _Finding:
             "ranking_samples": self.ranked,
             "schedule": {name: options[name] for name in ("steps", "sampler", "eta", "seed")},
             "temporal_layers": self._layers_of(True),
-            "milliseconds": _milliseconds(pair, self.store),
+            "speed": _speed(pair, self.store),
             "versions": versions(),
             "machine": machine(),
         }
@@ -273,21 +274,23 @@ def _recording_folder(given: Path | str | None) -> Iterator[Path]:
 
 
 @torch.inference_mode()
-def _milliseconds(pair: Pair, store: Store) -> dict[str, float]:
-    """Median time of a denoiser call at batch 1, both models taking turns."""
+def _speed(pair: Pair, store: Store) -> float:
+    """Time of a full-precision call over that of a quantized one at batch 1: the median over rounds of one each."""
     given = store.read(torch.tensor([store.steps // 2]), torch.tensor([0]))
-    sides = {"reference": pair.full.denoiser, "quantized": pair.quantized.denoiser}
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(TIMED_CALLS + 1):
-        for name, denoiser in sides.items():
-            device = device_of(denoiser.module)
-            sample, t, conditioning = given[0].to(device), given[1].to(device), given[2]
+    ratios = []
+    for _ in range(TIMED_ROUNDS + 1):
+        taken = []
+        for denoiser in (pair.full.denoiser, pair.quantized.denoiser):
+            to_device = methodcaller("to", device_of(denoiser.module))
+            sample, t, conditioning = map_kind(given, Tensor, to_device)
             with evaluating(denoiser.module):
                 start = time.perf_counter()
-                denoiser(sample, t, **conditioning)
-                times[name].append(time.perf_counter() - start)
-    # The first of each warms up.
-    return {name: round(1e3 * float(torch.tensor(found[1:]).median()), 3) for name, found in times.items()}
+                # Copying the result waits for an accelerator.
+                denoiser(sample, t, **conditioning).cpu()
+                taken.append(time.perf_counter() - start)
+        ratios.append(taken[0] / taken[1])
+    # The first warms up.
+    return round(float(torch.tensor(ratios[1:]).median()), 3)
 
 
 def _bytes(module: torch.nn.Module) -> int:

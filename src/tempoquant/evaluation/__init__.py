@@ -17,6 +17,7 @@ from tempoquant.evaluation.paired import (
 )
 from tempoquant.evaluation.plan import Plan, plan_metrics
 from tempoquant.evaluation.real import open_reference
+from tempoquant.evaluation.requirements import Outcome, Requirement, judge, parse_requirements
 from tempoquant.evaluation.result import PairedMetrics
 from tempoquant.evaluation.statistics import Statistics, default_cache, gather, load_statistics, save_statistics, told
 from tempoquant.evaluation.trajectory import Reference, compare, evaluate_pair, reference
@@ -27,9 +28,11 @@ __all__ = [
     "ClipScore",
     "FeatureExtractor",
     "FrechetResult",
+    "Outcome",
     "PairedMetrics",
     "Plan",
     "Reference",
+    "Requirement",
     "SmallClassifier",
     "Statistics",
     "compare",
@@ -40,9 +43,11 @@ __all__ = [
     "feature_extractor",
     "frechet_distance",
     "gather",
+    "judge",
     "load_statistics",
     "nearest_rows",
     "open_reference",
+    "parse_requirements",
     "plan_metrics",
     "psnr",
     "reference",

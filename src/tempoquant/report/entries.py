@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tempoquant.checkpoint import read_evidence
+from tempoquant.checkpoint.evidence import EVIDENCE
 from tempoquant.diagnosis import Diagnosis
 from tempoquant.diagnosis.result import DATA
 from tempoquant.errors import InputError
@@ -24,11 +25,13 @@ class Entry:
 
     Attributes:
         label: what the page calls it. folder: as the user named it. diagnosis: how it differs from full precision.
+        evaluation: what ``tempoquant evaluate`` kept in the folder, or None.
     """
 
     label: str
     folder: str
     diagnosis: Diagnosis
+    evaluation: dict[str, Any] | None = None
 
     @property
     def size(self) -> dict[str, Any] | None:
@@ -86,10 +89,15 @@ def confidence(values: Tensor, *key: object) -> tuple[float, float]:
 
 
 def _missing(folder: Path) -> Missing:
-    facts = read_evidence(folder) if (folder / "tempoquant.json").is_file() else {}
+    facts = read_evidence(folder) if (folder / EVIDENCE).is_file() else {}
     reference = facts.get("model", "FULL")
     name = folder.name if facts else f"{folder.name} (no tempoquant.json: its origin is not known)"
     return Missing(str(folder), name, f"tempoquant diagnose {folder} --reference {reference}")
+
+
+def _evaluation(folder: Path) -> dict[str, Any] | None:
+    """What is kept now: folders may be evaluated after they are diagnosed."""
+    return read_evidence(folder).get("evaluation") if (folder / EVIDENCE).is_file() else None
 
 
 def _check_comparable(found: Sequence[tuple[str, Diagnosis]]) -> None:
@@ -112,4 +120,6 @@ def _labelled(found: Sequence[tuple[str, Diagnosis]]) -> list[Entry]:
     """Entries called by their recipe, and by their folder too where two have the same."""
     names = Counter(diagnosis.name for _, diagnosis in found)
     labels = [d.name if names[d.name] == 1 else f"{d.name} ({folder})" for folder, d in found]
-    return [Entry(label, folder, d) for label, (folder, d) in zip(labels, found, strict=True)]
+    return [
+        Entry(label, folder, d, _evaluation(Path(folder))) for label, (folder, d) in zip(labels, found, strict=True)
+    ]

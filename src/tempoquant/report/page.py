@@ -47,17 +47,9 @@ def table(entries: Sequence[Entry]) -> dict[str, Any]:
     """Columns and rows of the one table, full precision first."""
     facts = entries[0].diagnosis.facts
     count = facts["samples"]
-    columns = [
-        "model",
-        "bits",
-        "size",
-        "denoiser call",
-        f"PSNR, {count} images (95 %)",
-        "noise SQNR",
-        "temporal cosine",
-    ]
-    columns += ["disturbed temporal features", "temporal mismatch"]
-    full = [facts["reference"]["name"], "32", _megabytes(facts["reference"]["bytes"]), _ms(facts, "reference")]
+    columns = ["model", "bits", "size", "speed", f"PSNR, {count} images (95 %)", "noise SQNR"]
+    columns += ["least temporal cosine", "disturbed features", "mismatch"]
+    full = [facts["reference"]["name"], "32", _megabytes(facts["reference"]["bytes"]), "1x"]
     rows = [{"cells": [*full, "", "", "1", "0", "0 %"], "mark": ""}]
     best = chosen(entries)
     mark = "use this" if best.psnr >= GOOD else "nearest"
@@ -68,18 +60,18 @@ def table(entries: Sequence[Entry]) -> dict[str, Any]:
 def _row(entry: Entry) -> list[str]:
     d = entry.diagnosis
     size = "not known" if entry.size is None else f"{_megabytes(entry.size['total'])} ({entry.ratio:.2f}x smaller)"
-    cosine = f"{float(d.feature_cosine.min()):.5f} at least" if d.projections else "none"
+    cosine = f"{float(d.feature_cosine.min()):.5f}" if d.projections else "none"
     mismatch = "none" if d.mismatch is None else f"{100 * d.mismatch:.1f} %"
     disturbed = f"{len(d.disturbed)} of {len(d.projections)}"
     quality = [_psnr(entry), _db(float(d.noise_sqnr.mean())), cosine, disturbed, mismatch]
-    return [entry.label, _bits(d.facts["quantized"]["recipe"]), size, _ms(d.facts, "quantized"), *quality]
+    return [entry.label, _bits(d.facts["quantized"]["recipe"]), size, f"{d.facts['speed']:.2f}x", *quality]
 
 
 def stored_metrics(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """What ``tempoquant evaluate`` left in the folders: distributional metrics and requirements."""
     found = []
     for entry in entries:
-        kept = entry.diagnosis.facts["quantized"].get("evaluation") or {}
+        kept = entry.evaluation or {}
         for part in (kept.get("distribution") or {}).values():
             if isinstance(part, dict) and "value" in part:
                 images = f"{part.get('generated')} images"
@@ -89,7 +81,7 @@ def stored_metrics(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                 )
         for line in kept.get("requirements", []):
             words = "met" if line["met"] else f"missed by {line['by']:.4g}"
-            found.append({"model": entry.label, "name": line["text"], "value": f"{line['value']:.4g}", "on": words})
+            found.append({"model": entry.label, "name": line["text"], "value": _plain(line["value"]), "on": words})
     return found
 
 
@@ -177,6 +169,9 @@ def inline(plot: Plot, place: str) -> dict[str, str]:
     """A figure as an ``<svg>`` element whose ink is the page's, with a title for screen readers."""
     text = svg(plot.figure, f"{place}-{plot.name}")
     element = text[text.index("<svg") :].replace(INK, "currentColor")
+    # Names inside must be the page's only ones.
+    for reference in ('id="', "url(#", 'href="#'):
+        element = element.replace(reference, f"{reference}{place}-{plot.name}-")
     title = plot.figure.axes[0].get_title()
     return {"svg": re.sub(r"<svg ", '<svg role="img" ', element, count=1), "title": title, "words": plot.words}
 
@@ -192,13 +187,13 @@ def _db(value: float) -> str:
     return f"{value:.1f} dB" if math.isfinite(value) else "equal"
 
 
-def _ms(facts: dict[str, Any], side: str) -> str:
-    return f"{facts['milliseconds'][side]:.1f} ms"
-
-
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
 
 
 def _bits(recipe: dict[str, Any] | None) -> str:
     return "another tool's" if recipe is None else f"W{recipe['weights']['bits']}A{recipe['activations']['bits']}"
+
+
+def _plain(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.4g}"

@@ -46,7 +46,9 @@ def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
     )
     yield Plot(
         "temporal-only",
-        trajectory_deviation(t, {label: d.deviations[1] for label, d in by_label.items()}),
+        trajectory_deviation(
+            t, {label: d.deviations[1] for label, d in by_label.items()}, "Own trajectories, temporal layers quantized"
+        ),
         f"The same with the {len(first.facts['temporal_layers'])} temporal layers alone quantized: what layers that "
         "see only the time step contribute.",
     )
@@ -63,7 +65,7 @@ def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
             "The temporal feature that suffers most: 1 means that quantization left its direction as it was.",
         )
     if first.units:
-        i = int(sum(d.unit_cosine for d in by_label.values()).amin(1).argmin())  # type: ignore[union-attr]
+        i = int(sum(d.unit_cosine for d in by_label.values()).mean(1).argmin())  # type: ignore[union-attr]
         yield Plot(
             "unit-cosine",
             unit_cosine(t, {label: d.unit_cosine[i] for label, d in by_label.items()}, first.units[i]),
@@ -76,7 +78,9 @@ def own_plots(entry: Entry) -> Iterator[Plot]:
     d = entry.diagnosis
     yield Plot(
         "parts",
-        trajectory_deviation(d.timesteps, dict(zip(VARIANTS, d.deviations, strict=True))),
+        trajectory_deviation(
+            d.timesteps, dict(zip(VARIANTS, d.deviations, strict=True)), "Own trajectories by what is quantized"
+        ),
         "Where the distance comes from: temporal layers alone, and all others.",
     )
     if d.culprits:

@@ -28,14 +28,16 @@ def noise_sqnr(timesteps: Tensor, values: Mapping[str, Tensor]) -> Figure:
     return _lines(timesteps, values, "Predicted noise on the same inputs", "SQNR in dB (more is better)")
 
 
-def trajectory_deviation(timesteps: Tensor, values: Mapping[str, Tensor]) -> Figure:
+def trajectory_deviation(
+    timesteps: Tensor, values: Mapping[str, Tensor], title: str = "Own trajectories from the same noise"
+) -> Figure:
     """Relative distance of trajectories from the full-precision ones of the same noise (TFMQ-DM, figure 2).
 
     Args:
         values: (K,) by label, 0 to 1: a model, or the model with some of its layers quantized.
     """
     percent = {label: 100 * value for label, value in values.items()}
-    return _lines(timesteps, percent, "Own trajectories from the same noise", "distance from full precision in %")
+    return _lines(timesteps, percent, title, "distance from full precision in %")
 
 
 def activation_ranges(timesteps: Tensor, quantiles: Tensor, interval: Tensor, layer: str) -> Figure:

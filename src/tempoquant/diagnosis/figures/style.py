@@ -17,7 +17,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 MAP = "viridis"
 INK = "#5b6068"
 """Text and axes: contrast of at least 4.5 with white; pages with a dark side recolour it."""
-WIDTH, HEIGHT = 6.4, 3.4
+WIDTH, HEIGHT = 5.4, 3.1
 STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": INK,
