@@ -2,6 +2,7 @@
 
 from tempoquant.api import load, quantize, train
 from tempoquant.checkpoint import register
+from tempoquant.diagnosis import Diagnosis, diagnose
 from tempoquant.exported import export, load_exported
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import Denoiser
@@ -10,8 +11,10 @@ from tempoquant.recipe import Recipe
 
 __all__ = [
     "Denoiser",
+    "Diagnosis",
     "QuantizedPipeline",
     "Recipe",
+    "diagnose",
     "export",
     "load",
     "load_exported",

@@ -13,7 +13,7 @@ from torch import nn
 from tempoquant.checkpoint import read_component, read_correction, read_evidence
 from tempoquant.checkpoint.blueprint import quantized_products
 from tempoquant.checkpoint.component import read_config
-from tempoquant.checkpoint.evidence import machine
+from tempoquant.checkpoint.evidence import EVIDENCE, machine, told_evidence
 from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.correction import check_correctable
 from tempoquant.errors import FormatError, InputError
@@ -26,9 +26,9 @@ from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
+from tempoquant.runtime.exporting import condition_examples
 from tempoquant.training import Processes, Rhythm, open_images
 from tempoquant.training_job import TrainingData, keep_evidence, run_training
-from tempoquant.runtime.exporting import condition_examples
 from tempoquant.workplace import check_output, workplace
 
 COMPONENTS = ("unet", "transformer", "denoiser")
@@ -156,15 +156,18 @@ def train(
     return result
 
 
-def load(folder: Path | str, *, denoiser: Denoiser | None = None, engine: str = "auto") -> QuantizedPipeline:
+def load(
+    folder: Path | str, *, denoiser: Denoiser | None = None, engine: str = "auto", verify: bool = False
+) -> QuantizedPipeline:
     """Load a quantized folder; its images equal those before saving, bit for bit.
 
     Args:
         denoiser: the float denoiser to fill, for a folder that was made from a bare one.
         engine: what computes its layers: "integer", "simulation", or "auto" for the fastest that is right here.
+        verify: refuse a folder without evidence, and print what its evidence says. Hashes are checked in any case.
 
     Raises:
-        FormatError: not ours, incomplete, tampered with, or of a newer format.
+        FormatError: not ours, incomplete, tampered with, of a newer format, or, to be verified, without evidence.
         InputError: no such folder, or a bare denoiser is needed and not given.
     """
     root = Path(folder)
@@ -174,13 +177,23 @@ def load(folder: Path | str, *, denoiser: Denoiser | None = None, engine: str = 
     if component is None:
         raise FormatError(f"{root} is no quantized folder: it has no {', '.join(COMPONENTS[:-1])} or {COMPONENTS[-1]}")
     read_config(root / component)
+    if verify and not (root / EVIDENCE).is_file():
+        raise FormatError(f"{root} has no {EVIDENCE}: there is nothing to verify it by")
     facts = read_evidence(root)
+    if verify:
+        print(*(f"{root}: {line}" for line in told_evidence(facts)), sep="\n")
     module, blueprint, clock = read_component(root / component, _builder(component, denoiser, root))
     target = _around(root, component, module, denoiser)
     correction = read_correction(root / component, blueprint, clock)
     result = QuantizedPipeline(target, blueprint, clock, facts, correction)
     result.use_engine(engine)
     return result
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether a folder holds a component with a ``quantization_config``."""
+    configs = (folder / component / "config.json" for component in COMPONENTS)
+    return any(path.is_file() and b"quantization_config" in path.read_bytes() for path in configs)
 
 
 def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[[dict[str, Any]], nn.Module]:
