@@ -89,7 +89,8 @@ def plain_product(product: QuantizedProduct, names: str, left: Tensor, right: Te
     Runtimes multiply bytes without zero points alone, so with ``q - z = a + c`` the product is
     ``a b + c_a sum(b) + c_b sum(a) + K c_a c_b``, K the length of the sums.
     """
-    if any(product.intervals[name].bits > 8 for name in names):
+    intervals: Any = product.intervals
+    if any(intervals[name].bits > 8 for name in names):
         x, y = (_on_grid(v, _over(product.intervals[n](), v)) for n, v in zip(names, (left, right), strict=True))
         return torch.matmul(x, y)
     (a, shift_a, scale_a), (b, shift_b, scale_b) = (
