@@ -13,7 +13,7 @@ from torch import nn
 from tempoquant.checkpoint import read_component, read_correction, read_evidence
 from tempoquant.checkpoint.blueprint import quantized_products
 from tempoquant.checkpoint.component import read_config
-from tempoquant.checkpoint.evidence import machine
+from tempoquant.checkpoint.evidence import EVIDENCE, machine, told_evidence
 from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.correction import check_correctable
 from tempoquant.errors import FormatError, InputError
@@ -26,6 +26,9 @@ from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
+from tempoquant.runtime.exporting import condition_examples
+from tempoquant.training import Processes, Rhythm, open_images
+from tempoquant.training_job import TrainingData, keep_evidence, run_training
 from tempoquant.workplace import check_output, workplace
 
 COMPONENTS = ("unet", "transformer", "denoiser")
@@ -41,6 +44,7 @@ def quantize(
     resume: bool = False,
     overwrite: bool = False,
     conditioning: Mapping[str, Any] | None = None,
+    freeze_schedule: bool = False,
     progress: Progress | None = None,
 ) -> QuantizedPipeline:
     """Quantize a diffusion model.
@@ -55,15 +59,23 @@ def quantize(
         conditioning: what a conditional model draws from, one entry a calibration sample of the recipe: keyword
             arguments of the pipeline's call (``{"prompt": [...]}``, ``{"class_labels": [...]}``; a ``guidance_scale``
             serves all), or of a bare denoiser its keyword tensors.
+        freeze_schedule: replace layers that see the time step alone by a table; the result then knows its own
+            schedule only. See :meth:`QuantizedPipeline.freeze_schedule`.
         resume: continue at the last finished unit. overwrite: replace ``out``.
 
     Raises:
         InputError: an argument is not valid; said before any long work.
         NumericsError: the denoiser returned NaN or infinity.
     """
+    if recipe.training is not None:
+        raise InputError(f"{recipe.method} trains: use `tempoquant train`, or tempoquant.train()")
     target = in_float32(resolve(model))
     given = conditioning_in_float32(conditioning)
     target.check_conditioning(given, recipe.calibration.samples)
+    if freeze_schedule and "class_labels" in condition_examples(target.denoiser):
+        raise InputError(
+            f"{target.name}: its temporal layers follow the class label too: its schedule cannot be frozen"
+        )
     if recipe.correction is not None:
         check_correctable(target.denoiser.scheduler)
     place = None if out is None else Path(out)
@@ -78,20 +90,84 @@ def quantize(
         made = target.with_module(quantized.module)
         result = QuantizedPipeline(made, quantized.blueprint, quantized.clock, facts, quantized.correction)
         result.use_engine("auto")
+        if freeze_schedule:
+            result.freeze_schedule()
         if place is not None:
             result.save_pretrained(place, overwrite=overwrite)
     return result
 
 
-def load(folder: Path | str, *, denoiser: Denoiser | None = None, engine: str = "auto") -> QuantizedPipeline:
+def train(
+    model: Any,
+    recipe: Recipe,
+    *,
+    data: Any = None,
+    out: Path | str | None = None,
+    recording: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    conditioning: Mapping[str, Any] | None = None,
+    rhythm: Rhythm | None = None,
+    progress: Progress | None = None,
+) -> QuantizedPipeline:
+    """Train a diffusion model on a quantized grid (quantization-aware training), and fold it.
+
+    The result is a quantized model like any other: integers, and intervals in constants or tables.
+
+    Args:
+        model: as :func:`quantize` takes it.
+        recipe: of a method that trains, such as ``"tdq"``; see :func:`tempoquant.method_recipe`.
+        data: images to train on by the diffusion loss, see :func:`tempoquant.training.open_images`; None: distillation
+            from the model's own trajectories, by the mean square (or absolute) distance to full-precision predictions.
+        out: folder to write the result to, with checkpoints beside it in ``out.partial/training``, and in the end the
+            log (JSON lines) and samples in ``out/training``.
+        recording, conditioning: as :func:`quantize` takes them.
+        resume: continue at the last checkpoint; the result is the same bits as without the interruption.
+        overwrite: replace ``out``. rhythm: how often to log, save, and draw samples.
+
+    Raises:
+        InputError: an argument is not valid; said before any long work.
+        NumericsError: the loss is not finite; names the step, and the last good checkpoint stays.
+    """
+    if recipe.training is None:
+        raise InputError(f"{recipe.method} does not train: use `tempoquant quantize`, or tempoquant.quantize()")
+    processes = Processes()
+    target = in_float32(resolve(model))
+    given = conditioning_in_float32(conditioning)
+    target.check_conditioning(given, recipe.calibration.samples)
+    images = None if data is None else open_images(data)
+    place = None if out is None or not processes.writes else Path(out)
+    if place is not None:
+        check_output(place, overwrite, resume)
+        if recipe.training.sees != "time":
+            raise InputError(f"training.sees = {recipe.training.sees!r}: intervals from the input have no form on disk")
+    with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
+        training = TrainingData(images, "its own trajectories" if images is None else images.digest(), given)
+        places = Path(recording or work / "recording"), work / "training"
+        with torch.inference_mode(False):
+            made = run_training(target, recipe, training, places, rhythm or Rhythm(), processes, progress or Silent())
+        facts = _facts(target, made, given) | {"data": training.identity}
+        result = QuantizedPipeline(target.with_module(made.module), made.blueprint, made.clock, facts)
+        if recipe.training.sees == "time":
+            result.use_engine("auto")
+        if place is not None:
+            result.save_pretrained(place, overwrite=overwrite)
+            keep_evidence(work / "training", place / "training")
+    return result
+
+
+def load(
+    folder: Path | str, *, denoiser: Denoiser | None = None, engine: str = "auto", verify: bool = False
+) -> QuantizedPipeline:
     """Load a quantized folder; its images equal those before saving, bit for bit.
 
     Args:
         denoiser: the float denoiser to fill, for a folder that was made from a bare one.
         engine: what computes its layers: "integer", "simulation", or "auto" for the fastest that is right here.
+        verify: refuse a folder without evidence, and print what its evidence says. Hashes are checked in any case.
 
     Raises:
-        FormatError: not ours, incomplete, tampered with, or of a newer format.
+        FormatError: not ours, incomplete, tampered with, of a newer format, or, to be verified, without evidence.
         InputError: no such folder, or a bare denoiser is needed and not given.
     """
     root = Path(folder)
@@ -101,13 +177,23 @@ def load(folder: Path | str, *, denoiser: Denoiser | None = None, engine: str = 
     if component is None:
         raise FormatError(f"{root} is no quantized folder: it has no {', '.join(COMPONENTS[:-1])} or {COMPONENTS[-1]}")
     read_config(root / component)
+    if verify and not (root / EVIDENCE).is_file():
+        raise FormatError(f"{root} has no {EVIDENCE}: there is nothing to verify it by")
     facts = read_evidence(root)
+    if verify:
+        print(*(f"{root}: {line}" for line in told_evidence(facts)), sep="\n")
     module, blueprint, clock = read_component(root / component, _builder(component, denoiser, root))
     target = _around(root, component, module, denoiser)
     correction = read_correction(root / component, blueprint, clock)
     result = QuantizedPipeline(target, blueprint, clock, facts, correction)
     result.use_engine(engine)
     return result
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether a folder holds a component with a ``quantization_config``."""
+    configs = (folder / component / "config.json" for component in COMPONENTS)
+    return any(path.is_file() and b"quantization_config" in path.read_bytes() for path in configs)
 
 
 def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[[dict[str, Any]], nn.Module]:

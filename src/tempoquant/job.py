@@ -96,6 +96,7 @@ def run_job(
     probe = probe_of(target, recipe, conditioning)
     with watch.stage("read"):
         reading = read(probe, recipe)
+    recipe = reading.recipe
     with watch.stage("record"):
         store = record_trajectories(target, recipe, places.recording, progress, conditioning)
     graph, plans = reading.graph, reading.plans(recipe)

@@ -69,8 +69,8 @@ def _total(name: str) -> Read:
 
 
 COSTS = (
-    Metric("MB", 0, 2, lambda r: r["size"]["total"] / 1e6),
-    Metric("smaller", 0, 2, lambda r: r["size"]["ratio"]),
+    Metric("MB", 0, 2, lambda r: r["size"] and r["size"]["total"] / 1e6),
+    Metric("smaller", 0, 2, lambda r: r["size"] and r["size"]["ratio"]),
     Metric("seconds", 0, 0, _total("seconds"), "seconds"),
     Metric("CPU s", 0, 0, _total("cpu_seconds"), "cpu_seconds"),
     Metric("CPU s, paper est.", 0, 0, lambda r: _total("cpu_seconds")(r.get("paper_schedule") or {})),

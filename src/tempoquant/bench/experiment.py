@@ -163,6 +163,7 @@ class Experiment(Part):
 
     Attributes:
         name: of its file. source: where its settings and targets come from.
+        data: images that methods which train do so on, as `tempoquant train --data` takes them; unset: distillation.
         recipe: entries of every run's recipe. sort: the metric that rows are ordered by, a column of the tables.
         paper_schedule: whether to estimate what each run would take at ``effort: paper``.
     """
@@ -178,6 +179,7 @@ class Experiment(Part):
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
     seeds: tuple[int, ...] = Field((0,), min_length=1)
+    data: str | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
     runs: tuple[RunSpec, ...] = Field(min_length=1)
     targets: tuple[Published, ...] = ()

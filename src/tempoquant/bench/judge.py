@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tempoquant.api import quantize
+from tempoquant.api import quantize, train
 from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.plan import Run
 from tempoquant.bench.policy import integer_engine, policy
@@ -66,14 +66,11 @@ class Judge:
         experiment, recipe = self.experiment, task.run.recipe
         begun = task.units.exists()
         conditioning = conditioning_of(experiment, self.target, recipe.calibration.samples, evaluated=False)
-        quantized = quantize(
-            self.target,
-            recipe,
-            recording=task.recording,
-            units=task.units,
-            conditioning=conditioning,
-            progress=progress,
-        )
+        shared: dict[str, Any] = {"recording": task.recording, "conditioning": conditioning, "progress": progress}
+        if recipe.training is None:
+            quantized = quantize(self.target, recipe, units=task.units, **shared)
+        else:
+            quantized = train(self.target, recipe, data=experiment.data, **shared)
         watch = Stopwatch(quantized.facts["timings"], quantized.facts["cpu_timings"])
         with warnings.catch_warnings():
             # Few samples are the experiment's choice, and stand in every table.
@@ -122,7 +119,11 @@ def judge(setup: Setup) -> Judge:
     return Judge(setup)
 
 
-def _size(quantized: QuantizedPipeline) -> dict[str, Any]:
+def _size(quantized: QuantizedPipeline) -> dict[str, Any] | None:
+    """What the model takes on disk; None if it has no form there."""
+    training = quantized.recipe.training
+    if training is not None and training.sees != "time":
+        return None
     with tempfile.TemporaryDirectory(prefix="tempoquant-") as folder:
         return quantized.write(Path(folder)).to_dict()
 

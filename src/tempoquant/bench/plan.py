@@ -87,13 +87,15 @@ def run_identity(run: Run, experiment: Experiment, model_hash: str, reference: s
         reference: hash of the real images that samples are compared with.
     """
     # Without defaults, so that an entry which later versions add changes no name.
-    what = {
+    what: dict[str, Any] = {
         "recipe": run.recipe.model_dump(mode="json", exclude_defaults=True),
         "own code": own_code(run.recipe),
         "evaluation": experiment.evaluation.entries(),
         "conditioning": drawn_from(experiment),
         "model": model_hash,
     }
+    if run.recipe.training is not None:
+        what["data"] = experiment.data
     return short_hash(what if reference is None else {**what, "reference": reference})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tempoquant.errors import FormatError
+from tempoquant.errors import FormatError, InputError
 from tempoquant.files import write_whole
 
 EVIDENCE = "tempoquant.json"
@@ -49,6 +49,42 @@ def read_evidence(folder: Path) -> dict[str, Any]:
         if file.is_file() and file.name[0] != "." and file.relative_to(folder).as_posix() not in recorded:
             raise FormatError(f"{file} was added after the folder was written: remove it")
     return evidence
+
+
+def add_evidence(folder: Path, key: str, value: Any) -> None:
+    """Write one more entry into the folder's evidence, in the place of an earlier one of that name.
+
+    Raises:
+        InputError: the folder has no evidence.
+    """
+    path = folder / EVIDENCE
+    if not path.is_file():
+        raise InputError(f"{folder} has no {EVIDENCE} to keep the {key} in")
+    evidence = json.loads(path.read_text())
+    write_whole(path, json.dumps(evidence | {key: value}, indent=2) + "\n")
+
+
+def told_evidence(evidence: dict[str, Any]) -> list[str]:
+    """What evidence says, line by line: origin, schedule, hashes, and the requirements that were held against it."""
+    schedule = evidence["schedule"]
+    lines = [
+        f"made from {evidence['model']} (state {evidence['model_hash']}), seed {evidence['seed']}",
+        f"calibrated for {schedule['steps']} steps of {schedule['sampler'] or 'its own sampler'}",
+        f"{len(evidence['files'])} files have their recorded hashes",
+        "made with " + ", ".join(f"{name} {version}" for name, version in evidence["versions"].items()),
+    ]
+    evaluation = evidence.get("evaluation")
+    if evaluation is None:
+        return [*lines, "no evaluation is kept: make one with `tempoquant evaluate DIR --reference FULL --require ...`"]
+    lines.append(
+        f"evaluated against {evaluation['reference']} on {evaluation['samples']} images, seed {evaluation['seed']}"
+    )
+    for found in evaluation["requirements"]:
+        value = "inf" if found["value"] is None else f"{found['value']:.6g}"
+        lines.append(
+            f"{found['text']}: {'met' if found['met'] else 'missed by ' + format(found['by'], '.6g')} ({value})"
+        )
+    return lines
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

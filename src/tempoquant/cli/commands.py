@@ -1,5 +1,16 @@
 """Importing this module registers every command."""
 
-from tempoquant.cli import bench, demo, evaluate, generate, methods, quantize
+from tempoquant.cli import bench, demo, diagnose, evaluate, export, generate, methods, quantize, report, train
 
-__all__ = ["bench", "demo", "evaluate", "generate", "methods", "quantize"]
+__all__ = [
+    "bench",
+    "demo",
+    "diagnose",
+    "evaluate",
+    "export",
+    "generate",
+    "methods",
+    "quantize",
+    "report",
+    "train",
+]

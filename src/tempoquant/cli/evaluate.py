@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from tempoquant.checkpoint.evidence import add_evidence
 from tempoquant.cli import app
 from tempoquant.cli import distribution as many
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
@@ -27,7 +28,7 @@ from tempoquant.cli.options import (
     write_json,
 )
 from tempoquant.errors import InputError
-from tempoquant.evaluation import compare, reference
+from tempoquant.evaluation import Outcome, compare, judge, parse_requirements, reference
 from tempoquant.evaluation.sampled import check_sampled
 from tempoquant.pipelines import Target
 from tempoquant.quantized import QuantizedPipeline
@@ -46,6 +47,10 @@ def evaluate_command(
     clip: many.Clip = None,
     statistics_cache: many.Cache = None,
     distribution_samples: many.Samples = 512,
+    require: Annotated[
+        str | None,
+        typer.Option(help="bounds such as psnr>=25,temporal_cosine>=0.999, kept in the folder; exit code 1 if missed"),
+    ] = None,
     steps: Steps = None,
     sampler: Sampler = None,
     prompts: Prompts = None,
@@ -67,6 +72,7 @@ def evaluate_command(
     if json_file is not None:
         check_new(json_file, overwrite)
     plan = many.plan_of(metrics, extractor, extractor_weights, reference_images, clip, statistics_cache)
+    wanted = [] if require is None else parse_requirements(require, () if plan is None else plan.metrics)
     full, quantized = _opened(model, reference_model, denoiser, engine)
     given = (prompts, classes, guidance, quantized)
     run = {**schedule(quantized, steps, sampler), "seed": seed, "batch_size": batch_size}
@@ -81,8 +87,22 @@ def evaluate_command(
     if plan is not None:
         pair = (full, quantized.target)
         result["distribution"] = many.measure(plan, *pair, distribution_samples, conditioning=larger, **run)
+    outcomes = judge(wanted, result)
+    if outcomes:
+        result["requirements"] = [outcome.to_dict() for outcome in outcomes]
+        add_evidence(Path(model), "evaluation", result)
     console().print(_table(result))
     write_json(json_file, result)
+    _report_outcomes(outcomes)
+
+
+def _report_outcomes(outcomes: list[Outcome]) -> None:
+    """Say what became of the requirements; exit code 1 if one is missed."""
+    for outcome in outcomes:
+        verdict = "met" if outcome.met else f"missed by {outcome.by:.6g}"
+        console().print(f"requirement {outcome.text}: {verdict} ({outcome.value:.6g})", markup=False)
+    if not all(outcome.met for outcome in outcomes):
+        raise typer.Exit(1)
 
 
 def _opened(model: str, reference_model: str, denoiser: str | None, engine: str) -> tuple[Target, QuantizedPipeline]:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tempoquant.api import COMPONENTS, load
+from tempoquant.api import is_quantized, load
 from tempoquant.errors import InputError, unknown
+from tempoquant.exported import is_exported, load_exported
 from tempoquant.pipelines import BareTarget, Denoiser, Target, resolve
 from tempoquant.progress import Progress, RichProgress
 from tempoquant.quantized import QuantizedPipeline
@@ -45,13 +46,9 @@ def open_model(name: str, factory: str | None = None, engine: str = "auto") -> t
     if is_quantized(Path(name)):
         quantized = load(name, denoiser=None if factory is None else bare_denoiser(factory), engine=engine)
         return quantized.target, quantized
+    if is_exported(Path(name)):
+        return load_exported(name), None
     return resolve(name), None
-
-
-def is_quantized(folder: Path) -> bool:
-    """Whether a folder holds a component with a ``quantization_config``."""
-    configs = (folder / component / "config.json" for component in COMPONENTS)
-    return any(path.is_file() and b"quantization_config" in path.read_bytes() for path in configs)
 
 
 def bare_denoiser(factory: str) -> Denoiser:

@@ -9,12 +9,17 @@ from tempoquant.api import quantize
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import Json, Model, Overwrite, Plugins, Sampler, check_new, console, progress, write_json
+from tempoquant.diagnosis import diagnose, read_fragment, with_overrides
 from tempoquant.errors import InputError, unknown
 from tempoquant.methods import load_plugins, method_recipe
 from tempoquant.methods.ptqd import CORRECTIONS
 from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
+from tempoquant.report import write_report
+from tempoquant.report.write import check_report
 from tempoquant.workplace import check_output
+
+REPORT_SAMPLES = 8
 
 
 @app.command("quantize")
@@ -35,12 +40,21 @@ def quantize_command(
     recipe: Annotated[
         Path | None, typer.Option(help="a recipe file (YAML or JSON) instead of the options above")
     ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="a YAML file of further overrides, as `tempoquant diagnose` writes it")
+    ] = None,
     recording: Annotated[Path | None, typer.Option(help="folder of recorded trajectories to make or reuse")] = None,
     prompts: Prompts = None,
     classes: Classes = None,
     guidance: Guidance = None,
+    freeze_schedule: Annotated[
+        bool, typer.Option("--freeze-schedule", help="store temporal layers as a table of these steps, for no others")
+    ] = False,
     seed: Annotated[int, typer.Option(help="seed of every random draw")] = 0,
     plugin: Plugins = None,
+    report: Annotated[
+        Path | None, typer.Option(help="also diagnose the result, into OUT/diagnosis, and show it in this file")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue at the last finished unit")] = False,
     overwrite: Overwrite = False,
     json_file: Json = None,
@@ -64,8 +78,12 @@ def quantize_command(
             seed=seed,
             **_correction(correction, step_bits),
         )
+    if policy is not None:
+        chosen = with_overrides(chosen, read_fragment(policy))
     if json_file is not None:
         check_new(json_file, overwrite)
+    if report is not None:
+        check_report(report, overwrite)
     check_output(out, overwrite, resume)
     target = resolve(model)
     result = quantize(
@@ -76,6 +94,7 @@ def quantize_command(
         resume=resume,
         overwrite=overwrite,
         conditioning=conditioning_of(target, chosen.calibration.samples, prompts, classes, guidance),
+        freeze_schedule=freeze_schedule,
         progress=progress(),
     )
     facts = result.facts
@@ -84,6 +103,11 @@ def quantize_command(
         f"{out}: {chosen.name}, {size['total'] / 1e6:.2f} MB ({size['ratio']:.2f}x smaller than float32), "
         f"{seconds:.0f} s\n{_summary(facts)}",
     )
+    if report is not None:
+        samples = min(REPORT_SAMPLES, chosen.calibration.samples)
+        given = conditioning_of(target, samples, prompts, classes, guidance)
+        diagnose(result, target, out=out / "diagnosis", samples=samples, conditioning=given, progress=progress())
+        console().print(str(write_report([out], report, overwrite=overwrite)))
     write_json(json_file, {"out": str(out), "recipe": chosen.model_dump(mode="json"), **facts})
 
 

@@ -6,9 +6,18 @@ from tempoquant.evaluation.extractors import EXTRACTORS, FeatureExtractor, featu
 from tempoquant.evaluation.features import SmallClassifier
 from tempoquant.evaluation.grid import save_grid, save_images
 from tempoquant.evaluation.measure import FrechetResult, distribution_metrics, frechet_distance
-from tempoquant.evaluation.paired import cosine, psnr, sqnr_db, ssim, temporal_mismatch, temporal_mismatch_of
+from tempoquant.evaluation.paired import (
+    cosine,
+    nearest_rows,
+    psnr,
+    sqnr_db,
+    ssim,
+    temporal_mismatch,
+    temporal_mismatch_of,
+)
 from tempoquant.evaluation.plan import Plan, plan_metrics
 from tempoquant.evaluation.real import open_reference
+from tempoquant.evaluation.requirements import Outcome, Requirement, judge, parse_requirements
 from tempoquant.evaluation.result import PairedMetrics
 from tempoquant.evaluation.statistics import Statistics, default_cache, gather, load_statistics, save_statistics, told
 from tempoquant.evaluation.trajectory import Reference, compare, evaluate_pair, reference
@@ -19,9 +28,11 @@ __all__ = [
     "ClipScore",
     "FeatureExtractor",
     "FrechetResult",
+    "Outcome",
     "PairedMetrics",
     "Plan",
     "Reference",
+    "Requirement",
     "SmallClassifier",
     "Statistics",
     "compare",
@@ -32,8 +43,11 @@ __all__ = [
     "feature_extractor",
     "frechet_distance",
     "gather",
+    "judge",
     "load_statistics",
+    "nearest_rows",
     "open_reference",
+    "parse_requirements",
     "plan_metrics",
     "psnr",
     "reference",

@@ -81,10 +81,23 @@ def temporal_mismatch(full: Tensor, quantized: Tensor) -> float:
     Args:
         full, quantized: (R, d), one row a time step.
     """
+    nearest = nearest_rows(full, quantized)
+    return float((nearest != torch.arange(len(nearest), device=nearest.device)).double().mean())
+
+
+def nearest_rows(full: Tensor, quantized: Tensor) -> Tensor:
+    """For every quantized feature the row of the full-precision feature nearest to it, (R,) int64.
+
+    Distance is Euclidean; of equally near rows a feature's own one, else the first.
+
+    Args:
+        full, quantized: (R, d), one row a time step.
+    """
     _check_pair(full, quantized)
     # Not through matrix products: their cancellation would make near neighbours of equal ones.
     distances = torch.cdist(quantized.double(), full.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    return float((distances.diagonal() > distances.amin(1)).double().mean())
+    own = torch.arange(len(full), device=full.device)
+    return torch.where(distances.diagonal() > distances.amin(1), distances.argmin(1), own)
 
 
 def temporal_mismatch_of(full: Mapping[str, Tensor], quantized: Mapping[str, Tensor]) -> float:

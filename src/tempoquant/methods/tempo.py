@@ -2,7 +2,8 @@
 
 Both keep to the width of every weight and of every image-dependent activation but two:
 
-- the temporal layers become a float16 table (Temporal Feature Matters, TPAMI 2025), as in ``tfmq-cache``;
+- the temporal layers become a float16 table (Temporal Feature Matters, TPAMI 2025), as in ``tfmq-cache``; where they
+  see a condition too, TIAR and FSC quantize them, as in ``tfmq-dm``;
 - every other activation has an interval of its own at each step (FSC applied to all layers, as TFMQ-DM's public code
   does), which the integer engine runs at no cost;
 - the first image layer sees ``x_t`` in 16 bits, the last its input in 8 or more: at the cleanest steps eight bits of
@@ -27,10 +28,11 @@ def tempo_fast(reading: str, activations: int) -> dict[str, Any]:
     """Recipe entries of tempo-fast."""
     first = {"match": "@first", "activation_bits": max(16, activations)}
     last = {"match": "@last", "activation_bits": max(8, activations)}
+    features = {"cache": "float16", "cache_choice": "time-alone"}
     return {
         "weights": {"range": "mse", "rounding": "reconstruct", "fit_bias": True},
         "activations": {"range": "percentile", "steps": "per-step"},
-        "temporal": {"reconstruction": "tiar", "calibration": "finite-set", "cache": "float16"},
+        "temporal": {"reconstruction": "tiar", "calibration": "finite-set", **features},
         "policy": (first, last),
     }
 

@@ -71,8 +71,9 @@ def compensate_about_mean(
         return nearest(weight, qparams), qparams, weight.new_zeros(weight.shape[0])
     x, y = _vectors(layer, quantized, full, effort, key)
     mean_x, mean_y = x.mean(0), y.mean(0)
-    x, y = x - mean_x, None if y is x else y - mean_y
-    integers, fitted = WEIGHT_ROUNDINGS[rounding](weight.flatten(1), qparams, x, x if y is None else y)
+    centred = x - mean_x
+    full_centred = centred if y is x else y - mean_y
+    integers, fitted = WEIGHT_ROUNDINGS[rounding](weight.flatten(1), qparams, centred, full_centred)
     shift = weight.flatten(1) @ mean_y - (integers @ mean_x) * fitted.scale
     return integers.view_as(weight), fitted, shift
 

@@ -1,0 +1,132 @@
+"""Both denoisers on the same inputs, step by step along the recorded full-precision trajectories."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tempoquant.calibration.observe import observed
+from tempoquant.calibration.store import Store
+from tempoquant.diagnosis.pair import Pair
+from tempoquant.diagnosis.sums import PairSums
+from tempoquant.diagnosis.watch import Distributions, outputs_of
+from tempoquant.evaluation import nearest_rows
+from tempoquant.graph.nested import map_kind
+from tempoquant.layers import QuantizedLayer
+from tempoquant.pipelines import Denoiser
+from tempoquant.pipelines.sampling import check_finite, device_of, evaluating
+from tempoquant.progress import Progress
+
+NOISE = "predicted noise"
+
+
+@dataclass(frozen=True)
+class Along:
+    """What was found, K steps in step order.
+
+    Attributes:
+        features, units, noise: sums over pairs of temporal features, of units' outputs and of predictions.
+        nearest: (P, R) for every projection, by ascending time step, the row whose full-precision feature is nearest.
+        activations: (L, K, Q) quantiles of the full-precision layers' inputs.
+    """
+
+    features: PairSums
+    units: PairSums
+    noise: PairSums
+    nearest: Tensor
+    activations: Tensor
+
+
+@torch.inference_mode()
+def measure_along(
+    pair: Pair,
+    store: Store,
+    projections: Sequence[str],
+    units: Sequence[str],
+    layers: Sequence[str],
+    batch_size: int,
+    progress: Progress,
+) -> Along:
+    """Run both denoisers on every recorded input; what a batch put out is forgotten with the batch.
+
+    Args:
+        projections: modules whose outputs are temporal features. units: modules whose outputs are compared.
+        layers: Linear and Conv2d whose inputs' distributions are told.
+    """
+    batches = torch.arange(store.samples).split(batch_size)
+    steps = store.steps
+    features, compared = PairSums(projections, steps), PairSums(units, steps)
+    noise, seen = PairSums([NOISE], steps), Distributions(layers, steps, len(batches))
+    rows: tuple[dict[str, list[Tensor]], ...] = ({name: [] for name in projections}, {name: [] for name in projections})
+    with progress.stage("both on the same inputs", steps * len(batches)) as advance:
+        for k in range(steps):
+            for batch in batches:
+                given = store.read(torch.full_like(batch, k), batch)
+                a = _run(pair.full.denoiser, given, k, [*projections, *units], layers, seen)
+                b = _run(pair.quantized.denoiser, given, k, [*projections, *units])
+                for sums in (features, compared, noise):
+                    # Another tool may compute a module's work elsewhere.
+                    for name in sums.row.keys() & a.keys() & b.keys():
+                        sums.add(name, k, a[name], b[name])
+                if batch[0] == 0:
+                    for kept, side in zip(rows, (a, b), strict=True):
+                        for name in projections:
+                            kept[name].append(side[name][0].flatten().float().cpu())
+                advance(1)
+            seen.end_step(k)
+    return Along(features, compared, noise, _nearest(store, projections, *rows), seen.quantiles)
+
+
+def _run(
+    denoiser: Denoiser,
+    given: tuple[Tensor, Tensor, dict[str, Any]],
+    k: int,
+    names: Sequence[str],
+    layers: Sequence[str] = (),
+    seen: Distributions | None = None,
+) -> dict[str, Tensor]:
+    """Outputs of the named modules and of the denoiser itself."""
+    module = denoiser.module
+    sample, t, conditioning = map_kind(given, Tensor, lambda x: x.to(device_of(module)))
+    watched: dict[str, Any] = {name: module.get_submodule(name) for name in layers}
+    see = seen.see if seen is not None else lambda name, x: None
+    with evaluating(module), outputs_of(module, names) as caught, observed(watched, {}, see):
+        prediction = denoiser(sample, t, **conditioning)
+    check_finite(prediction, k, t[0])
+    return {**caught, NOISE: prediction}
+
+
+def _nearest(
+    store: Store, projections: Sequence[str], full: dict[str, list[Tensor]], quantized: dict[str, list[Tensor]]
+) -> Tensor:
+    """Rows are unique time steps: a repeated one has one feature."""
+    timesteps = store.timesteps.tolist()
+    first = [timesteps.index(t) for t in sorted(set(timesteps))]
+    pairs = ((torch.stack(full[n])[first], torch.stack(quantized[n])[first]) for n in projections)
+    found = [nearest_rows(a, b) for a, b in pairs]
+    return torch.stack(found) if found else torch.zeros(0, len(first), dtype=torch.int64)
+
+
+def intervals_in_use(pair: Pair, layers: Sequence[str], timesteps: Tensor) -> Tensor:
+    """Least and greatest value that each layer's input can take, (L, K, 2); NaN where nothing is quantized.
+
+    Of a layer in two parts, both parts' together.
+
+    Args:
+        timesteps: (K,) in step order.
+    """
+    found = torch.full((len(layers), len(timesteps), 2), torch.nan)
+    if pair.own is None:
+        return found
+    module, clock = pair.quantized.denoiser.module, pair.own.clock
+    for k, t in enumerate(timesteps):
+        clock.set(t.to(device_of(module)))
+        for i, name in enumerate(layers):
+            parts = [p for p in module.get_submodule(name).modules() if isinstance(p, QuantizedLayer)]
+            intervals = [p.input_interval() for p in parts if p.input_interval is not None]
+            if intervals:
+                found[i, k, 0] = min(float((v.q_min - v.zero) * v.s_in) for v in intervals)
+                found[i, k, 1] = max(float((v.q_max - v.zero) * v.s_in) for v in intervals)
+    return found

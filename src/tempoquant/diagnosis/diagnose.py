@@ -1,0 +1,297 @@
+"""Diagnosing a quantized denoiser: where it leaves full precision, at which step, and which layers cost most."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tempoquant.calibration.recorder import record
+from tempoquant.calibration.store import Store
+from tempoquant.checkpoint.evidence import machine, versions
+from tempoquant.diagnosis.along import Along, intervals_in_use, measure_along
+from tempoquant.diagnosis.fragment import keep_higher
+from tempoquant.diagnosis.pair import Pair, open_pair
+from tempoquant.diagnosis.result import Diagnosis, check_folder
+from tempoquant.diagnosis.walks import Cost, Course, Walker, layer_costs, step_costs
+from tempoquant.errors import InputError
+from tempoquant.evaluation import psnr, ssim
+from tempoquant.evaluation.paired import SSIM_WINDOW
+from tempoquant.graph import DenoiserGraph, read_denoiser
+from tempoquant.graph.nested import map_kind
+from tempoquant.intervals import Clock
+from tempoquant.job import probe_of
+from tempoquant.methods import method_recipe
+from tempoquant.pipelines import state_hash, to_images
+from tempoquant.pipelines.precision import conditioning_in_float32
+from tempoquant.pipelines.sampling import device_of, evaluating
+from tempoquant.progress import Progress, Silent
+from tempoquant.reconstruction.plan import TEMPORAL, layer_roles
+
+DEFAULT_STEPS = 50
+SHOWN = 4
+TIMED_ROUNDS = 9
+
+
+def diagnose(
+    quantized: Any,
+    reference: Any,
+    *,
+    out: Path | str | None = None,
+    samples: int = 8,
+    steps: int | None = None,
+    seed: int = 1,
+    sampler: str | None = None,
+    eta: float | None = None,
+    batch_size: int = 16,
+    ranking_samples: int = 4,
+    keep: int = 5,
+    layers: Sequence[str] = (),
+    recording: Path | str | None = None,
+    conditioning: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Compare a quantized denoiser with full precision, on the same inputs and along its own trajectories.
+
+    Args:
+        quantized: a quantized folder or :class:`QuantizedPipeline`; or a pipeline, :class:`Denoiser` or anything else
+            that ``quantize`` takes as a model, quantized by whatever tool, whose modules have the reference's names.
+        reference: the full-precision model.
+        out: folder to write the result to.
+        samples: trajectories. steps, sampler, eta: the schedule; the quantized model's own if not given.
+        ranking_samples: trajectories that a layer's cost is measured on, each layer quantized alone; 0 ranks nothing.
+        keep: how many of the costliest layers the policy names.
+        layers: patterns of layer names: whose activations are told and which are ranked; all if none are given.
+        recording: folder of full-precision trajectories (float32) to make or reuse.
+        conditioning: as ``Target.generate`` takes it.
+        overwrite: replace ``out``.
+
+    Raises:
+        InputError: the models do not take the same inputs, or a value is not valid; said before any long work.
+        NumericsError: a prediction is NaN or infinite.
+    """
+    if samples < 1 or ranking_samples < 0 or keep < 1 or batch_size < 1:
+        raise InputError(
+            f"samples = {samples}, ranking samples = {ranking_samples}, keep = {keep}, batch size = {batch_size}: "
+            "at least 1, 0, 1 and 1"
+        )
+    if out is not None:
+        check_folder(Path(out), overwrite)
+    pair, shown = open_pair(quantized, reference), progress or Silent()
+    given = conditioning_in_float32(conditioning)
+    pair.full.check_conditioning(given, samples)
+    run = _schedule(pair, steps, sampler, eta) | {"seed": seed}
+    graph = _graph(pair, run, given)
+    chosen = _chosen(pair, graph, layers)
+    with _recording_folder(recording) as folder:
+        store = record(
+            pair.full,
+            folder,
+            samples=samples,
+            dtype="float32",
+            batch_size=batch_size,
+            conditioning=given,
+            progress=shown,
+            **run,
+        )
+        walker = Walker(store, {**run, "batch_size": batch_size, "conditioning": given})
+        found = _Finding(pair, graph, walker, chosen, min(ranking_samples, samples), keep, shown).result()
+    if out is not None:
+        found.save(out, overwrite=overwrite)
+    return found
+
+
+class _Finding:
+    """One diagnosis on its way."""
+
+    def __init__(
+        self,
+        pair: Pair,
+        graph: DenoiserGraph,
+        walker: Walker,
+        layers: list[str],
+        ranked: int,
+        keep: int,
+        progress: Progress,
+    ):
+        self.pair, self.graph, self.walker, self.layers = pair, graph, walker, layers
+        self.ranked, self.keep, self.progress = ranked, keep, progress
+        self.store: Store = walker.store
+        self.projections, self.units = pair.common(graph.projections), pair.common([u.name for u in graph.units])
+
+    def result(self) -> Diagnosis:
+        """Measure everything."""
+        batch_size = self.walker.options["batch_size"]
+        along = measure_along(
+            self.pair, self.store, self.projections, self.units, self.layers, batch_size, self.progress
+        )
+        courses = self._courses()
+        full, ours = courses[0], courses[1]
+        truth = full.pixels[: self.ranked]
+        culprits, ranges = self._costs(truth) if self.ranked else ((), ())
+        small = min(full.pixels.shape[-2:]) < SSIM_WINDOW
+        return Diagnosis(
+            facts=self._facts(),
+            projections=tuple(self.projections),
+            units=tuple(self.units),
+            layers=tuple(self.layers),
+            culprits=culprits,
+            step_ranges=ranges,
+            policy=keep_higher(self._widths([cost.name for cost in culprits[: self.keep]])),
+            timesteps=self.store.timesteps,
+            rows=self.store.rows,
+            intervals=intervals_in_use(self.pair, self.layers, self.store.timesteps),
+            deviations=torch.stack([course.deviation for course in courses[1:]]).float(),
+            psnr=psnr(full.pixels, ours.pixels).float(),
+            ssim=torch.full((len(ours.pixels),), torch.nan) if small else ssim(full.pixels, ours.pixels).float(),
+            full_images=to_images(full.pixels),
+            images=to_images(ours.pixels),
+            full_frames=full.frames,
+            frames=ours.frames,
+            frame_steps=self.walker.frame_steps,
+            **_sums(along),
+        )
+
+    def _courses(self) -> list[Course]:
+        """Trajectories of full precision, of the quantized model, and of the two mixtures."""
+        temporal = [name for name in self._layers_of(True) if name in self.pair.common([name])]
+        shown = min(SHOWN, self.walker.trajectories)
+        with self.progress.stage("trajectories", 4) as advance:
+            courses = []
+            for target in (self.pair.full, self.pair.quantized):
+                courses.append(self.walker.course(target, shown))
+                advance(1)
+            for mixed in (self.pair.only, self.pair.without):
+                with mixed(temporal) as target:
+                    courses.append(self.walker.course(target, 1))
+                advance(1)
+        return courses
+
+    def _costs(self, truth: Tensor) -> tuple[tuple[Cost, ...], tuple[Cost, ...]]:
+        differing = self.pair.differing(self.layers)
+        argument = self.graph.time_argument
+        clock = Clock(self.store.timesteps, argument.position, argument.name)
+        return (
+            layer_costs(self.pair, self.walker, differing, truth, self.progress),
+            step_costs(self.pair, self.walker, clock, truth, self.progress),
+        )
+
+    def _layers_of(self, temporal: bool) -> list[str]:
+        return [layer.name for layer in self.graph.layers if (layer.category in TEMPORAL) is temporal]
+
+    def _widths(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Weight and activation bits of these layers; of another tool's, unknown, as if less than 8."""
+        recipe, roles = (None if self.pair.own is None else self.pair.own.recipe), layer_roles(self.graph)
+        return {name: (4, 4) if recipe is None else recipe.bits_of(name, roles[name]) for name in names}
+
+    def _facts(self) -> dict[str, Any]:
+        pair, options = self.pair, self.walker.options
+        own = {} if pair.own is None else pair.own.facts
+        quantized: dict[str, Any] = {"name": pair.quantized.name, "recipe": None, "size": own.get("size")}
+        if pair.own is not None:
+            quantized |= {
+                "name": pair.own.recipe.name,
+                "recipe": pair.own.recipe.model_dump(mode="json"),
+                "files": own.get("files", {}),
+                "made_with": own.get("versions", {}),
+            }
+        module = pair.full.denoiser.module
+        full = {"name": pair.full.name, "hash": state_hash(module), "bytes": _bytes(module)}
+        return {
+            "quantized": quantized,
+            "reference": full,
+            "samples": self.walker.trajectories,
+            "ranking_samples": self.ranked,
+            "schedule": {name: options[name] for name in ("steps", "sampler", "eta", "seed")},
+            "temporal_layers": self._layers_of(True),
+            "speed": _speed(pair, self.store),
+            "versions": versions(),
+            "machine": machine(),
+        }
+
+
+def _sums(along: Along) -> dict[str, Tensor]:
+    return {
+        "feature_cosine": along.features.cosine(),
+        "feature_error": along.features.relative_error(),
+        "nearest": along.nearest,
+        "unit_cosine": along.units.cosine().float(),
+        "unit_sqnr": along.units.sqnr_db().float(),
+        "noise_sqnr": along.noise.sqnr_db()[0].float(),
+        "activations": along.activations,
+    }
+
+
+def _schedule(pair: Pair, steps: int | None, sampler: str | None, eta: float | None) -> dict[str, Any]:
+    """As given, else what the quantized model was calibrated for."""
+    own = None if pair.own is None else pair.own.recipe.calibration
+    known = (DEFAULT_STEPS, None, 0.0) if own is None else (own.steps, own.sampler, own.eta)
+    given = (steps, sampler, eta)
+    chosen = [default if value is None else value for value, default in zip(given, known, strict=True)]
+    return dict(zip(("steps", "sampler", "eta"), chosen, strict=True))
+
+
+def _graph(pair: Pair, run: Mapping[str, Any], conditioning: Mapping[str, Any] | None) -> DenoiserGraph:
+    """What the full-precision denoiser consists of."""
+    recipe = method_recipe("rtn", calibration={name: run[name] for name in ("steps", "sampler", "eta")})
+    return read_denoiser(probe_of(pair.full, recipe, conditioning))
+
+
+def _chosen(pair: Pair, graph: DenoiserGraph, patterns: Sequence[str]) -> list[str]:
+    """The layers of both models that a pattern matches; all without one.
+
+    Raises:
+        InputError: a pattern matches none.
+    """
+    names = pair.common([layer.name for layer in graph.layers])
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            first = (names or ["none"])[0]
+            raise InputError(
+                f"layer pattern {pattern!r} matches no layer that both models have; the first is {first!r}"
+            )
+    return [name for name in names if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+@contextmanager
+def _recording_folder(given: Path | str | None) -> Iterator[Path]:
+    if given is not None:
+        yield Path(given)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="tempoquant-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@torch.inference_mode()
+def _speed(pair: Pair, store: Store) -> float:
+    """Time of a full-precision call over that of a quantized one at batch 1: the median over rounds of one each."""
+    given = store.read(torch.tensor([store.steps // 2]), torch.tensor([0]))
+    ratios = []
+    for _ in range(TIMED_ROUNDS + 1):
+        taken = []
+        for denoiser in (pair.full.denoiser, pair.quantized.denoiser):
+            to_device = methodcaller("to", device_of(denoiser.module))
+            sample, t, conditioning = map_kind(given, Tensor, to_device)
+            with evaluating(denoiser.module):
+                start = time.perf_counter()
+                # Copying the result waits for an accelerator.
+                denoiser(sample, t, **conditioning).cpu()
+                taken.append(time.perf_counter() - start)
+        ratios.append(taken[0] / taken[1])
+    # The first warms up.
+    return round(float(torch.tensor(ratios[1:]).median()), 3)
+
+
+def _bytes(module: torch.nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())

@@ -1,0 +1,87 @@
+"""How all figures look, and how they are saved: readable on light and dark paper, for colour-blind readers too."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8a6d00", "#56B4E9")
+"""Of Okabe and Ito's palette those that stand out from white and from black."""
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+MAP = "viridis"
+INK = "#5b6068"
+"""Text and axes: contrast of at least 4.5 with white; pages with a dark side recolour it."""
+WIDTH, HEIGHT = 5.4, 3.1
+STYLE: Any = {
+    "font.size": 9,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": INK,
+    "grid.alpha": 0.2,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 3.5,
+    "svg.fonttype": "none",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Within the block, figures are made in this style; matplotlib's own settings are as before afterwards."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def one_axes(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes, sizes in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def over_steps(axes: Axes) -> None:
+    """Time steps run from noise to image, as sampling does."""
+    axes.set_xlabel("time step t (sampling runs from left to right)")
+    axes.invert_xaxis()
+
+
+def legend(axes: Axes, count: int) -> None:
+    """A legend where there is more than one thing to tell apart."""
+    if count > 1:
+        axes.legend(loc="best", fontsize=8)
+
+
+def svg(figure: Figure, salt: str) -> str:
+    """The figure as SVG text: the same figure and salt give the same bytes.
+
+    Args:
+        salt: makes the names inside differ from those of other figures on one page.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
+    """Write ``stem.png`` (on white, 160 dots an inch) and ``stem.svg``."""
+    stem = Path(stem)
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
+    figure.savefig(paths[0], dpi=160, facecolor="white")
+    paths[1].write_text(svg(figure, stem.name))
+    return paths

@@ -1,0 +1,148 @@
+"""What a diagnosis found, as data: JSON and safetensors in one folder, that load again."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tempoquant.checkpoint.evidence import file_hash
+from tempoquant.diagnosis.walks import Cost
+from tempoquant.errors import FormatError, InputError
+from tempoquant.files import write_whole
+from tempoquant.workplace import partial_of, publish
+
+FORMAT_VERSION = 1
+DISTURBED = 0.9995
+"""A cosine below which a temporal feature counts as disturbed: a relative error of about 3 %."""
+DATA, TENSORS, POLICY = "diagnosis.json", "diagnosis.safetensors", "policy.yaml"
+VARIANTS = ("all layers", "temporal layers alone", "all but the temporal layers")
+"""What is quantized in the trajectories of ``Diagnosis.deviations``."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How a quantized denoiser differs from full precision: K steps in step order, the noisiest first.
+
+    Attributes:
+        facts: names, sizes, schedule, seed, versions, hashes, recipe, command: plain JSON data.
+        projections, units, layers: P, U and L names: temporal features, reconstruction units, layers by execution.
+        culprits: layers by what quantizing each alone costs, the costliest first. step_ranges: likewise, in step order.
+        policy: recipe entries that keep the costliest layers in higher precision.
+        timesteps: (K,). rows: (R,) the different ones, ascending.
+        feature_cosine, feature_error: (P, K) of temporal features; the error is ``|e - e'| / |e|``.
+        nearest: (P, R) int64, for every projection and row the row whose full-precision feature is nearest.
+        unit_cosine, unit_sqnr: (U, K) of units' outputs, SQNR in dB. noise_sqnr: (K,) dB, of the predicted noise.
+        activations: (L, K, 7) quantiles 0, 1, 25, 50, 75, 99 and 100 % of full-precision layers' inputs.
+        intervals: (L, K, 2) least and greatest value that a quantized input can take; NaN where it is float.
+        deviations: (3, K) relative distance of trajectories from the same noise, by ``VARIANTS``.
+        psnr, ssim: (N,) of each image; SSIM is NaN for images that are too small for it.
+        full_images, images: (N, H, W, C) uint8. full_frames, frames: (F, S, H, W, C) uint8 samples on their way.
+        frame_steps: (F,) their step indices.
+    """
+
+    facts: dict[str, Any]
+    projections: tuple[str, ...]
+    units: tuple[str, ...]
+    layers: tuple[str, ...]
+    culprits: tuple[Cost, ...]
+    step_ranges: tuple[Cost, ...]
+    policy: tuple[dict[str, Any], ...]
+    timesteps: Tensor
+    rows: Tensor
+    feature_cosine: Tensor
+    feature_error: Tensor
+    nearest: Tensor
+    unit_cosine: Tensor
+    unit_sqnr: Tensor
+    noise_sqnr: Tensor
+    activations: Tensor
+    intervals: Tensor
+    deviations: Tensor
+    psnr: Tensor
+    ssim: Tensor
+    full_images: Tensor
+    images: Tensor
+    full_frames: Tensor
+    frames: Tensor
+    frame_steps: Tensor
+
+    @property
+    def name(self) -> str:
+        """What the quantized model is called."""
+        return str(self.facts["quantized"]["name"])
+
+    @property
+    def mismatch(self) -> float | None:
+        """Share of temporal features that lie nearer to another row's, 0 to 1; None without projections."""
+        if not len(self.projections):
+            return None
+        own = self.nearest.new_tensor(range(self.nearest.shape[1]))
+        return float((self.nearest != own).double().mean())
+
+    @property
+    def disturbed(self) -> tuple[str, ...]:
+        """Projections whose feature's cosine with full precision falls below 0.9995 at some step, the worst first."""
+        least = self.feature_cosine.amin(1) if self.projections else self.feature_cosine.new_zeros(0)
+        return tuple(self.projections[i] for i in least.argsort() if least[i] < DISTURBED)
+
+    def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
+        """Write ``diagnosis.json``, ``diagnosis.safetensors`` and ``policy.yaml``; whole or not at all.
+
+        Raises:
+            InputError: the folder exists and may not be replaced.
+        """
+        out = Path(folder)
+        check_folder(out, overwrite)
+        staging = partial_of(out)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, staging / TENSORS)
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in tensors}
+        plain |= {name: [asdict(cost) for cost in plain[name]] for name in ("culprits", "step_ranges")}
+        plain |= {"format_version": FORMAT_VERSION, "tensors": file_hash(staging / TENSORS)}
+        write_whole(staging / DATA, json.dumps(plain, indent=2) + "\n")
+        write_whole(staging / POLICY, yaml.safe_dump({"policy": list(self.policy)}, sort_keys=False))
+        publish(staging, out)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Diagnosis":
+        """The diagnosis that was saved in ``folder``.
+
+        Raises:
+            FormatError: there is none, or it was changed, damaged, or is of a newer format.
+        """
+        path = Path(folder) / DATA
+        if not path.is_file():
+            raise FormatError(f"{folder} holds no diagnosis: make one with `tempoquant diagnose`")
+        try:
+            plain = json.loads(path.read_text())
+            version, digest = int(plain.pop("format_version")), str(plain.pop("tensors"))
+            if version > FORMAT_VERSION:
+                raise FormatError(f"{path}: format version {version} is newer than {FORMAT_VERSION}")
+            known: dict[str, Any] = {
+                n: tuple(Cost(**cost) for cost in plain.pop(n)) for n in ("culprits", "step_ranges")
+            }
+            known |= {n: tuple(plain.pop(n)) for n in ("projections", "units", "layers", "policy")}
+            tensors_path = path.with_name(TENSORS)
+            if not tensors_path.is_file() or file_hash(tensors_path) != digest:
+                raise FormatError(f"{tensors_path} is missing or differs from its recorded hash")
+            return cls(facts=plain.pop("facts"), **(known | load_file(tensors_path)))
+        except (ValueError, KeyError, TypeError, SafetensorError):
+            raise FormatError(f"{path} is no diagnosis that this version reads") from None
+
+
+def check_folder(out: Path, overwrite: bool) -> None:
+    """Raise InputError unless a diagnosis may be written to ``out``."""
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists: choose another folder or pass --overwrite")
+    if out.exists() and not (out.is_dir() and ((out / DATA).is_file() or not any(out.iterdir()))):
+        raise InputError(f"{out} exists and is no diagnosis: only such a one is overwritten")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"{out.absolute().parent} is no folder to write {out.name} into")

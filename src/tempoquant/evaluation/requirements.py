@@ -1,0 +1,123 @@
+"""A quality gate: bounds on metrics, and by how much they are missed."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tempoquant.errors import InputError, unknown
+
+METRIC_PATHS: dict[str, tuple[str, ...]] = {
+    "psnr": ("psnr", "mean"),
+    "ssim": ("ssim", "mean"),
+    "sqnr": ("sqnr", "db"),
+    "temporal_cosine": ("cosine", "mean"),
+    "temporal_cosine_min": ("cosine", "min"),
+    "temporal_mismatch": ("temporal_mismatch",),
+    "size_ratio": ("size", "ratio"),
+    "fd": ("distribution", "fd", "value"),
+    "sfd": ("distribution", "sfd", "value"),
+    "is": ("distribution", "is", "value"),
+    "kid": ("distribution", "kid", "value"),
+    "precision": ("distribution", "pr", "precision"),
+    "recall": ("distribution", "pr", "recall"),
+    "clip": ("distribution", "clip", "value"),
+}
+"""Where each metric stands in an evaluation's result."""
+INFINITE_IF_NONE = ("psnr", "sqnr")
+"""Metrics that are infinite for equal models, which JSON cannot say."""
+BOUNDS: dict[str, Callable[[float, float], bool]] = {
+    ">=": lambda value, bound: value >= bound,
+    "<=": lambda value, bound: value <= bound,
+    ">": lambda value, bound: value > bound,
+    "<": lambda value, bound: value < bound,
+}
+FORM = re.compile(r"\s*([a-z_]+)\s*(>=|<=|>|<)\s*([-+0-9.e]+)\s*")
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A bound on one metric, such as ``psnr>=25``."""
+
+    metric: str
+    bound: str
+    limit: float
+
+    @property
+    def text(self) -> str:
+        """As it was written."""
+        return f"{self.metric}{self.bound}{self.limit:g}"
+
+    @property
+    def measured_by(self) -> str | None:
+        """What ``--metrics`` must name for it; None for what is always measured."""
+        path = METRIC_PATHS[self.metric]
+        return path[1] if path[0] == "distribution" else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a requirement: the value that was found, and how far beyond the bound it lies (0 if met)."""
+
+    text: str
+    value: float
+    met: bool
+    by: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data; an infinite value becomes None."""
+        return {**asdict(self), "value": self.value if math.isfinite(self.value) else None}
+
+
+def parse_requirements(text: str, metrics: Sequence[str] = ()) -> list[Requirement]:
+    """The requirements of ``"psnr>=25,temporal_cosine>=0.999"``.
+
+    Args:
+        metrics: of sets of images, that will be measured too.
+
+    Raises:
+        InputError: a part is no requirement, names no metric, or names one that nobody measures.
+    """
+    found = []
+    for part in text.split(","):
+        match = FORM.fullmatch(part)
+        try:
+            metric, bound, limit = match.groups() if match else ("", "", "")
+            requirement = Requirement(metric, bound, float(limit))
+        except ValueError:
+            raise InputError(
+                f"requirement {part.strip()!r}: a metric and its bound are needed, such as psnr>=25"
+            ) from None
+        if metric not in METRIC_PATHS:
+            raise unknown("metric of a requirement", metric, METRIC_PATHS)
+        needed = requirement.measured_by
+        if needed is not None and needed not in metrics:
+            raise InputError(f"requirement {requirement.text}: {metric} is not measured without --metrics {needed}")
+        found.append(requirement)
+    return found
+
+
+def judge(requirements: Sequence[Requirement], result: Mapping[str, Any]) -> list[Outcome]:
+    """Hold an evaluation's result against requirements.
+
+    Raises:
+        InputError: the result has no such metric.
+    """
+    outcomes = []
+    for requirement in requirements:
+        value = _value(requirement.metric, result)
+        met = BOUNDS[requirement.bound](value, requirement.limit)
+        outcomes.append(Outcome(requirement.text, value, met, 0.0 if met else abs(value - requirement.limit)))
+    return outcomes
+
+
+def _value(metric: str, result: Mapping[str, Any]) -> float:
+    value: Any = result
+    for key in METRIC_PATHS[metric]:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if value is None and metric in INFINITE_IF_NONE:
+        return float("inf")
+    if value is None:
+        raise InputError(f"this evaluation has no {metric} to hold against a requirement")
+    return float(value)

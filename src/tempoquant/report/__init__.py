@@ -1,0 +1,5 @@
+"""Showing it: one page of evidence about quantized models, as HTML or Markdown."""
+
+from tempoquant.report.write import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,89 @@
+"""A report as Markdown for a model card, with its pictures in a folder beside it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+
+from tempoquant.diagnosis.figures import save_figure
+from tempoquant.evaluation import save_grid
+from tempoquant.files import write_whole
+from tempoquant.report.entries import Entry, Missing
+from tempoquant.report.page import MOST_IMAGES, TITLE, commands, findings, stored_metrics, table
+from tempoquant.report.pictures import GAIN, difference
+from tempoquant.report.plots import Plot, own_plots, shared_plots
+from tempoquant.report.verdict import verdict
+
+
+def write_markdown(path: Path, entries: Sequence[Entry], missing: Sequence[Missing], command: str) -> Path:
+    """Write ``path`` and the folder ``<name>_files`` that it shows pictures from."""
+    files = path.with_name(f"{path.stem}_files")
+    files.mkdir(exist_ok=True)
+    lines = [f"# {TITLE}", "", f"**{verdict(entries)}**", "", *_table(entries), *_kept(entries), ""]
+    lines += [f"{m.name} has no diagnosis yet. Make one: `{m.command}`\n" for m in missing]
+    save_grid(_rows(entries), files / "samples.png")
+    lines += [f"Pictures from the same noise; differences {GAIN} times:", "", _picture("samples", files.name), ""]
+    for plot in shared_plots(entries):
+        lines += _figure(plot, files, "shared")
+    for number, entry in enumerate(entries):
+        lines += _model(entry, number, files)
+    write_whole(path, "\n".join([*lines, "This page:", "", "    " + command, ""]))
+    return path
+
+
+def _table(entries: Sequence[Entry]) -> Iterator[str]:
+    found = table(entries)
+    yield _cells(found["columns"])
+    yield _cells(["---"] * len(found["columns"]))
+    for row in found["rows"]:
+        yield _cells([f"**{cell}**" if row["mark"] and i == 0 else cell for i, cell in enumerate(row["cells"])])
+
+
+def _kept(entries: Sequence[Entry]) -> Iterator[str]:
+    found = stored_metrics(entries)
+    if found:
+        yield from ("", _cells(["model", "metric or requirement", "value", "on"]), _cells(["---"] * 4))
+    for line in found:
+        yield _cells([line["model"], line["name"], line["value"], line["on"]])
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _rows(entries: Sequence[Entry]) -> dict[str, torch.Tensor]:
+    full = _grey_or_colour(entries[0].diagnosis.full_images[:MOST_IMAGES])
+    rows = {"full precision": full}
+    for entry in entries:
+        own = _grey_or_colour(entry.diagnosis.images[:MOST_IMAGES])
+        rows |= {entry.label: own, f"{entry.label}, difference": difference(full, own)}
+    return rows
+
+
+def _grey_or_colour(images: torch.Tensor) -> torch.Tensor:
+    return images[..., :3] if images.shape[-1] >= 3 else images[..., :1]
+
+
+def _model(entry: Entry, number: int, files: Path) -> list[str]:
+    lines = [f"## {entry.label}", "", *(f"- {line}" for line in findings(entry)), ""]
+    for plot in own_plots(entry):
+        lines += _figure(plot, files, f"model{number}")
+    lines += _block("Keep in higher precision (`--policy`):", {"policy": list(entry.diagnosis.policy)})
+    lines += ["To make it again:", "", *(f"    {line}" for line in commands(entry)), ""]
+    recipe = entry.diagnosis.facts["quantized"]["recipe"]
+    return lines + (_block("`recipe.yaml`:", recipe) if recipe else [])
+
+
+def _block(title: str, data: dict) -> list[str]:
+    return [title, "", "```yaml", yaml.safe_dump(data, sort_keys=False).rstrip(), "```", ""]
+
+
+def _figure(plot: Plot, files: Path, place: str) -> list[str]:
+    name = f"{place}-{plot.name}"
+    save_figure(plot.figure, files / name)
+    return [_picture(name, files.name, plot.figure.axes[0].get_title()), "", plot.words, ""]
+
+
+def _picture(name: str, folder: str, words: str = "pictures") -> str:
+    return f"![{words}]({folder}/{name}.png)"

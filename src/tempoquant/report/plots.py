@@ -1,0 +1,141 @@
+"""Which figures a report shows, with a sentence under each that says what to look for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from tempoquant.diagnosis import VARIANTS, Diagnosis
+from tempoquant.diagnosis.figures import (
+    activation_ranges,
+    interval_dynamics,
+    mismatch_map,
+    noise_sqnr,
+    ranking,
+    temporal_cosine,
+    trajectory_deviation,
+    unit_cosine,
+    unit_map,
+)
+from tempoquant.report.entries import Entry
+
+WORST_LAYERS = 2
+RANKED = 15
+MOVING = 1.01
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the page: its name in addresses and files, and what it shows in words."""
+
+    name: str
+    figure: Figure
+    words: str
+
+
+def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
+    """Figures in which all models stand beside each other."""
+    first = entries[0].diagnosis
+    t, by_label = first.timesteps, {entry.label: entry.diagnosis for entry in entries}
+    yield Plot(
+        "trajectory",
+        trajectory_deviation(t, {label: d.deviations[0] for label, d in by_label.items()}),
+        "How far each model's picture on its way is from the full-precision one that began with the same noise. "
+        "Lower is better; errors add up from left to right.",
+    )
+    yield Plot(
+        "temporal-only",
+        trajectory_deviation(
+            t, {label: d.deviations[1] for label, d in by_label.items()}, "Own trajectories, temporal layers quantized"
+        ),
+        f"The same with the {len(first.facts['temporal_layers'])} temporal layers alone quantized: what layers that "
+        "see only the time step contribute.",
+    )
+    yield Plot(
+        "noise",
+        noise_sqnr(t, {label: d.noise_sqnr for label, d in by_label.items()}),
+        "How much stronger the predicted noise is than the error that quantization leaves in it, step by step.",
+    )
+    if first.projections:
+        i = int(sum(d.feature_cosine for d in by_label.values()).amin(1).argmin())  # type: ignore[union-attr]
+        yield Plot(
+            "temporal-cosine",
+            temporal_cosine(t, {label: d.feature_cosine[i] for label, d in by_label.items()}, first.projections[i]),
+            "The temporal feature that suffers most: 1 means that quantization left its direction as it was.",
+        )
+    if first.units:
+        i = int(sum(d.unit_cosine for d in by_label.values()).mean(1).argmin())  # type: ignore[union-attr]
+        yield Plot(
+            "unit-cosine",
+            unit_cosine(t, {label: d.unit_cosine[i] for label, d in by_label.items()}, first.units[i]),
+            "The part of the network whose output suffers most, on the same inputs.",
+        )
+
+
+def own_plots(entry: Entry) -> Iterator[Plot]:
+    """Figures of one model."""
+    d = entry.diagnosis
+    yield Plot(
+        "parts",
+        trajectory_deviation(
+            d.timesteps, dict(zip(VARIANTS, d.deviations, strict=True)), "Own trajectories by what is quantized"
+        ),
+        "Where the distance comes from: temporal layers alone, and all others.",
+    )
+    if d.culprits:
+        yield Plot(
+            "culprits",
+            ranking(d.culprits[:RANKED], "Layers quantized alone", d.facts["temporal_layers"]),
+            "What each layer costs if it alone is quantized: the shares are of the error of all layers in the ranking.",
+        )
+        yield Plot(
+            "steps",
+            ranking(d.step_ranges, "Time steps at which the quantized model is used"),
+            "Which part of the sampling costs most: quantized there, full precision elsewhere.",
+        )
+    if d.units:
+        yield Plot(
+            "units",
+            unit_map(d.timesteps, d.units, d.unit_sqnr),
+            "Every part of the network at every step: dark parts lose most.",
+        )
+    if d.projections:
+        yield Plot(
+            "mismatch",
+            mismatch_map(d.rows, d.nearest),
+            "Off the diagonal, quantization turned the feature of one time step into that of another.",
+        )
+    yield from _ranges(d)
+
+
+def _ranges(d: Diagnosis) -> Iterator[Plot]:
+    for number, i in enumerate(_worst_layers(d)):
+        yield Plot(
+            f"range{number}",
+            activation_ranges(d.timesteps, d.activations[i], d.intervals[i], d.layers[i]),
+            "What the layer is given at every step, and what its quantized input can hold.",
+        )
+    widths = d.intervals[..., 1] - d.intervals[..., 0]
+    moving = [i for i in range(len(d.layers)) if _spread(widths[i]) > MOVING]
+    if moving:
+        moving = sorted(moving, key=lambda i: -_spread(widths[i]))[:5]
+        yield Plot(
+            "intervals",
+            interval_dynamics(d.timesteps, {d.layers[i]: d.intervals[i] for i in moving}),
+            "Intervals that follow the time step: those that move most.",
+        )
+
+
+def _spread(width: Tensor) -> float:
+    return float(width.max() / width.min()) if not bool(width.isnan().any()) else 0.0
+
+
+def _worst_layers(d: Diagnosis) -> list[int]:
+    """The costliest layers whose input is told; without a ranking those whose range moves most over the steps."""
+    known = {name: i for i, name in enumerate(d.layers) if not bool(d.activations[i].isnan().any())}
+    ranked = [known[cost.name] for cost in d.culprits if cost.name in known]
+    if not ranked:
+        widths = d.activations[..., -1] - d.activations[..., 0]
+        ranked = sorted(known.values(), key=lambda i: -_spread(widths[i].clamp_min(1e-9)))
+    return ranked[:WORST_LAYERS]
