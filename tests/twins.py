@@ -149,16 +149,41 @@ def imagenet(folder: Path, width: int = 8) -> ClassLatentPipeline:
     return ClassLatentPipeline(unet=unet.eval(), scheduler=schedule(), vqvae=vq(8, width), class_embedder=embedder)
 
 
-def stable_diffusion(folder: Path, width: int = 8) -> StableDiffusionPipeline:
-    """Stable Diffusion 1: a CLIP text encoder whose tokenizer knows the letters a to h, KL-f8, PLMS."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+def alphabet(folder: Path, **options: Any) -> Any:
+    """CLIP's tokenizer with a vocabulary of the letters a to h; its files are written into ``folder``."""
+    from transformers import CLIPTokenizer
 
-    torch.manual_seed(0)
     letters = [*"abcdefgh", *(f"{c}</w>" for c in "abcdefgh"), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(letters)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), **options)
+
+
+def tiny_clip(folder: Path) -> Path:
+    """``folder`` with a CLIP model that sees 8x8 images and knows the letters a to h."""
+    import transformers
+
+    tokenizer = alphabet(folder)
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": 18, "max_position_embeddings": 8, "bos_token_id": 16, "eos_token_id": 17, **size}
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config={"image_size": 8, "patch_size": 4, **size}, projection_dim=6
+    )
+    transformers.CLIPModel(config).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+    images.save_pretrained(folder)
+    return folder
+
+
+def stable_diffusion(folder: Path, width: int = 8) -> StableDiffusionPipeline:
+    """Stable Diffusion 1: a CLIP text encoder whose tokenizer knows the letters a to h, KL-f8, PLMS."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    tokenizer = alphabet(folder, model_max_length=8)
     size: dict[str, Any] = {"hidden_size": 2 * width, "intermediate_size": 2 * width, "num_hidden_layers": 2}
     config = CLIPTextConfig(
         vocab_size=18, num_attention_heads=1, max_position_embeddings=8, bos_token_id=16, eos_token_id=17, **size

@@ -11,7 +11,7 @@ import pytest
 from corners import Corners, pictures
 from tempoquant.bench import built_in, load_experiment
 from tempoquant.evaluation import EXTRACTORS
-from twins import TWINS
+from twins import TWINS, tiny_clip
 
 pytest.importorskip("transformers")
 
@@ -38,6 +38,9 @@ def twin(place, monkeypatch):
         np.savez("real.npz", arr_0=pictures(24, channels=3, size=PIXELS.get(name, 32)).numpy())
         Path("captions.txt").write_text("a b\nc d e\nf g\nh\n")
         metrics = "{features: corners, metrics: [fd, sfd, is, kid, pr], reference: real.npz, samples: 10}"
+        if name.startswith("stable"):
+            tiny_clip(place / "clip")
+            metrics = metrics.replace("pr]", "pr, clip], clip: clip")
         entries = [*SHRUNK, f"evaluation.distribution={metrics}"]
         prompts = ["--prompts", "captions.txt"] if name.startswith("stable") else []
         changes = [part for entry in entries for part in ("--set", entry)]
@@ -54,6 +57,7 @@ def checked(name: str, expected: int) -> list[dict[str, Any]]:
     assert len(records) == expected
     for record in records:
         names = {"FD-corners", "sFD-corners", "IS-corners", "KD-corners", "precision-corners", "recall-corners"}
+        names |= {"CLIP score"} if name.startswith("stable") else set()
         assert record["distribution"].keys() == names
         assert all(np.isfinite(value) for value in record["distribution"].values())
         assert record["recipe"]["calibration"]["sampler"] == experiment.sampler

@@ -1,7 +1,6 @@
 """CLIP score with a tiny random model; the cosine is computed here from the model's own parts."""
 
 import importlib
-import json
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ import torch
 from corners import Corners, pictures
 from tempoquant.errors import InputError
 from tempoquant.evaluation import ClipScore, distribution_metrics
+from twins import tiny_clip
 
 transformers = pytest.importorskip("transformers")
 PROMPTS = ["a b", "c", "d e f g h a b c d e f g h", "h"]
@@ -16,23 +16,7 @@ PROMPTS = ["a b", "c", "d e f g h a b c d e f g h", "h"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A CLIP model that sees 8x8 images and knows the letters a to h."""
-    place = tmp_path_factory.mktemp("clip")
-    letters = [*"abcdefgh", *(f"{c}</w>" for c in "abcdefgh"), "<|startoftext|>", "<|endoftext|>"]
-    (place / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(letters)}))
-    (place / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer(str(place / "vocab.json"), str(place / "merges.txt"))
-    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {"vocab_size": 18, "max_position_embeddings": 8, "bos_token_id": 16, "eos_token_id": 17, **size}
-    torch.manual_seed(0)
-    config = transformers.CLIPConfig(
-        text_config=text, vision_config={"image_size": 8, "patch_size": 4, **size}, projection_dim=6
-    )
-    transformers.CLIPModel(config).eval().save_pretrained(place)
-    tokenizer.save_pretrained(place)
-    images = transformers.CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
-    images.save_pretrained(place)
-    return place
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 def by_hand(folder, images):
