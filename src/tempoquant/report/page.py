@@ -71,7 +71,7 @@ def stored_metrics(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """What ``tempoquant evaluate`` left in the folders: distributional metrics and requirements."""
     found = []
     for entry in entries:
-        kept = entry.evaluation or {}
+        kept = entry.evidence.get("evaluation", {})
         for part in (kept.get("distribution") or {}).values():
             if isinstance(part, dict) and "value" in part:
                 images = f"{part.get('generated')} images"
@@ -121,7 +121,7 @@ def model(entry: Entry, number: int) -> dict[str, Any]:
         "policy": yaml.safe_dump({"policy": list(d.policy)}, sort_keys=False) if d.policy else "",
         "recipe": "" if recipe is None else yaml.safe_dump(recipe, sort_keys=False),
         "commands": commands(entry),
-        "files": facts["quantized"].get("files", {}),
+        "files": entry.evidence.get("files", facts["quantized"].get("files", {})),
         "versions": facts["versions"],
         "machine": facts["machine"],
     }
