@@ -138,8 +138,8 @@ def findings(entry: Entry) -> list[str]:
     ]
     if d.disturbed:
         said.append(
-            f"{len(d.disturbed)} of {len(d.projections)} temporal features are disturbed (cosine below 0.9995), most of "
-            f"all {', '.join(d.disturbed[:3])}. A method that minds them, such as tfmq-dm, heals that."
+            f"{len(d.disturbed)} of {len(d.projections)} temporal features are disturbed (cosine below 0.9995), most "
+            f"of all {', '.join(d.disturbed[:3])}. A method that minds them, such as tfmq-dm, heals that."
         )
     elif d.projections:
         said.append(f"All {len(d.projections)} temporal features are as they were (cosine at least 0.9995).")
