@@ -6,10 +6,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Waiting threads sleep instead of spinning, which slows a busy machine down many times over.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo bench test clean
+.PHONY: demo demo-qat bench test clean
 
 demo: .venv/.installed
 	$(BIN)/tempoquant demo -o demo --overwrite
+
+# Train the bundled model at 4 bits from its own trajectories, and draw it beside post-training quantization. Stopped
+# and begun again, it goes on where it was. DEMO_DATA names images to train on instead (idx files of Fashion-MNIST).
+demo-qat: .venv/.installed
+	mkdir -p demo-qat
+	$(BIN)/python benchmarks/tdq_fashion32.py --rows "tfmq-dm W4A4;tdq-ptq W4A4;tdq W4A4" --seeds 0 --steps 1200 \
+	  --batch 16 --samples 64 --images 16 --work demo-qat/work --json demo-qat/demo.json \
+	  --picture demo-qat/samples.png $(if $(DEMO_DATA),--data $(DEMO_DATA))
 
 # Every method on the bundled model; stopped and begun again, it goes on where it was.
 bench: .venv/.installed-eval
@@ -25,7 +33,7 @@ test: .venv/.installed-dev
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo demo-qat
 
 # Torch first: pip then keeps the build that was chosen (processor or CUDA) while it resolves the rest.
 .venv/.torch: constraints.txt

@@ -31,6 +31,8 @@ RUNS = [
     ("tfmq-dm", 6, "fast"),
     ("tfmq-dm", 8, "balanced"),
     ("tfmq-dm", 6, "balanced"),
+    ("tempo-fast", 8, "fast"),
+    ("tempo-fast", 6, "fast"),
 ]
 
 
@@ -41,13 +43,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64, help="calibration trajectories")
     parser.add_argument("--images", type=int, default=32, help="evaluated images")
     parser.add_argument("--noise-samples", type=int, default=8, help="trajectories whose predicted noise is compared")
-    parser.add_argument("--runs", type=int, default=len(RUNS), help="how many of the runs, in order")
+    parser.add_argument("--methods", help="those to run, such as rtn,tempo-fast; all if not given")
     args = parser.parse_args()
     torch.set_num_threads(2)
     args.work.mkdir(parents=True, exist_ok=True)
     found = json.loads(args.json.read_text()) if args.json.exists() else header(args)
     done = {row["name"] for row in found["results"]}
-    todo = [run for run in RUNS[: args.runs] if label(*run) not in done]
+    wanted = args.methods.split(",") if args.methods else [method for method, _, _ in RUNS]
+    todo = [run for run in RUNS if run[0] in wanted and label(*run) not in done]
     truth = full_precision(args) if todo else None
     for run in todo:
         found["results"].append(one(run, truth, args))

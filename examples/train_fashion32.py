@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import fashion_mnist
 import torch
@@ -33,6 +34,8 @@ from tempoquant.randomness import generator
 from tempoquant.workplace import check_output, partial_of, publish
 
 LEARNING_RATE, LAST_RATE = 5e-4, 0.02
+CLASS_RATE = 20.0
+"""The learning rate of class embeddings, as a multiple: they start at zero, in a network that heeds none yet."""
 WARM_UP = 300
 MAX_SNR = 5.0
 MAX_NORM = 1.0
@@ -91,13 +94,13 @@ class Training:
         snr = alphas / (1 - alphas)
         self.weight = snr.clamp(max=MAX_SNR) / snr
         self.optimizer = torch.optim.AdamW(
-            self.unet.parameters(), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+            groups_of(self.unet), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
         )
 
     def learning_rate(self) -> float:
         """A warm-up, then a cosine over the steps that ends at 2 %."""
         cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
-        warm = min(1.0, (self.step + 1) / WARM_UP)
+        warm = min(1.0, (self.step + 1) / min(WARM_UP, max(1, self.settings.steps // 8)))
         return LEARNING_RATE * warm * (cosine * (1 - LAST_RATE) + LAST_RATE)
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -117,7 +120,7 @@ class Training:
         """One step of training; its loss."""
         samples, noise, times, labels = self.draw()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.learning_rate() * group["multiple"]
         noisy = self.scheduler.add_noise(samples, noise, times)
         predicted = self.unet(noisy.to(memory_format=torch.channels_last), times, class_labels=labels).sample
         loss = ((predicted - noise).square().mean((1, 2, 3)) * self.weight[times]).mean()
@@ -159,6 +162,14 @@ class Training:
             for moment, value in moments.items():
                 value.copy_(tensors[f"{moment}.{name}"])
             self.optimizer.state[parameter] = moments
+
+
+def groups_of(unet: UNet2DModel) -> list[dict[str, Any]]:
+    """The optimizer's groups: class embeddings have a rate of their own."""
+    of_classes = [p for name, p in unet.named_parameters() if name.startswith("class_embedding")]
+    others = [p for name, p in unet.named_parameters() if not name.startswith("class_embedding")]
+    groups = [{"params": others, "multiple": 1.0}, {"params": of_classes, "multiple": CLASS_RATE}]
+    return [group for group in groups if group["params"]]
 
 
 def start_from(unet: UNet2DModel, start: str) -> None:

@@ -84,6 +84,7 @@ def same_bytes(a: Path, b: Path) -> None:
     facts = [json.loads((f / "tempoquant.json").read_text()) for f in (a, b)]
     for fact in facts:
         fact.pop("timings")
+        fact.pop("cpu_timings")
     assert facts[0] == facts[1]
 
 
@@ -153,6 +154,21 @@ def test_interrupted_while_activation_steps_learn(method, tmp_path):
         tempoquant.quantize(unet_pipeline(), recipe, out=out, progress=progress, resume=True)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
     tempoquant.quantize(unet_pipeline(), recipe, out=out, resume=True)
+    same_bytes(out, tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("brief_balanced")
+def test_interrupted_while_everything_is_tuned(tmp_path):
+    changes = {**RECIPE, "method": "tempo", "tuning": {"iterations": 44, "batch": 2}}
+    tempoquant.quantize(unet_pipeline(), small_recipe(**changes), out=tmp_path / "whole")
+    out = tmp_path / "out"
+    for parts in (0, 7, 23, 41):
+        interrupt(out, "tuning", parts, **changes)
+        # The state of every twentieth iteration is kept.
+        kept = tmp_path / "out.partial" / "tuning" / "tuning.safetensors"
+        assert kept.exists() == (parts > 20)
+    progress = Stops()
+    tempoquant.quantize(unet_pipeline(), small_recipe(**changes), out=out, progress=progress, resume=True)
     same_bytes(out, tmp_path / "whole")
 
 

@@ -1,11 +1,27 @@
 """Time-step-aware quantization for diffusion models."""
 
-from tempoquant.api import load, quantize
+from tempoquant.api import load, quantize, train
+from tempoquant.checkpoint import register
 from tempoquant.diagnosis import Diagnosis, diagnose
+from tempoquant.exported import export, load_exported
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import Denoiser
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
 
-__all__ = ["Denoiser", "Diagnosis", "QuantizedPipeline", "Recipe", "diagnose", "load", "method_recipe", "quantize"]
+__all__ = [
+    "Denoiser",
+    "Diagnosis",
+    "QuantizedPipeline",
+    "Recipe",
+    "diagnose",
+    "export",
+    "load",
+    "load_exported",
+    "method_recipe",
+    "quantize",
+    "train",
+]
 __version__ = "0.1.0"
+
+register()

@@ -20,11 +20,15 @@ from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Places, Quantized, run_job
 from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, resolve, state_hash
+from tempoquant.pipelines.heads_unet import HeadsUNet2DModel
 from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
 from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
+from tempoquant.runtime.exporting import condition_examples
+from tempoquant.training import Processes, Rhythm, open_images
+from tempoquant.training_job import TrainingData, keep_evidence, run_training
 from tempoquant.workplace import check_output, workplace
 
 COMPONENTS = ("unet", "transformer", "denoiser")
@@ -40,6 +44,7 @@ def quantize(
     resume: bool = False,
     overwrite: bool = False,
     conditioning: Mapping[str, Any] | None = None,
+    freeze_schedule: bool = False,
     progress: Progress | None = None,
 ) -> QuantizedPipeline:
     """Quantize a diffusion model.
@@ -54,22 +59,30 @@ def quantize(
         conditioning: what a conditional model draws from, one entry a calibration sample of the recipe: keyword
             arguments of the pipeline's call (``{"prompt": [...]}``, ``{"class_labels": [...]}``; a ``guidance_scale``
             serves all), or of a bare denoiser its keyword tensors.
+        freeze_schedule: replace layers that see the time step alone by a table; the result then knows its own
+            schedule only. See :meth:`QuantizedPipeline.freeze_schedule`.
         resume: continue at the last finished unit. overwrite: replace ``out``.
 
     Raises:
         InputError: an argument is not valid; said before any long work.
         NumericsError: the denoiser returned NaN or infinity.
     """
+    if recipe.training is not None:
+        raise InputError(f"{recipe.method} trains: use `tempoquant train`, or tempoquant.train()")
     target = in_float32(resolve(model))
     given = conditioning_in_float32(conditioning)
     target.check_conditioning(given, recipe.calibration.samples)
+    if freeze_schedule and "class_labels" in condition_examples(target.denoiser):
+        raise InputError(
+            f"{target.name}: its temporal layers follow the class label too: its schedule cannot be frozen"
+        )
     if recipe.correction is not None:
         check_correctable(target.denoiser.scheduler)
     place = None if out is None else Path(out)
     if place is not None:
         check_output(place, overwrite, resume)
     with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
-        places = Places(Path(recording or work / "recording"), Path(units or work / "units"), work / "steps")
+        places = Places.within(work, recording, units)
         # Rounding is learned by gradients, which a caller's inference mode would forbid.
         with torch.inference_mode(False):
             quantized = run_job(target, recipe, places, progress or Silent(), given)
@@ -77,8 +90,69 @@ def quantize(
         made = target.with_module(quantized.module)
         result = QuantizedPipeline(made, quantized.blueprint, quantized.clock, facts, quantized.correction)
         result.use_engine("auto")
+        if freeze_schedule:
+            result.freeze_schedule()
         if place is not None:
             result.save_pretrained(place, overwrite=overwrite)
+    return result
+
+
+def train(
+    model: Any,
+    recipe: Recipe,
+    *,
+    data: Any = None,
+    out: Path | str | None = None,
+    recording: Path | str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    conditioning: Mapping[str, Any] | None = None,
+    rhythm: Rhythm | None = None,
+    progress: Progress | None = None,
+) -> QuantizedPipeline:
+    """Train a diffusion model on a quantized grid (quantization-aware training), and fold it.
+
+    The result is a quantized model like any other: integers, and intervals in constants or tables.
+
+    Args:
+        model: as :func:`quantize` takes it.
+        recipe: of a method that trains, such as ``"tdq"``; see :func:`tempoquant.method_recipe`.
+        data: images to train on by the diffusion loss, see :func:`tempoquant.training.open_images`; None: distillation
+            from the model's own trajectories, by the mean square (or absolute) distance to full-precision predictions.
+        out: folder to write the result to, with checkpoints beside it in ``out.partial/training``, and in the end the
+            log (JSON lines) and samples in ``out/training``.
+        recording, conditioning: as :func:`quantize` takes them.
+        resume: continue at the last checkpoint; the result is the same bits as without the interruption.
+        overwrite: replace ``out``. rhythm: how often to log, save, and draw samples.
+
+    Raises:
+        InputError: an argument is not valid; said before any long work.
+        NumericsError: the loss is not finite; names the step, and the last good checkpoint stays.
+    """
+    if recipe.training is None:
+        raise InputError(f"{recipe.method} does not train: use `tempoquant quantize`, or tempoquant.quantize()")
+    processes = Processes()
+    target = in_float32(resolve(model))
+    given = conditioning_in_float32(conditioning)
+    target.check_conditioning(given, recipe.calibration.samples)
+    images = None if data is None else open_images(data)
+    place = None if out is None or not processes.writes else Path(out)
+    if place is not None:
+        check_output(place, overwrite, resume)
+        if recipe.training.sees != "time":
+            raise InputError(f"training.sees = {recipe.training.sees!r}: intervals from the input have no form on disk")
+    with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
+        training = TrainingData(images, "its own trajectories" if images is None else images.digest(), given)
+        places = Path(recording or work / "recording"), work / "training"
+        with torch.inference_mode(False):
+            made = run_training(target, recipe, training, places, rhythm or Rhythm(), processes, progress or Silent())
+        facts = _facts(target, made, given) | {"data": training.identity}
+        result = QuantizedPipeline(target.with_module(made.module), made.blueprint, made.clock, facts)
+        if recipe.training.sees == "time":
+            result.use_engine("auto")
+        if place is not None:
+            result.save_pretrained(place, overwrite=overwrite)
+            keep_evidence(work / "training", place / "training")
     return result
 
 
@@ -129,7 +203,7 @@ def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[
                 raise InputError(f"{root} holds a bare denoiser: give load(..., denoiser=) or --denoiser")
             return copy.deepcopy(denoiser.module).requires_grad_(False)
         name = config.get("_class_name", "")
-        found = getattr(diffusers, str(name), None)
+        found = HeadsUNet2DModel if name == HeadsUNet2DModel.__name__ else getattr(diffusers, str(name), None)
         if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
             raise FormatError(f"{root / component}: diffusers has no model class {name!r}")
         try:
@@ -180,5 +254,6 @@ def _facts(target: Target, quantized: Quantized, conditioning: Mapping[str, Any]
         "unreached_products": list(quantized.graph.unreached),
         "correction": quantized.measured,
         "machine": machine(),
-        "timings": quantized.timings,
+        "timings": quantized.watch.wall,
+        "cpu_timings": quantized.watch.cpu,
     }

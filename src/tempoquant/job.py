@@ -1,9 +1,7 @@
 """The main job: read the denoiser, record it, round its weights, calibrate its activations."""
 
 import copy
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from torch import nn
 
 from tempoquant.calibration.conditions import most_conditions, temporal_inputs
 from tempoquant.calibration.recorder import record
-from tempoquant.calibration.stage import ActivationStage, calibrate, first_call, learn_steps
+from tempoquant.calibration.stage import ActivationStage, calibrate, first_call, learn_steps, tune
 from tempoquant.calibration.store import Store
 from tempoquant.calibration.temporal_cache import cache_features
 from tempoquant.checkpoint import Blueprint
@@ -32,8 +30,11 @@ from tempoquant.pipelines import Target, build_scheduler, condition_variants, se
 from tempoquant.progress import Progress
 from tempoquant.recipe import Recipe
 from tempoquant.reconstruction.cache import UnitCache
+from tempoquant.reconstruction.effort import Effort
+from tempoquant.reconstruction.effort import effort as named_effort
 from tempoquant.reconstruction.reading import Reading, read
 from tempoquant.reconstruction.stage import reconstruct_image_layers, reconstruct_temporal, unit_identity, weight_stage
+from tempoquant.stopwatch import Stopwatch
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Quantized:
 
     Attributes:
         module: the module; its clock is attached.
-        graph: what was read from the original, split layers as their parts. timings: seconds by stage.
+        graph: what was read from the original, split layers as their parts. watch: seconds by stage.
         correction: of its noise predictions, or None. measured: what was found for it, by time step: plain JSON data.
     """
 
@@ -50,7 +51,7 @@ class Quantized:
     blueprint: Blueprint
     clock: Clock
     graph: DenoiserGraph
-    timings: dict[str, float] = field(default_factory=dict)
+    watch: Stopwatch = field(default_factory=Stopwatch)
     correction: CorrectionTables | None = None
     measured: dict[str, Any] | None = None
 
@@ -61,11 +62,19 @@ class Places:
 
     Attributes:
         recording: recorded trajectories. units: finished weights. steps: learned activation steps.
+        tuning: unfinished tuning of the whole.
     """
 
     recording: Path
     units: Path
     steps: Path
+    tuning: Path
+
+    @classmethod
+    def within(cls, work: Path, recording: Path | str | None = None, units: Path | str | None = None) -> "Places":
+        """The folders in a workplace, but for those that are given because other jobs share them."""
+        shared = Path(recording or work / "recording"), Path(units or work / "units")
+        return cls(*shared, work / "steps", work / "tuning")
 
 
 def run_job(
@@ -74,51 +83,58 @@ def run_job(
     places: Places,
     progress: Progress,
     conditioning: Mapping[str, Any] | None = None,
+    effort: Effort | None = None,
 ) -> Quantized:
     """Quantize ``target``'s denoiser.
 
     Args:
         places: their contents are reused where they are of the same settings.
         conditioning: as ``target.generate`` takes it, for the recipe's calibration samples.
+        effort: settings of reconstruction in the place of the recipe's; finished units do not know of it.
     """
-    timings: dict[str, float] = {}
+    watch = Stopwatch()
     probe = probe_of(target, recipe, conditioning)
-    with _timed(timings, "read"):
+    with watch.stage("read"):
         reading = read(probe, recipe)
-    with _timed(timings, "record"):
+    recipe = reading.recipe
+    with watch.stage("record"):
         store = record_trajectories(target, recipe, places.recording, progress, conditioning)
     graph, plans = reading.graph, reading.plans(recipe)
     clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
     module = copy.deepcopy(target.denoiser.module).eval().requires_grad_(False)
     install_splits(module, reading.splits)
     cache = UnitCache(places.units, unit_identity(store, recipe, plans))
-    stage = weight_stage(module, graph, recipe, plans, cache, progress)
+    settings = effort or named_effort(recipe.effort)
+    stage = weight_stage(module, graph, recipe, settings, plans, cache, progress)
     job = ActivationStage(
         stage, install_attention(module, reading.products), clock, store, replace(target.denoiser, module=module)
     )
-    with _timed(timings, "temporal features"):
+    with watch.stage("temporal features"):
         program = temporal_program(probe, graph)
         externals, rows = temporal_inputs(program, store, clock, most_conditions(graph), recipe.seed)
         reconstruct_temporal(stage, program, externals)
-    with _timed(timings, "units"):
+    with watch.stage("units"):
         reconstruct_image_layers(stage, job.denoiser, store)
     clock.attach(module)
-    with _timed(timings, "activations"):
+    with watch.stage("activations"):
         calibrate(job, program, externals, rows)
     if recipe.activations.learn:
-        with _timed(timings, "activation steps"):
+        with watch.stage("activation steps"):
             learn_steps(job, places.steps)
     # Last, since what is looked up runs in no two streams.
     cache_features(module, program, externals, clock, recipe.temporal, lambda: first_call(job))
+    if recipe.tuning is not None:
+        with watch.stage("tuning"):
+            tune(job, target.denoiser, places.tuning)
     correction, measured = None, None
     if recipe.correction is not None:
-        with _timed(timings, "correction"):
+        with watch.stage("correction"):
             compared = target, target.with_module(module)
             correction, measured = correct(compared, reading, clock, recipe, conditioning, progress)
     blueprint = Blueprint(
         recipe, graph.time_argument, graph.shared, graph.projections, reading.products, reading.splits
     )
-    return Quantized(module, blueprint, clock, graph, timings, correction, measured)
+    return Quantized(module, blueprint, clock, graph, watch, correction, measured)
 
 
 def probe_of(target: Target, recipe: Recipe, conditioning: Mapping[str, Any] | None = None) -> Probe:
@@ -192,10 +208,3 @@ def correct(
     found = {"k": noise.k, "r2": noise.r2, "variance": noise.variance, "snr": sums.snr()}
     measured |= {name: [float(f"{x:.6g}") for x in values] for name, values in found.items()}
     return correction_tables(sums, wanted.kind), measured
-
-
-@contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timings[stage] = round(time.perf_counter() - start, 3)

@@ -4,15 +4,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, write_component, write_evidence
+from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, make_savable, write_component, write_evidence
 from tempoquant.checkpoint.tensors import full_bytes
 from tempoquant.correction import CorrectionTables, corrected_scheduler
 from tempoquant.intervals import Clock, has_tables
 from tempoquant.pipelines import Denoiser, Target
 from tempoquant.recipe import Recipe
-from tempoquant.runtime import use_engine
+from tempoquant.runtime import freeze_schedule, use_engine
+from tempoquant.runtime.exporting import condition_examples
 from tempoquant.workplace import check_output, partial_of, publish
 
 
@@ -44,6 +46,7 @@ class QuantizedPipeline:
             corrected = corrected_scheduler(plain, correction, clock.timesteps, wanted.reduces_noise)
             self.target = target.with_scheduler(corrected)
         by_step = correction is not None or has_tables(target.denoiser.module)
+        make_savable(self.denoiser.module, blueprint, clock, correction)
         self.target.denoiser.recorded = clock.timesteps if by_step else None
 
     @property
@@ -68,6 +71,35 @@ class QuantizedPipeline:
             What runs each layer, by name.
         """
         return use_engine(self.denoiser.module, engine)
+
+    def freeze_schedule(self, storage: str = "float16") -> int:
+        """Replace the layers that see the time step alone by tables of what they put out, for the recorded schedule.
+
+        The denoiser then refuses every other time step; saved, the folder does without those layers' weights.
+
+        Args:
+            storage: "float16" or "int8".
+
+        Returns:
+            How many numbers the replaced layers held.
+
+        Raises:
+            InputError: there are no such layers, or they follow a class label or a prompt too.
+        """
+        denoiser, blueprint = self.denoiser, self.blueprint
+        draw = torch.Generator().manual_seed(0)
+        given = {name: torch.cat([row, _another(row, draw)]) for name, row in condition_examples(denoiser).items()}
+        sample = torch.zeros(2 if given else 1, *denoiser.sample_shape)
+
+        def run(t: Tensor) -> Tensor:
+            with torch.no_grad():
+                return denoiser(sample, t.expand(len(sample)), **given)
+
+        removed = freeze_schedule(denoiser.module, blueprint.shared, blueprint.projections, self.clock, run, storage)
+        self.clock.frozen = True
+        self.facts["frozen_parameters"] = removed
+        make_savable(denoiser.module, blueprint, self.clock, self.correction)
+        return removed
 
     def generate(self, samples: int, **options: Any) -> Tensor:
         """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Target.generate`."""
@@ -105,3 +137,8 @@ class QuantizedPipeline:
         self.facts["size"] = size.to_dict()
         write_evidence(folder, self.facts)
         return size
+
+
+def _another(row: Tensor, draw: torch.Generator) -> Tensor:
+    """A condition unlike the given one."""
+    return torch.randn(row.shape, generator=draw) if row.is_floating_point() else row + 1

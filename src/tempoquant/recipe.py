@@ -76,6 +76,8 @@ class Weights(Part):
     """Weight quantization. ``symmetric`` unset: symmetric at 8 bits and more, asymmetric below.
 
     ``split_shortcuts``: a layer whose input is two tensors side by side gets a grid for each (Q-Diffusion).
+    ``fit_bias``: every layer's bias takes off the mean error of its output on the recorded inputs, and its weight is
+    rounded for the inputs' deviations from their mean alone. Temporal layers keep theirs.
     """
 
     bits: int = 4
@@ -83,6 +85,7 @@ class Weights(Part):
     range: Annotated[str, _registered(WEIGHT_RANGES)] = "mse"
     rounding: Annotated[str, _registered(WEIGHT_ROUNDINGS)] = "reconstruct"
     split_shortcuts: bool = False
+    fit_bias: bool = False
 
     _bits = field_validator("bits")(_check_bits)
 
@@ -133,20 +136,21 @@ class Temporal(Part):
     "Prev"), ``nearest`` (their "Freeze"). ``calibration``: ``finite-set`` gives one exact interval a step,
     ``constant`` one for all, ``block`` whatever the other activations of the blocks they belong to get. ``cache``
     stores what they put out at every step, and looks it up instead of computing it: the full-precision features or the
-    quantized layers' own; ``always``, or for each projection that has the least error so.
+    quantized layers' own; ``always``, or for each projection that has the least error so, or (``time-alone``) only in
+    denoisers whose features follow nothing but the time step, as if unset in others.
     """
 
     reconstruction: Literal["tiar", "block", "nearest"] = "tiar"
     calibration: Literal["finite-set", "constant", "block"] = "finite-set"
     cache: Literal["float16", "int8"] | None = None
-    cache_choice: Literal["always", "least-error"] = "always"
+    cache_choice: Literal["always", "least-error", "time-alone"] = "always"
     cache_features: Literal["full-precision", "quantized"] = "full-precision"
 
     @property
     def never_runs(self) -> bool:
         """Whether the temporal layers need no quantization: nothing that they compute is used."""
-        always = self.cache is not None and self.cache_choice == "always"
-        return always and self.cache_features == "full-precision"
+        all_of_them = self.cache is not None and self.cache_choice != "least-error"
+        return all_of_them and self.cache_features == "full-precision"
 
 
 class Calibration(Part):
@@ -211,6 +215,59 @@ class Correction(Part):
         return self.kind == "correlated" if self.variance is None else self.variance
 
 
+class Training(Part):
+    """Quantization-aware training; what it trains on is not part of the recipe.
+
+    Attributes:
+        scheme: the quantizers. steps, batch, accumulate: of the optimizer, samples a step, in so many parts.
+        lr: of weights and of interval networks. step_lr: of step sizes and offsets, a share of ``lr``.
+        weight_decay: of weights and interval networks. warm_up: steps until ``lr`` is reached.
+        schedule: of ``lr`` from there: along a half cosine to 0, or none.
+        ema: decay of the average of all that is trained, which is what is kept.
+        loss: "l2" or "l1" of the prediction. autocast: the type that layers compute in, float32 if unset.
+        lora: rank of what is added to frozen weights before they are rounded; unset: the weights themselves train.
+        encoding, initialization: of interval networks.
+        sees: what intervals are made from: the time step ("time"), or, for comparison, the input's own "range", or a
+            network of its "statistics", or of "statistics+time".
+    """
+
+    scheme: Literal["lsq", "lsq+", "pact", "nipq", "duq", "qil"] = "lsq"
+    steps: int = Field(1000, ge=1)
+    batch: int = Field(64, ge=1)
+    accumulate: int = Field(1, ge=1)
+    lr: float = Field(2e-4, gt=0)
+    step_lr: float = Field(0.1, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warm_up: int = Field(100, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    ema: float = Field(0.999, ge=0, lt=1)
+    loss: Literal["l2", "l1"] = "l2"
+    autocast: Literal["bfloat16"] | None = None
+    lora: int | None = Field(None, ge=1)
+    encoding: Literal["frequency", "none", "normalized", "fourier"] = "frequency"
+    initialization: Literal["he", "xavier", "zero", "gaussian"] = "he"
+    sees: Literal["time", "range", "statistics", "statistics+time"] = "time"
+
+    @model_validator(mode="after")
+    def _parts(self) -> "Training":
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch = {self.batch} cannot be done in accumulate = {self.accumulate} equal parts")
+        return self
+
+
+class Tuning(Part):
+    """Global tuning of everything that is not integers against full precision's predicted noise, at the end.
+
+    Attributes:
+        iterations: of Adam. batch: recorded inputs an iteration sees. lr: the step size at the start, as a share of
+            each tensor's mean magnitude; it falls to 0 along a cosine.
+    """
+
+    iterations: int = Field(100, ge=1)
+    batch: int = Field(8, ge=1)
+    lr: float = Field(1e-3, gt=0, le=1)
+
+
 class Recipe(Part):
     """Everything that decides a quantized model, next to the model itself."""
 
@@ -224,7 +281,9 @@ class Recipe(Part):
     temporal: Temporal = Temporal()
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
     policy: tuple[Override, ...] = ()
+    tuning: Tuning | None = None
     correction: Correction | None = None
+    training: Training | None = None
     seed: int = 0
 
     @model_validator(mode="after")
@@ -250,8 +309,12 @@ class Recipe(Part):
 
     @property
     def name(self) -> str:
-        """Short name for tables, e.g. ``tfmq-dm W4A8``."""
-        return f"{self.method} W{self.weights.bits}A{self.activations.bits}"
+        """Short name for tables, e.g. ``tfmq-dm W4A8`` or ``ptqd W4A8 + correlated correction``."""
+        plain = f"{self.method} W{self.weights.bits}A{self.activations.bits}"
+        if self.correction is None:
+            return plain
+        kind = self.correction.kind
+        return f"{plain} + {'step-wise bits' if kind == 'none' else f'{kind} correction'}"
 
     def bits_of(self, name: str, roles: frozenset[str] = frozenset()) -> tuple[int, int]:
         """Weight and activation bits of a layer: the last matching override wins."""

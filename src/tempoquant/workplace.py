@@ -43,6 +43,8 @@ def partial_of(out: Path) -> Path:
 def workplace(out: Path | None, recipe: Recipe, model_hash: str, resume: bool) -> Iterator[Path]:
     """A folder to work in: ``out.partial``, kept on failure and removed on success, or a temporary one.
 
+    A failure that the same input would repeat leaves no folder, unless what was done before it can be gone on from.
+
     Raises:
         InputError: resuming work of another recipe, model or thread count.
     """
@@ -64,8 +66,8 @@ def workplace(out: Path | None, recipe: Recipe, model_hash: str, resume: bool) -
     try:
         yield folder
     except TempoquantError:
-        # Wrong input would be as wrong the next time: nothing is there to continue.
-        if not begun:
+        # Wrong input would be as wrong the next time: nothing is there to continue but a training's checkpoint.
+        if not begun and not any(folder.glob("*/state.json")):
             shutil.rmtree(folder)
         raise
     shutil.rmtree(folder)

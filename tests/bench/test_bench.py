@@ -7,19 +7,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from bench_models import ENTRIES
 
-from corners import Corners
-from tempoquant.bench import Experiment, run_bench
+import tempoquant
+from corners import Corners, pictures
+from tempoquant.bench import Experiment, paper_schedule, run_bench
 from tempoquant.bench.records import Records
 from tempoquant.bench.truth import conditioning_of
 from tempoquant.errors import InputError, TempoquantError
-from tempoquant.evaluation import EXTRACTORS
-from tempoquant.pipelines import resolve
+from tempoquant.evaluation import EXTRACTORS, distribution_metrics, save_images
+from tempoquant.pipelines import resolve, to_images
+from tempoquant.recipe import Recipe
+from tempoquant.stopwatch import Stopwatch
 
 
 def experiment(**changes: Any) -> Experiment:
@@ -57,6 +61,47 @@ def test_a_bench_shares_what_runs_have_in_common(place):
     # What two runs share counts for both, as if each had been alone.
     wide, narrow = seconds["tfmq-dm W4A8 0"], seconds["tfmq-dm W4A6 0"]
     assert all(wide[stage] == narrow[stage] > 0 for stage in ("record", "units", "temporal features"))
+
+
+def test_processors_are_timed_too(place):
+    for record in run_bench(experiment(), place / "out").records:
+        assert record["cpu_seconds"].keys() == record["seconds"].keys() >= {"read", "record", "units"}
+        assert sum(record["cpu_seconds"].values()) > 0
+    header = (place / "out" / "table.md").read_text().splitlines()[4]
+    assert "| seconds | CPU s |" in header and "paper est." not in header
+
+
+def test_the_papers_schedule_is_estimated_once_for_equal_work(place, monkeypatch):
+    trials = []
+
+    def job(target, recipe, places, progress, conditioning, settings):
+        """A second to read, and two for each iteration of a unit; TIAR takes one for each of its own."""
+        n = settings.iterations
+        trials.append((recipe.method, n, settings.batch, settings.compensate))
+        seconds = {"read": 1.0, "units": 3.0 + 2 * n, "temporal features": 1.0 * settings.temporal_iterations}
+        if recipe.method == "rtn":
+            seconds |= {"units": 0.5, "temporal features": 0.5}
+        return SimpleNamespace(watch=Stopwatch(seconds, {stage: 2 * s for stage, s in seconds.items()}))
+
+    monkeypatch.setattr(paper_schedule, "run_job", job)
+    outcome = run_bench(experiment(paper_schedule=True), place / "out")
+    assert trials == [(method, n, 32, False) for method in ("rtn", "tfmq-dm") for n in (2, 12)]
+    found = {f"{r['label']} {r['bits']}": r["paper_schedule"]["seconds"] for r in outcome.records}
+    # 20,000 iterations of two seconds, and of one.
+    assert found["tfmq-dm W4A8"] == found["tfmq-dm W4A6"]
+    assert (found["tfmq-dm W4A8"]["units"], found["tfmq-dm W4A8"]["temporal features"]) == (40_003.0, 20_000.0)
+    assert (found["rtn W4A8"]["units"], found["rtn W4A8"]["read"]) == (0.5, 1.0)
+    assert outcome.records[0]["paper_schedule"]["cpu_seconds"]["read"] == 2.0
+    assert "| CPU s, paper est. |" in (place / "out" / "table.md").read_text()
+    run_bench(experiment(paper_schedule=True), place / "out")
+    assert len(trials) == 4
+
+
+def test_the_papers_schedule_is_measured(place):
+    outcome = run_bench(experiment(paper_schedule=True, runs=ENTRIES["runs"][1:]), place / "out")
+    record = outcome.records[0]
+    assert record["paper_schedule"]["cpu_seconds"].keys() == record["cpu_seconds"].keys()
+    assert sum(record["paper_schedule"]["cpu_seconds"].values()) > 10 * sum(record["cpu_seconds"].values())
 
 
 def test_equal_runs_alone_give_the_same(place):
@@ -166,6 +211,40 @@ def test_distances_come_with_an_extractor(place, monkeypatch):
     assert "| FD-corners |" in outcome.tables[0].read_text()
 
 
+def test_metrics_have_columns_of_their_own(place, monkeypatch):
+    monkeypatch.setitem(EXTRACTORS, "corners", lambda weights, device: Corners())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    save_images(pictures(24, size=16), place / "real")
+    many = {"features": "corners", "samples": 12, "metrics": ["fd", "kid", "pr"], "reference": "real"}
+    settings = {"evaluation": {**ENTRIES["evaluation"], "distribution": many}, "runs": ENTRIES["runs"][:1]}
+    record = run_bench(experiment(**settings), place / "out").records[0]
+    bare = resolve("mine.py:make")
+    quantized = tempoquant.quantize(bare, Recipe.parse(record["recipe"])).target
+    drawn = to_images(quantized.generate(range(100_000, 100_012), steps=4, seed=1000))
+    wanted = distribution_metrics(drawn, "real", Corners(), ["fd", "kid", "pr"], seed=1000)
+    assert record["distribution"] == pytest.approx(
+        {
+            "FD-corners": wanted["fd"]["value"],
+            "KD-corners": wanted["kid"]["value"],
+            "precision-corners": wanted["pr"]["precision"],
+            "recall-corners": wanted["pr"]["recall"],
+        }
+    )
+    assert record["distribution details"]["reference"]["images"] == 24
+    assert run_bench(experiment(**settings), place / "out").skipped == 1
+    save_images(pictures(1, seed=9, size=16), place / "real" / "more")
+    assert run_bench(experiment(**settings), place / "out").skipped == 0
+
+
+def test_later_entries_of_distributions_rename_no_run():
+    """Results that were made before them stay done."""
+    old = {**ENTRIES["evaluation"], "distribution": {"features": "fashion32-cnn", "samples": 512}}
+    entries = experiment(evaluation=old).evaluation.entries()
+    assert entries["distribution"] == old["distribution"]
+    many = {**old["distribution"], "metrics": ["kid"]}
+    assert experiment(evaluation={**old, "distribution": many}).evaluation.entries()["distribution"] == many
+
+
 def test_conditions_go_in_turn_to_calibration_and_evaluation(place):
     classes = {"conditioning": {"classes": {"last": 4}}}
     found, target = experiment(model="mine.py:labelled", **classes), resolve("mine.py:labelled")
@@ -190,6 +269,19 @@ REFUSED = {
     "prompts": ({"conditioning": {"prompts": "none.txt"}}, {}, "none.txt: no such file"),
     "guidance": ({"conditioning": {"guidance": 2}}, {}, "guidance"),
     "plugin": ({}, {"plugins": [Path("none.py")]}, "no plugin file none.py"),
+    "metric": ({"evaluation": {"distribution": {"features": "fashion32-cnn", "metrics": ["fdi"]}}}, {}, "mean fd"),
+    "extractor": ({"evaluation": {"distribution": {"metrics": ["fd"]}}}, {}, "fd needs a feature extractor"),
+    "clip": ({"evaluation": {"distribution": {"metrics": ["clip"]}}}, {}, "clip needs a CLIP model"),
+    "reference": (
+        {"evaluation": {"distribution": {"features": "fashion32-cnn", "reference": "none"}}},
+        {},
+        "none: no such file or folder",
+    ),
+    "size": (
+        {"evaluation": {"distribution": {"features": "fashion32-cnn"}}},
+        {},
+        "features are of grey 32x32 images, not (1, 16, 16)",
+    ),
     "policy": ({"recipe": {"policy": [{"match": "nothing*", "weight_bits": 8}]}}, {}, "nothing*"),
 }
 

@@ -22,11 +22,29 @@ def test_the_command_line(run):
         (("tiny.yaml", "--seeds", "a"), "--seeds 'a'"),
         (("tiny.yaml", "--classes", "1"), "small takes no class_labels: its forward takes sample, timestep"),
         (("tiny.yaml", "--json", "r.json"), "r.json exists"),
+        (("tiny.yaml", "--methods", "tfmq"), "did you mean tfmq-dm"),
+        (("tiny.yaml", "--methods", "rtn", "--bits", "W4A6"), "tiny has no run of rtn, W4A6"),
+        (("tiny.yaml", "--bits", "4"), "W4A8 and the like"),
+        (("tiny.yaml", "--set", "steps"), "'steps': KEY=VALUE is needed"),
+        (("tiny.yaml", "--set", "steps=["), "'[' is no YAML value"),
+        (("tiny.yaml", "--set", "evaluation.image=3"), "evaluation.image = 3"),
         (("ffhq",), "ffhq names no model: give --model"),
     ):
         code, out, err = run("bench", *args, "-o", "new")
         assert (code, out) == (2, "") and said in err and err.count("\n") == 1, err
         assert not Path("new").exists()
+
+
+def test_an_experiment_is_changed_on_the_command_line(run):
+    Path("tiny.yaml").write_text(YAML)
+    entries = ("evaluation.images=1", "evaluation.noise_samples=1", "calibration={samples: 1}")
+    changes = [part for entry in entries for part in ("--set", entry)]
+    code, out, err = run("bench", "tiny.yaml", "-o", "out", *changes, "--methods", "tfmq-dm", "--bits", "W4A6")
+    assert code == 0 and "out: 1 runs" in out, err
+    record = json.loads(Path("out/results.jsonl").read_text())
+    assert (record["label"], record["bits"], record["evaluation"]["images"]) == ("tfmq-dm", "W4A6", 1)
+    # What is not named stays.
+    assert record["recipe"]["calibration"]["samples"] == 1 and record["recipe"]["calibration"]["rows"] == 8
 
 
 def test_a_failed_run_fails_the_command(run):

@@ -137,7 +137,7 @@ def test_the_papers_experiments_are_built_in():
 def test_every_built_in_experiment_is_valid(name):
     experiment = load_experiment(name)
     assert plan_runs(experiment) and experiment.title
-    assert name == "fashion32" or (experiment.targets and experiment.source)
+    assert experiment.model == "fashion32" or (experiment.targets and experiment.source)
 
 
 def settings(name: str) -> tuple:

@@ -106,6 +106,19 @@ def test_unknown_seconds_are_marked():
     assert rows[0]["seconds"] == "≥ 1"
 
 
+def test_seconds_of_processors_and_of_the_papers_schedule_have_columns():
+    estimate = {"cpu_seconds": {"units": 7.0}}
+    given = [
+        record("a", "W4A8", 20.0, cpu_seconds={"read": 2.0, "units": None}, paper_schedule=estimate),
+        record("b", "W4A8", 19.0),
+    ]
+    first, second = cells(table(given).markdown())
+    assert (first["seconds"], first["CPU s"], first["CPU s, paper est."]) == ("11", "≥ 2", "7")
+    assert (second["CPU s"], second["CPU s, paper est."]) == ("–", "–")
+    assert "extrapolated from the time of 10 of them" in table(given).markdown()
+    assert "CPU s" not in cells(table(given[1:]).markdown())[0]
+
+
 def test_policies_stand_in_full_below():
     given = [record("a", "W4A8", 2.0), record("b", "W4A6", 1.0, policy=ENDS), record("c", "W4A6", 0.5, policy=ENDS)]
     text = table(given).markdown()

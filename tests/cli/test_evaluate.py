@@ -11,9 +11,10 @@ from test_cli import file, refused, run  # noqa: F401
 from conditional_models import text_pipeline
 from corners import Corners, pictures
 from tempoquant import load
-from tempoquant.cli.distribution import check, measure
+from tempoquant.cli.distribution import measure
 from tempoquant.errors import InputError
 from tempoquant.evaluation import EXTRACTORS, distribution_metrics, plan_metrics, save_images
+from tempoquant.evaluation.sampled import check_sampled
 from tempoquant.pipelines import resolve, to_images
 
 PAIR = ("out", "--reference", "mine.py:make", "-n", "2", "--noise-samples", "1", "--distribution-samples", "20")
@@ -103,10 +104,10 @@ def test_prompts_stay_with_their_images(tmp_path, monkeypatch):
     target = resolve(text_pipeline(tmp_path))
     conditioning = {"prompt": ["a a", "b c", "a b", "a", "a"], "guidance_scale": 2.0}
     plan = plan_metrics(["clip", "fd"], clip="words", extractor=Corners())
-    check(plan, target, 5, conditioning)
+    check_sampled(plan, target, 5, conditioning)
     found = measure(plan, target, target, 5, conditioning=conditioning, seed=1, batch_size=2, steps=2)
     # Shares of the letter a: 2/3, 0, 1/3, 1, 1.
     assert found["clip"]["value"] == pytest.approx(0.6) and found["clip"]["generated"] == 5
     assert found["fd"]["value"] == pytest.approx(0, abs=1e-3)
     with pytest.raises(InputError, match="needs a prompt for each, and none are given"):
-        check(plan, resolve("fashion32"), 5, None)
+        check_sampled(plan, resolve("fashion32"), 5, None)

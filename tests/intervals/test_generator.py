@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals import ARCHITECTURES, Clock, ConstantInterval, GeneratedInterval, Generators
-from tempoquant.intervals.generator import frequency_encoding
+from tempoquant.intervals.generator import ENCODINGS, INITIALIZATIONS, frequency_encoding
 from tempoquant.numerics import QParams
 
 SCALES = torch.tensor([1e-4, 0.02, 0.5])
@@ -96,3 +97,46 @@ def test_gives_what_its_generators_were_set_to_one_for_every_item():
     generators.set(torch.tensor([999, 0, 0]))
     assert ours().s_in.shape == (3,) and ours().s_in.requires_grad
     torch.testing.assert_close(ours().s_in, ours.fold().scale[[3, 0, 0]])
+
+
+def test_encodings_by_hand():
+    steps = torch.tensor([0, 250, 1000])
+    for name, (length, encode) in ENCODINGS.items():
+        assert encode(steps, 1000).shape == (3, length), name
+    assert ENCODINGS["normalized"][1](steps, 1000).flatten().tolist() == [0, 0.25, 1]
+    assert ENCODINGS["none"][1](steps, 1000).flatten().tolist() == [0, 250, 1000]
+    fourier = ENCODINGS["fourier"][1](steps, 1000)
+    assert fourier[0].tolist() == [1.0] * 64 + [0.0] * 64
+    torch.testing.assert_close(fourier[:, :64] ** 2 + fourier[:, 64:] ** 2, torch.ones(3, 64))
+    # A quarter of the way, the angle is pi / 2 times a standard normal draw.
+    frequency = torch.atan2(fourier[1, 64:], fourier[1, :64]) / (math.pi / 2)
+    small = frequency[frequency.abs() < 1.5]
+    assert abs(float(small.mean())) < 0.4 and 0.5 < float(small.std()) < 1
+
+
+@pytest.mark.parametrize("name", INITIALIZATIONS)
+def test_initializations(name):
+    architecture = replace(ARCHITECTURES["tdq"], initialization=name)
+    generators = Generators(SCALES, architecture, 1000, ("test",))
+    deviation = [float(weight.detach().std()) for weight in generators.weights]
+    # Uniform on +-r has deviation r / sqrt(3).
+    expected = {
+        "he": [(1 / (3 * n)) ** 0.5 for n in (128, 64, 64, 64)],
+        "xavier": [(2 / (n + m)) ** 0.5 for n, m in ((128, 64), (64, 64), (64, 64), (64, 1))],
+        "zero": [(1 / (3 * n)) ** 0.5 for n in (128, 64, 64)] + [0],
+        "gaussian": [1] * 4,
+    }[name]
+    assert deviation == pytest.approx(expected, rel=0.1)
+    assert (float(generators.biases[0].detach().abs().max()) > 0) == (name in ("he", "zero"))
+    at_start = torch.nn.functional.softplus(generators.biases[-1].detach()).flatten()
+    torch.testing.assert_close(at_start, SCALES, rtol=1e-4, atol=0)
+
+
+def test_networks_of_statistics_see_them_before_the_encoding():
+    architecture = replace(ARCHITECTURES["tdq"], encoding="absent", statistics=4)
+    generators, seen = Generators(SCALES, architecture, 1000, ("test",)), torch.randn(5, 4)
+    x = seen
+    for i, (weight, bias) in enumerate(zip(generators.weights, generators.biases, strict=True)):
+        x = torch.nn.functional.linear(x if i == 0 else x.relu(), weight[2].T, bias[2, 0])
+    found = generators.of_input(2, seen, torch.tensor(7), None)
+    torch.testing.assert_close(found, torch.nn.functional.softplus(x)[:, 0])

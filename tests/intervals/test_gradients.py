@@ -58,3 +58,18 @@ def test_one_scale_an_item_against_float64_automatic_differentiation():
     torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(inputs[0].grad.double(), inputs[1].grad)
     assert ours.grad.shape == (5, 1, 1) and (ours.grad != 0).all()
+
+
+def test_two_scales_and_a_zero_point_against_float64_automatic_differentiation():
+    draws = torch.Generator().manual_seed(4)
+    x, weights = torch.randn(5, 24, generator=draws) * 2, torch.randn(5, 24, generator=draws)
+    start = torch.rand(5, 1, generator=draws) / 2 + 0.1, torch.rand(5, 1, generator=draws) + 0.5
+    ours = [value.clone().requires_grad_() for value in (x, *start, torch.full((5, 1), 4.0))]
+    exact = [value.detach().double().requires_grad_() for value in ours]
+    low, high = torch.tensor(0.0), torch.tensor(15.0)
+    (fake_quantize(ours[0], Interval(ours[1], ours[3], ours[2], low, high)) * weights).sum().backward()
+    units = exact[0] / exact[1]
+    q = (units + (units.round() - units).detach() + exact[3]).clamp(0, 15)
+    (exact[2] * (q - exact[3]) * weights).sum().backward()
+    for mine, theirs in zip(ours, exact, strict=True):
+        torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-4)

@@ -16,7 +16,7 @@ def test_every_method_has_a_recipe_for_all_bits(name, reading):
             recipe = method_recipe(name, weights=weights, activations=activations, reading=reading)
             assert (recipe.method, recipe.reading) == (name, reading)
             assert (recipe.weights.bits, recipe.activations.bits) == (weights, activations)
-            assert recipe.name == f"{name} W{weights}A{activations}"
+            assert recipe.name.startswith(f"{name} W{weights}A{activations}")
             # Some layer, of no role, gets what was asked for.
             assert recipe.bits_of("mid.conv1") == (weights, activations)
 
@@ -29,6 +29,15 @@ def test_recipes_survive_yaml_json_and_python(name, reading, tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.model_dump(mode="json")))
     assert Recipe.from_file(tmp_path / "recipe.json") == recipe
     assert Recipe.parse(recipe.model_dump()) == recipe
+
+
+def test_names_show_corrections():
+    assert method_recipe("tfmq-dm").name == "tfmq-dm W4A8"
+    assert method_recipe("ptqd", activations=6).name == "ptqd W4A6 + correlated correction"
+    corrected = {**method_recipe("tfmq-dm").model_dump(), "correction": {"kind": "mmse"}}
+    assert Recipe.parse(corrected).name == "tfmq-dm W4A8 + mmse correction"
+    stepped = corrected | {"correction": {"kind": "none", "step_bits": [4, 8]}}
+    assert Recipe.parse(stepped).name == "tfmq-dm W4A8 + step-wise bits"
 
 
 def test_what_the_methods_say():

@@ -13,12 +13,16 @@ Read = Callable[[Record], float | None]
 
 @dataclass(frozen=True)
 class Metric:
-    """A column. ``better``: 1 if more is better, -1 if less, 0 if it is no quality. ``digits`` after the point."""
+    """A column. ``better``: 1 if more is better, -1 if less, 0 if it is no quality. ``digits`` after the point.
+
+    ``parts``: the entry of a record whose parts are added up.
+    """
 
     name: str
     better: int
     digits: int
     read: Read
+    parts: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,35 @@ PAIRED = (
     Metric("temporal cosine", 1, 6, lambda r: r["paired"]["cosine"]["mean"]),
     Metric("mismatch %", -1, 1, lambda r: _times(100, r["paired"]["temporal_mismatch"])),
 )
+
+
+def _total(name: str) -> Read:
+    """The sum of the known seconds of a record; None of one that has none of this kind."""
+
+    def read(record: Record) -> float | None:
+        stages = record.get(name)
+        return None if stages is None else sum(s for s in stages.values() if s is not None)
+
+    return read
+
+
 COSTS = (
-    Metric("MB", 0, 2, lambda r: r["size"]["total"] / 1e6),
-    Metric("smaller", 0, 2, lambda r: r["size"]["ratio"]),
-    Metric("seconds", 0, 0, lambda r: sum(s for s in r["seconds"].values() if s is not None)),
+    Metric("MB", 0, 2, lambda r: r["size"] and r["size"]["total"] / 1e6),
+    Metric("smaller", 0, 2, lambda r: r["size"] and r["size"]["ratio"]),
+    Metric("seconds", 0, 0, _total("seconds"), "seconds"),
+    Metric("CPU s", 0, 0, _total("cpu_seconds"), "cpu_seconds"),
+    Metric("CPU s, paper est.", 0, 0, lambda r: _total("cpu_seconds")(r.get("paper_schedule") or {})),
 )
 MORE_IS_BETTER = ("IS", "precision", "recall", "CLIP")
 FULL_PRECISION = "W32A32"
 
 
 def metrics(records: Sequence[Record]) -> list[Metric]:
-    """The columns of these records: paired metrics, distances in the order they appear, costs."""
+    """The columns of these records: paired metrics, distances in the order they appear, known costs."""
     names = dict.fromkeys(name for record in records for name in record["distribution"])
     distances = [Metric(n, 1 if n.startswith(MORE_IS_BETTER) else -1, 3, _distance(n)) for n in names]
-    return [*PAIRED, *distances, *COSTS]
+    costs = [metric for metric in COSTS if any(metric.read(record) is not None for record in records)]
+    return [*PAIRED, *distances, *costs]
 
 
 def rows(experiment: Experiment, records: Sequence[Record]) -> list[list[Row]]:
@@ -94,13 +113,12 @@ def digits_of(value: float, digits: int) -> str:
 
 def _row(records: Sequence[Record], columns: Sequence[Metric]) -> Row:
     first = records[0]
-    unknown = any(seconds is None for record in records for seconds in record["seconds"].values())
     values = {}
     for metric in columns:
         known = [value for value in map(metric.read, records) if value is not None]
         if known:
             spread = statistics.stdev(known) if len(known) > 1 and all(map(math.isfinite, known)) else None
-            partial = unknown and metric.name == "seconds"
+            partial = any(None in record.get(metric.parts, {}).values() for record in records)
             values[metric.name] = Value(statistics.fmean(known), spread, len(known), partial)
     return Row(first["label"], first["bits"], len(records), first["policy"], first["engine"], values)
 
@@ -110,7 +128,7 @@ def _publish(targets: Sequence[Published], ours: Sequence[Row], methods: Mapping
     theirs = []
     for target in targets:
         bits = target.bits or FULL_PRECISION
-        beside = [row for row in ours if (methods[row.label, row.bits], row.bits) == (target.method, bits)]
+        beside = [row for row in ours if row.bits == bits and target.method in (row.label, methods[row.label, bits])]
         if not beside:
             theirs.append(Row(target.method, bits))
         for row in beside or theirs[-1:]:

@@ -15,11 +15,10 @@ from tempoquant.bench.pool import work
 from tempoquant.bench.records import Record, Records
 from tempoquant.bench.shared import Shared
 from tempoquant.bench.tables import write_tables
-from tempoquant.bench.truth import check_extractor
 from tempoquant.errors import InputError
 from tempoquant.methods import load_plugins
 
-RESULTS = "results.jsonl"
+RESULTS, ESTIMATES = "results.jsonl", "paper-schedule.jsonl"
 
 
 @dataclass
@@ -50,7 +49,8 @@ def run_bench(
     """Do the runs of ``experiment`` that ``out`` holds no record of, and write its tables.
 
     Args:
-        out: made if there is none; holds ``results.jsonl``, the tables, ``samples/`` and ``work/``.
+        out: made if there is none; holds ``results.jsonl``, the tables, ``samples/``, ``work/`` and, if
+            asked for, ``paper-schedule.jsonl``.
         model: as on the command line, in the place of the experiment's.
         jobs: worker processes. threads: of each; this process's shared among them if not given.
         plugins: files of a user's own methods.
@@ -65,17 +65,22 @@ def run_bench(
         raise InputError(f"jobs = {jobs}, threads = {threads}: at least 1")
     load_plugins(plugins)
     runs = plan_runs(experiment)
-    check_extractor(experiment.evaluation)
     threads = threads or max(1, torch.get_num_threads() // jobs)
     setup = Setup(experiment.model_dump_json(), named, str(out), tuple(map(str, plugins)), threads)
     with _threads(threads):
-        shared = Shared(experiment, judge(setup).target, runs, out / "work", board or SilentBoard())
+        # Files may have changed since an earlier bench of this process.
+        judge.cache_clear()
+        own = judge(setup)
+        shared = Shared(experiment, own.target, own.metrics, runs, out / "work", board or SilentBoard())
         results = Records(_made(out) / RESULTS)
         before = len(results.by_id.keys() & shared.identities.values())
         failures = _do(runs, shared, results, setup, jobs)
-    found = results.by_id
-    named_runs = ((run, shared.identities[run.name]) for run in runs)
-    records = [found[identity] | {"label": run.label} for run, identity in named_runs if identity in found]
+        done = [run for run in runs if shared.identities[run.name] in results.by_id]
+        estimates = shared.estimates(done, Records(out / ESTIMATES)) if experiment.paper_schedule else {}
+    records = [
+        results.by_id[shared.identities[run.name]] | {"label": run.label, "paper_schedule": estimates.get(run.name)}
+        for run in done
+    ]
     return Outcome(records, write_tables(experiment, shared.target.name, records, out), failures, before)
 
 

@@ -82,10 +82,28 @@ class Calibration(Part):
 
 
 class Distribution(Part):
-    """A distance between the full-precision model's samples and the quantized one's, on an extractor's features."""
+    """Metrics of many of the quantized model's samples.
 
-    features: Annotated[str, AfterValidator(_known_extractor)]
+    Attributes:
+        features: name of the extractor; of no use to ``clip`` alone. weights: a local file of its weights.
+        metrics: of fd (FID), sfd (sFID), is, kid, pr (precision and recall), clip.
+        reference: a folder or ``.npz`` of real images, or of their statistics; if not given, those metrics that
+            compare do so with the full-precision model's own samples.
+        clip: CLIP model, a local folder or hub id.
+    """
+
+    features: Annotated[str, AfterValidator(_known_extractor)] | None = None
     samples: int = Field(512, ge=2)
+    metrics: tuple[str, ...] = Field(("fd",), min_length=1)
+    reference: str | None = None
+    weights: str | None = None
+    clip: str | None = None
+
+    def entries(self) -> dict[str, Any]:
+        """As JSON data; those that came later only where they are set, so that names made of them stay."""
+        return self.model_dump(mode="json", include={"features", "samples"}) | self.model_dump(
+            mode="json", exclude_defaults=True
+        )
 
 
 class Evaluation(Part):
@@ -100,6 +118,11 @@ class Evaluation(Part):
     seed: int = 1000
     classes: Classes | None = None
     distribution: Distribution | None = None
+
+    def entries(self) -> dict[str, Any]:
+        """As JSON data; see :meth:`Distribution.entries`."""
+        many = None if self.distribution is None else self.distribution.entries()
+        return self.model_dump(mode="json", exclude={"distribution"}) | {"distribution": many}
 
     @model_validator(mode="after")
     def _enough(self) -> "Evaluation":
@@ -140,7 +163,9 @@ class Experiment(Part):
 
     Attributes:
         name: of its file. source: where its settings and targets come from.
+        data: images that methods which train do so on, as `tempoquant train --data` takes them; unset: distillation.
         recipe: entries of every run's recipe. sort: the metric that rows are ordered by, a column of the tables.
+        paper_schedule: whether to estimate what each run would take at ``effort: paper``.
     """
 
     name: str
@@ -154,10 +179,12 @@ class Experiment(Part):
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation.model_validate({}))
     seeds: tuple[int, ...] = Field((0,), min_length=1)
+    data: str | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
     runs: tuple[RunSpec, ...] = Field(min_length=1)
     targets: tuple[Published, ...] = ()
     sort: str = "PSNR dB"
+    paper_schedule: bool = False
 
     @model_validator(mode="after")
     def _separate_noise(self) -> "Experiment":
@@ -226,7 +253,13 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 def _beside(data: dict[str, Any], path: Path) -> None:
     """Files that the entries name may lie beside the experiment's own."""
-    for entries, key in ((data, "model"), (data.get("conditioning"), "prompts")):
+    evaluation = data.get("evaluation")
+    many = evaluation.get("distribution") if isinstance(evaluation, dict) else None
+    for entries, key in (
+        (data, "model"),
+        (data.get("conditioning"), "prompts"),
+        *((many, key) for key in ("reference", "weights", "clip")),
+    ):
         if isinstance(entries, dict) and isinstance(entries.get(key), str):
             file, colon, factory = entries[key].partition(":")
             if file and not Path(file).exists() and (path.parent / file).exists():

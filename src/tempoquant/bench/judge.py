@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tempoquant.api import quantize
+from tempoquant.api import quantize, train
 from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.plan import Run
 from tempoquant.bench.policy import integer_engine, policy
 from tempoquant.bench.records import Record
-from tempoquant.bench.stopwatch import run_seconds
-from tempoquant.bench.truth import conditioning_of, distances, load_truth
+from tempoquant.bench.seconds import run_seconds
+from tempoquant.bench.truth import columns, conditioning_of, distances, load_truth, metrics_of
 from tempoquant.checkpoint.evidence import machine, versions
 from tempoquant.evaluation import PairedMetrics, Reference, compare, save_grid
 from tempoquant.pipelines import Target, resolve, to_images
 from tempoquant.progress import Progress
 from tempoquant.quantized import QuantizedPipeline
+from tempoquant.stopwatch import Stopwatch
 
 PICTURED = 16
 
@@ -57,6 +58,7 @@ class Judge:
         self.setup = setup
         self.experiment = Experiment.model_validate_json(setup.experiment)
         self.target: Target = resolve(setup.model)
+        self.metrics = metrics_of(self.experiment)
         self._truth: tuple[Path, Reference] | None = None
 
     def __call__(self, task: Task, progress: Progress) -> Record:
@@ -64,20 +66,17 @@ class Judge:
         experiment, recipe = self.experiment, task.run.recipe
         begun = task.units.exists()
         conditioning = conditioning_of(experiment, self.target, recipe.calibration.samples, evaluated=False)
-        quantized = quantize(
-            self.target,
-            recipe,
-            recording=task.recording,
-            units=task.units,
-            conditioning=conditioning,
-            progress=progress,
-        )
-        seconds = run_seconds(quantized.facts["timings"], task.recording, task.units, begun)
+        shared: dict[str, Any] = {"recording": task.recording, "conditioning": conditioning, "progress": progress}
+        if recipe.training is None:
+            quantized = quantize(self.target, recipe, units=task.units, **shared)
+        else:
+            quantized = train(self.target, recipe, data=experiment.data, **shared)
+        watch = Stopwatch(quantized.facts["timings"], quantized.facts["cpu_timings"])
         with warnings.catch_warnings():
             # Few samples are the experiment's choice, and stand in every table.
-            warnings.filterwarnings("ignore", message="FD-.* the covariance is")
+            warnings.filterwarnings("ignore", message=".* the covariance is")
             metrics = compare(self._reference(task.truth), quantized.target, progress=progress)
-            found = distances(task.truth, experiment, quantized.target, progress)
+            found = distances(task.truth, experiment, self.metrics, quantized.target, progress)
         self._picture(task, metrics)
         return {
             "id": task.identity,
@@ -91,11 +90,12 @@ class Judge:
             "seed": recipe.seed,
             "policy": policy(recipe),
             "engine": integer_engine(recipe),
-            "seconds": seconds,
+            **run_seconds(watch, task.recording, task.units, begun),
             "size": _size(quantized),
             "evaluation": experiment.evaluation.model_dump(mode="json"),
             "paired": _plain(metrics),
-            "distribution": found,
+            "distribution": columns(found),
+            "distribution details": found,
             "recipe": recipe.model_dump(mode="json"),
             "machine": machine(),
             "versions": versions(),
@@ -119,7 +119,11 @@ def judge(setup: Setup) -> Judge:
     return Judge(setup)
 
 
-def _size(quantized: QuantizedPipeline) -> dict[str, Any]:
+def _size(quantized: QuantizedPipeline) -> dict[str, Any] | None:
+    """What the model takes on disk; None if it has no form there."""
+    training = quantized.recipe.training
+    if training is not None and training.sees != "time":
+        return None
     with tempfile.TemporaryDirectory(prefix="tempoquant-") as folder:
         return quantized.write(Path(folder)).to_dict()
 

@@ -80,17 +80,23 @@ def _keeps(where: str, made: Recipe, method: Recipe, calibration: dict[str, Any]
             raise InputError(f"{where}: calibration.{key} belongs to the experiment, whose runs share one recording")
 
 
-def run_identity(run: Run, experiment: Experiment, model_hash: str) -> str:
-    """What only runs share that must give the same record: model, recipe, evaluation and the code of a user's own."""
+def run_identity(run: Run, experiment: Experiment, model_hash: str, reference: str | None = None) -> str:
+    """What only runs share that must give the same record: model, recipe, evaluation and the code of a user's own.
+
+    Args:
+        reference: hash of the real images that samples are compared with.
+    """
     # Without defaults, so that an entry which later versions add changes no name.
-    what = {
+    what: dict[str, Any] = {
         "recipe": run.recipe.model_dump(mode="json", exclude_defaults=True),
         "own code": own_code(run.recipe),
-        "evaluation": experiment.evaluation.model_dump(mode="json"),
+        "evaluation": experiment.evaluation.entries(),
         "conditioning": drawn_from(experiment),
         "model": model_hash,
     }
-    return short_hash(what)
+    if run.recipe.training is not None:
+        what["data"] = experiment.data
+    return short_hash(what if reference is None else {**what, "reference": reference})
 
 
 def own_code(recipe: Recipe) -> list[str | None]:

@@ -5,6 +5,13 @@ from typing import Any
 from tempoquant.methods import find_method
 from tempoquant.recipe import FLOAT_BITS, Override, Recipe
 
+CACHED = {
+    "always": "all",
+    "least-error": "those with the least error so",
+    "time-alone": "all, if they follow the time step alone",
+}
+"""What ``temporal.cache_choice`` means, in words."""
+
 
 def policy(recipe: Recipe) -> dict[str, str]:
     """``short``, a few words for a column, and ``full``, for below the table."""
@@ -43,7 +50,7 @@ def _additions(recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.activations.symmetric:
         found.append(("symmetric", "zero points in the middle"))
     if recipe.temporal.cache is not None:
-        chosen = "all" if recipe.temporal.cache_choice == "always" else "those with the least error so"
+        chosen = CACHED[recipe.temporal.cache_choice]
         stored = recipe.temporal.cache
         found.append((f"temporal {stored}", f"temporal features looked up in {stored}, {chosen}"))
     if recipe.correction is not None and recipe.correction.step_bits:
@@ -60,6 +67,8 @@ def integer_engine(recipe: Recipe) -> str:
             return f"no: float {part}"
         if bits > 8:
             return f"no: {bits}-bit {part}"
+    if recipe.training is not None and recipe.training.sees != "time":
+        return "no: intervals from the input"
     if recipe.weights.bits == 8 and not recipe.symmetric(8):
         return "no: asymmetric 8-bit weights"
     engine = find_method(recipe.method).engine

@@ -7,10 +7,13 @@ from typing import Any
 from tempoquant.bench.board import Board
 from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.judge import Task
+from tempoquant.bench.paper_schedule import paper_seconds, time_entries
 from tempoquant.bench.plan import Run, drawn_from, own_code, run_identity, short_hash
-from tempoquant.bench.stopwatch import timing
-from tempoquant.bench.truth import conditioning_of, make_truth
+from tempoquant.bench.records import Records
+from tempoquant.bench.seconds import timing
+from tempoquant.bench.truth import check_metrics, conditioning_of, make_truth
 from tempoquant.calibration.store import Store
+from tempoquant.evaluation import Plan
 from tempoquant.graph import DenoiserGraph, read_denoiser
 from tempoquant.job import probe_of, record_trajectories
 from tempoquant.pipelines import Target, build_scheduler, set_steps, state_hash
@@ -24,29 +27,39 @@ class Shared:
     """The shared work of an experiment on one model; everything about it is checked when it is made.
 
     Args:
-        runs: of the experiment. work: the folder of shared work.
+        metrics: of many samples, or None. runs: of the experiment. work: the folder of shared work.
 
     Raises:
         InputError: the experiment does not fit the model.
     """
 
-    def __init__(self, experiment: Experiment, target: Target, runs: Sequence[Run], work: Path, board: Board):
-        self.experiment, self.target, self.work, self.board = experiment, target, work, board
+    def __init__(
+        self,
+        experiment: Experiment,
+        target: Target,
+        metrics: Plan | None,
+        runs: Sequence[Run],
+        work: Path,
+        board: Board,
+    ):
+        self.experiment, self.target, self.metrics, self.work, self.board = experiment, target, metrics, work, board
         scheduler = build_scheduler(target.denoiser.scheduler, experiment.sampler)
         set_steps(scheduler, experiment.steps)
         check_eta(scheduler, experiment.eta)
         conditioning_of(experiment, target, experiment.evaluation.images, evaluated=True)
+        check_metrics(experiment, target, metrics)
         self.conditioning = conditioning_of(experiment, target, experiment.calibration.samples, evaluated=False)
         self.model_hash = state_hash(target.denoiser.module)
-        self.identities = {run.name: run_identity(run, experiment, self.model_hash) for run in runs}
+        real = None if metrics is None or metrics.reference is None else metrics.reference.digest()
+        self.identities = {run.name: run_identity(run, experiment, self.model_hash, real) for run in runs}
         self.graph: DenoiserGraph = read_denoiser(probe_of(target, runs[0].recipe, self.conditioning))
         for run in runs:
             plan_layers(self.graph, run.recipe)
 
     def chains(self, runs: Sequence[Run]) -> list[list[Task]]:
         """The tasks of ``runs``, those with equal weights in one chain; makes what they share."""
-        truth = self._folder("full-precision", self.experiment.evaluation.model_dump(mode="json"))
-        make_truth(truth, self.experiment, self.target, self.graph.projections, self.board)
+        truth = self._folder("full-precision", self.experiment.evaluation.entries())
+        make_truth(truth, self.experiment, self.target, self.graph.projections, self.metrics, self.board)
         chains: dict[Path, list[Task]] = {}
         for run in runs:
             recording = self._recording(run.recipe)
@@ -56,6 +69,24 @@ class Shared:
             chains.setdefault(units, []).append(Task(run, self.identities[run.name], truth, recording, units))
         return list(chains.values())
 
+    def estimates(self, runs: Sequence[Run], known: Records) -> dict[str, dict[str, Any]]:
+        """What each run would take at the papers' schedule, by its name; see :func:`paper_seconds`.
+
+        Args:
+            known: earlier estimates; new ones are appended.
+        """
+        found = {}
+        for run in runs:
+            key = short_hash([time_entries(run.recipe), own_code(run.recipe), self.model_hash, self._drawn])
+            if key not in known.by_id:
+                recording, name = self._recording(run.recipe), f"paper schedule of {run.name}"
+                self.board.began(name)
+                seconds = paper_seconds(self.target, run.recipe, recording, self.conditioning, self.board)
+                known.append({"id": key, **seconds})
+                self.board.ended(name, "estimated")
+            found[run.name] = known.by_id[key]
+        return found
+
     def _recording(self, recipe: Recipe) -> Path:
         folder = self._folder("recording", recipe.calibration.samples, recipe.calibration.dtype, recipe.seed)
         with timing(folder, "record"):
@@ -64,5 +95,9 @@ class Shared:
 
     def _folder(self, kind: str, *what: Any) -> Path:
         """A folder named by all that its content depends on, so that a changed experiment takes another."""
-        drawn = [self.experiment.sampler, self.experiment.steps, self.experiment.eta, drawn_from(self.experiment)]
-        return self.work / f"{kind}-{short_hash([self.model_hash, drawn, what])}"
+        return self.work / f"{kind}-{short_hash([self.model_hash, self._drawn, what])}"
+
+    @property
+    def _drawn(self) -> list[Any]:
+        """What decides how samples are drawn."""
+        return [self.experiment.sampler, self.experiment.steps, self.experiment.eta, drawn_from(self.experiment)]

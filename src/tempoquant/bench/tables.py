@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tempoquant.bench.aggregate import Metric, Row, digits_of, metrics, rows
 from tempoquant.bench.experiment import Experiment
+from tempoquant.bench.paper_schedule import FEW, MORE
 from tempoquant.bench.records import Record
 from tempoquant.files import write_whole
 
@@ -96,6 +97,11 @@ class Table:
             "Mean ± sample standard deviation over seeds; the best of each column at equal bits in bold. Seconds are "
             f"those of the whole quantization, shared recording and weights included; {threads}."
         )
+        if any(metric.name == "CPU s, paper est." for metric in self.metrics):
+            notes.append(
+                "Paper estimates: the same at the papers' iterations for every unit, extrapolated from the time of "
+                f"{MORE - FEW} of them on this machine, model and calibration."
+            )
         if self.published:
             notes.append(f"Columns and rows marked published are others' numbers, not ours: {self.experiment.source}")
         return notes
@@ -108,7 +114,9 @@ class Table:
         drawn = f"{self.model}: {sampler}, {e.steps} steps, eta {e.eta:g}{guided}"
         judged = f"{v.images} paired images, predicted noise of {v.noise_samples}"
         if v.distribution is not None:
-            judged += f", {v.distribution.samples} samples a side for distances"
+            real = v.distribution.reference
+            against = "a side for distances" if real is None else f"against {real}"
+            judged += f", {v.distribution.samples} samples {against}"
         return f"{drawn}; {e.calibration.samples} calibration trajectories; {judged}."
 
     def markdown(self) -> str:

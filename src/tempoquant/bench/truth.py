@@ -9,16 +9,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tempoquant.bench.experiment import Distribution, Evaluation, Experiment, labels
+from tempoquant.bench.experiment import Experiment, labels
 from tempoquant.errors import InputError
-from tempoquant.evaluation import Reference, feature_extractor, frechet_distance, reference
-from tempoquant.pipelines import BareTarget, Seen, Target, to_images
+from tempoquant.evaluation import (
+    Plan,
+    Reference,
+    default_cache,
+    feature_extractor,
+    load_statistics,
+    plan_metrics,
+    reference,
+    save_statistics,
+)
+from tempoquant.evaluation.sampled import check_sampled, measure_sampled, sampled_reference
+from tempoquant.pipelines import BareTarget, Seen, Target
 from tempoquant.pipelines.prompts import read_prompts
 from tempoquant.progress import Progress
 
-PAIRED, REAL = "paired.safetensors", "distribution.safetensors"
-DISTRIBUTION_BEGINS = 100_000
-"""The first sample index of distribution samples: other noise than the paired ones'."""
+PAIRED, REAL = "paired.safetensors", "statistics.safetensors"
 
 
 def conditioning_of(experiment: Experiment, target: Target, samples: int, evaluated: bool) -> dict[str, Any] | None:
@@ -54,9 +62,18 @@ def schedule(experiment: Experiment) -> dict[str, Any]:
 
 
 def make_truth(
-    folder: Path, experiment: Experiment, target: Target, projections: Sequence[str], progress: Progress
+    folder: Path,
+    experiment: Experiment,
+    target: Target,
+    projections: Sequence[str],
+    plan: Plan | None,
+    progress: Progress,
 ) -> None:
-    """Compute what :func:`load_truth` and :func:`distances` read, unless it lies in ``folder`` already."""
+    """Compute what :func:`load_truth` and :func:`distances` read, unless it lies in ``folder`` already.
+
+    Args:
+        plan: of :func:`metrics_of`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = experiment.evaluation
     if not (folder / PAIRED).exists():
@@ -70,8 +87,10 @@ def make_truth(
             **schedule(experiment),
         )
         _save(folder / PAIRED, _flat(truth))
-    if wanted.distribution is not None and not (folder / REAL).exists():
-        _save(folder / REAL, {"images": draw(experiment, wanted.distribution, target, progress)})
+    if plan is not None and plan.compares and plan.reference is None and not (folder / REAL).exists():
+        drawn = sampled_reference(plan, target, progress, **drawing_of(experiment, target))
+        assert drawn is not None
+        save_statistics(drawn, folder / REAL)
 
 
 def load_truth(folder: Path, experiment: Experiment, target: Target) -> Reference:
@@ -85,28 +104,56 @@ def load_truth(folder: Path, experiment: Experiment, target: Target) -> Referenc
     return Reference(run, tensors["images"], seen, [tensors[f"predictions.{k}"] for k in range(calls)], features)
 
 
-def draw(experiment: Experiment, wanted: Distribution, target: Target, progress: Progress) -> Tensor:
-    """Distribution samples of a model, (N, C, H, W) uint8."""
-    indices = range(DISTRIBUTION_BEGINS, DISTRIBUTION_BEGINS + wanted.samples)
-    conditioning = conditioning_of(experiment, target, wanted.samples, evaluated=True)
-    images = target.generate(indices, conditioning=conditioning, progress=progress, **schedule(experiment))
-    return to_images(images).permute(0, 3, 1, 2).contiguous()
+def metrics_of(experiment: Experiment) -> Plan | None:
+    """What the experiment measures of many samples, everything for it loaded; None if nothing.
 
-
-def distances(folder: Path, experiment: Experiment, quantized: Target, progress: Progress) -> dict[str, float]:
-    """Distances of the quantized model's samples from full precision's, by name; empty if none is asked for."""
+    Raises:
+        InputError: a metric is not known, or lacks its extractor, reference or CLIP model.
+    """
     wanted = experiment.evaluation.distribution
     if wanted is None:
+        return None
+    loaded = None if wanted.features is None else feature_extractor(wanted.features, wanted.weights)
+    return plan_metrics(
+        wanted.metrics, extractor=loaded, reference=wanted.reference, clip=wanted.clip, cache=default_cache()
+    )
+
+
+def check_metrics(experiment: Experiment, target: Target, plan: Plan | None) -> None:
+    """Raise InputError unless ``plan`` can measure the samples of ``target``."""
+    if plan is not None:
+        drawing = drawing_of(experiment, target)
+        check_sampled(plan, target, drawing["samples"], drawing["conditioning"])
+
+
+def drawing_of(experiment: Experiment, target: Target) -> dict[str, Any]:
+    """How the samples of :func:`metrics_of` are drawn."""
+    wanted = experiment.evaluation.distribution
+    assert wanted is not None
+    conditioning = conditioning_of(experiment, target, wanted.samples, evaluated=True)
+    return {"samples": wanted.samples, "conditioning": conditioning, **schedule(experiment)}
+
+
+def distances(
+    folder: Path, experiment: Experiment, plan: Plan | None, quantized: Target, progress: Progress
+) -> dict[str, Any]:
+    """What the plan finds of the quantized model's samples, as :meth:`Plan.measure` gives it; empty without one."""
+    if plan is None:
         return {}
-    real, drawn = load_file(folder / REAL)["images"], draw(experiment, wanted, quantized, progress)
-    found = frechet_distance(real, drawn, feature_extractor(wanted.features), progress=progress)
-    return {found.name: found.value}
+    real = load_statistics(folder / REAL) if (folder / REAL).exists() else plan.real_statistics(progress)
+    return measure_sampled(plan, quantized, real, progress, **drawing_of(experiment, quantized))
 
 
-def check_extractor(evaluation: Evaluation) -> None:
-    """Raise InputError if the packages or weights of the asked-for features are missing."""
-    if evaluation.distribution is not None:
-        feature_extractor(evaluation.distribution.features)
+def columns(found: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of :func:`distances` by the names of their columns, which say the extractor."""
+    made: dict[str, float] = {}
+    for part in found.values():
+        if isinstance(part, Mapping) and "recall" in part:
+            own = part["name"].removeprefix("PR") if part["name"].startswith("PR-") else ""
+            made |= {f"precision{own}": part["precision"], f"recall{own}": part["recall"]}
+        elif isinstance(part, Mapping) and "value" in part:
+            made[part["name"]] = part["value"]
+    return made
 
 
 def _flat(truth: Reference) -> dict[str, Tensor]:

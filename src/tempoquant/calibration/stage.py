@@ -19,6 +19,7 @@ from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.stage import stage_units, two_streams
 from tempoquant.reconstruction.steps import StepStage, learn_activation_steps
+from tempoquant.reconstruction.tuning import Tuner
 from tempoquant.reconstruction.weights import WeightStage
 
 
@@ -41,6 +42,11 @@ class ActivationStage:
     def train_timesteps(self) -> int:
         """T, the length of the training schedule."""
         return int(self.denoiser.scheduler.config.num_train_timesteps)
+
+    def cache(self, folder: Path) -> UnitCache:
+        """Work of a stage that everything in the recipe decides."""
+        identity: dict[str, Any] = {"recipe": self.weights.recipe.model_dump(mode="json")}
+        return UnitCache(folder, identity | {"recording": self.store.request})
 
 
 def calibrate(stage: ActivationStage, program: TemporalProgram, externals: dict[str, Tensor], rows: Tensor) -> None:
@@ -73,10 +79,17 @@ def calibrate(stage: ActivationStage, program: TemporalProgram, externals: dict[
 def learn_steps(stage: ActivationStage, folder: Path) -> None:
     """Learn the step sizes of every unit; those of finished units are kept in ``folder``."""
     weights = stage.weights
-    identity: dict[str, Any] = {"recipe": weights.recipe.model_dump(mode="json"), "recording": stage.store.request}
-    learning = StepStage(weights, stage.attention, stage.clock, stage.train_timesteps, UnitCache(folder, identity))
+    learning = StepStage(weights, stage.attention, stage.clock, stage.train_timesteps, stage.cache(folder))
     units = stage_units(weights, weights.recipe.temporal.calibration)
     learn_activation_steps(learning, units, *two_streams(weights, stage.denoiser, stage.store))
+
+
+def tune(stage: ActivationStage, full: Denoiser, folder: Path) -> None:
+    """Tune the denoiser as a whole against ``full``; unfinished work is kept in ``folder``."""
+    recipe = stage.weights.recipe
+    assert recipe.tuning is not None
+    cache, progress = stage.cache(folder), stage.weights.progress
+    Tuner(stage.denoiser, full, stage.store, recipe.tuning, recipe.seed, cache, progress).run()
 
 
 def first_call(stage: ActivationStage) -> Tensor:

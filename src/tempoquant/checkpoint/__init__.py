@@ -3,6 +3,7 @@
 from tempoquant.checkpoint.blueprint import FORMAT_VERSION, Blueprint
 from tempoquant.checkpoint.component import read_component, read_correction, write_component
 from tempoquant.checkpoint.evidence import EVIDENCE, read_evidence, write_evidence
+from tempoquant.checkpoint.hf_quantizer import make_savable, register
 from tempoquant.checkpoint.size import SizeReport, component_sizes
 
 __all__ = [
@@ -11,9 +12,11 @@ __all__ = [
     "Blueprint",
     "SizeReport",
     "component_sizes",
+    "make_savable",
     "read_component",
     "read_correction",
     "read_evidence",
+    "register",
     "write_component",
     "write_evidence",
 ]

@@ -109,15 +109,15 @@ def interval_providers(module: nn.Module) -> list[IntervalProvider]:
 
 
 def _describe(provider: IntervalProvider) -> dict[str, Any]:
-    if isinstance(provider, TableInterval):
-        return {"kind": "table", "bits": provider.bits}
+    if isinstance(provider, TableInterval | ConstantInterval):
+        kind = "table" if isinstance(provider, TableInterval) else "constant"
+        own_scale = {} if provider.scale_out is None else {"scale_out": True}
+        return {"kind": kind, "bits": provider.bits, **own_scale}
     if isinstance(provider, GroupInterval):
         sizes = {"groups": provider.groups, "train_timesteps": provider.train_timesteps}
         return {"kind": "groups", "bits": provider.bits, **sizes}
     if isinstance(provider, SteppedInterval):
         return {"kind": "stepped", "bits": provider.bits}
-    if isinstance(provider, ConstantInterval):
-        return {"kind": "constant", "bits": provider.bits}
     raise FormatError(f"a {type(provider).__name__} has no form on disk")
 
 

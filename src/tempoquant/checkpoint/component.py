@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import Blueprint
 from tempoquant.checkpoint.features import stored_stand_ins
 from tempoquant.checkpoint.tensors import layout, packed_tensors, unpack_into
+from tempoquant.checkpoint.vectors import PREFIX
 from tempoquant.correction.tables import PREFIX as CORRECTION
 from tempoquant.correction.tables import CorrectionTables
 from tempoquant.errors import FormatError, InputError
@@ -20,6 +22,8 @@ from tempoquant.intervals import Clock
 from tempoquant.layers import install_attention, install_layers, install_splits, install_stand_ins
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = WEIGHTS + ".index.json"
+TIMESTEPS = PREFIX + "timesteps"
 
 
 def write_component(
@@ -33,11 +37,17 @@ def write_component(
     config = {k: v for k, v in dict(getattr(module, "config", {})).items() if k != "quantization_config"}
     if config:
         config["_class_name"] = type(module).__name__
-    config["quantization_config"] = blueprint.to_config(module) | {"layout": layout(module)}
+    config["quantization_config"] = full_config(module, blueprint, clock)
     tensors = packed_tensors(module, clock) | ({} if correction is None else correction.to_tensors())
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     # The config comes last: a folder without it does not load.
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=list) + "\n")
+
+
+def full_config(module: nn.Module, blueprint: Blueprint, clock: Clock) -> dict[str, Any]:
+    """The ``quantization_config`` that a folder of ``module`` has."""
+    frozen = {"frozen": True} if clock.frozen else {}
+    return blueprint.to_config(module) | {"layout": layout(module)} | frozen
 
 
 def read_component(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[nn.Module, Blueprint, Clock]:
@@ -54,34 +64,91 @@ def read_component(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -
     with _damage_of(folder):
         blueprint = Blueprint.from_config(ours)
     module = build({k: v for k, v in config.items() if k != "quantization_config"})
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise FormatError(f"{folder / WEIGHTS} cannot be read: {str(error).splitlines()[0]}") from None
-    if "tempoquant.timesteps" not in tensors:
-        raise FormatError(f"{folder / WEIGHTS} has no tensor 'tempoquant.timesteps'")
-    timesteps = tensors["tempoquant.timesteps"]
-    clock = Clock(timesteps, blueprint.time_argument.position, blueprint.time_argument.name)
-    with _damage_of(folder):
-        install_splits(module, blueprint.splits)
-        install_stand_ins(module, stored_stand_ins(ours.get("stand_ins", {}), tensors, clock))
-        install_layers(module, ours["layers"])
-        install_attention(module, blueprint.attention)
-        if ours.get("layout", layout(module)) != layout(module):
-            raise FormatError(f"{folder}: the denoiser's tensors differ in name or shape from those stored here")
-        unpack_into(module, ours, tensors, clock)
-    clock.attach(module)
+    clock = fill(module, ours, blueprint, read_tensors(folder), folder)
     return module.eval(), blueprint, clock
 
 
+def fill(
+    module: nn.Module, config: dict[str, Any], blueprint: Blueprint, tensors: dict[str, Tensor], folder: Path | str
+) -> Clock:
+    """Turn a stock module, its weights as they come or on the meta device, into the stored quantized one, in place.
+
+    Args:
+        config: the ``quantization_config``. folder: where both come from, for messages.
+
+    Returns:
+        Its clock, attached.
+
+    Raises:
+        FormatError: config, tensors and module do not fit each other.
+    """
+    if TIMESTEPS not in tensors:
+        raise FormatError(f"{folder} stores no tensor {TIMESTEPS!r}")
+    argument = blueprint.time_argument
+    clock = Clock(tensors[TIMESTEPS], argument.position, argument.name)
+    clock.frozen = bool(config.get("frozen", False))
+    with _damage_of(folder):
+        install_splits(module, blueprint.splits)
+        entries = _in_module_order(module, config.get("stand_ins", {}))
+        install_stand_ins(module, stored_stand_ins(entries, tensors, clock))
+        install_layers(module, config["layers"])
+        install_attention(module, blueprint.attention)
+        if config.get("layout", layout(module)) != layout(module):
+            raise FormatError(f"{folder}: the denoiser's tensors differ in name or shape from those stored here")
+        module._apply(lambda tensor: torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
+        layers = _in_module_order(module, config["layers"])
+        unpack_into(module, {**config, "layers": layers}, tensors, clock)
+    clock.attach(module)
+    return clock
+
+
+def _in_module_order(module: nn.Module, entries: dict[str, Any]) -> dict[str, Any]:
+    """Entries as long vectors have them: diffusers sorts a config's keys when it saves."""
+    place = {name: i for i, (name, _) in enumerate(module.named_modules())}
+    return dict(sorted(entries.items(), key=lambda entry: place[entry[0]]))
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a component, from one file or from the shards that an index names.
+
+    Raises:
+        FormatError: a file is missing or damaged.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        try:
+            tensors |= load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise FormatError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    return tensors
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a component's tensors.
+
+    Raises:
+        FormatError: the index of sharded weights cannot be read.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        return [folder / WEIGHTS]
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise FormatError(f"{index} is no index of weight files: {type(error).__name__}") from None
+    if any(Path(name).name != name for name in names):
+        raise FormatError(f"{index} names a file outside of its folder")
+    return [folder / name for name in sorted(names)]
+
+
 @contextmanager
-def _damage_of(folder: Path) -> Iterator[None]:
+def _damage_of(folder: Path | str) -> Iterator[None]:
     """Errors of a config whose entries are not what they should be, in one line."""
     try:
         yield
     except (InputError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         what = (str(error).splitlines() or [""])[0]
-        path = folder / "config.json"
+        path = Path(folder) / "config.json"
         raise FormatError(f"{path}: its quantization_config is damaged: {type(error).__name__}: {what}") from error
 
 
@@ -91,13 +158,24 @@ def read_correction(folder: Path, blueprint: Blueprint, clock: Clock) -> Correct
     Raises:
         FormatError: its statistics are missing, or do not fit the clock.
     """
+    tensors: dict[str, Tensor] = {}
+    for path in weight_files(folder) if blueprint.recipe.correction else ():
+        with safe_open(path, "pt") as file:
+            names = (name for name in file.keys() if name.startswith(CORRECTION))  # noqa: SIM118
+            tensors |= {name: file.get_tensor(name) for name in names}
+    return correction_of(blueprint, tensors, clock, folder)
+
+
+def correction_of(
+    blueprint: Blueprint, tensors: dict[str, Tensor], clock: Clock, folder: Path | str
+) -> CorrectionTables | None:
+    """:func:`read_correction` of tensors that were read already."""
     wanted = blueprint.recipe.correction
     if wanted is None or wanted.kind == "none":
         return None
-    with safe_open(folder / WEIGHTS, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(CORRECTION)}  # noqa: SIM118
+    stored = {name: tensor for name, tensor in tensors.items() if name.startswith(CORRECTION)}
     try:
-        return CorrectionTables.from_tensors(tensors, len(clock))
+        return CorrectionTables.from_tensors(stored, len(clock))
     except FormatError as error:
         raise FormatError(f"{folder}: {error}") from None
 

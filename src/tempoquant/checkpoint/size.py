@@ -50,7 +50,8 @@ def component_sizes(folder: Path, full_bytes: int) -> SizeReport:
     moving = [entry for entry in config["intervals"] if entry["kind"] != "constant"]
     entries = sum(entry.get("groups", rows) for entry in moving)
     widths = tensors.get("tempoquant.interval_widths", torch.empty(0, dtype=torch.uint8))
-    tables = entries * (4 + tensors["tempoquant.interval_zero"].element_size()) + _bytes(widths)
+    outs = sum(rows for entry in moving if entry.get("scale_out"))
+    tables = entries * (4 + tensors["tempoquant.interval_zero"].element_size()) + 4 * outs + _bytes(widths)
     features = sum(_bytes(t) for name, t in tensors.items() if name.startswith("tempoquant.feature"))
     return SizeReport(total, weights, tables, path.stat().st_size - total, full_bytes, features)
 

@@ -9,6 +9,7 @@
 | ``tempoquant.weight_zero`` | uint8 | zero points of those that are not symmetric |
 | ``tempoquant.interval_scale`` | float32 | scales of the config's intervals: one, one a row, or one a group |
 | ``tempoquant.interval_zero`` | uint8 or int32 | their zero points |
+| ``tempoquant.interval_scale_out`` | float32 | output scales of the intervals that have their own (DuQ, QIL), if any |
 | ``tempoquant.interval_widths`` | uint8 | bits of every row of the intervals that are ``stepped``, if any |
 | ``tempoquant.correction_*`` | float32 | gain (R, C), bias (R, C) and variance (R,) of a correction, if any |
 | ``tempoquant.timesteps`` | float32 (R,) | the rows' time steps |
@@ -65,6 +66,9 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
     wide = any(p.bits > 8 for p in providers)
     zero_points = [p.zero for p in providers]
     tensors[f"{PREFIX}interval_zero"] = joined(zero_points, torch.int32 if wide else torch.uint8)
+    outs = [p.scale_out for p in providers if getattr(p, "scale_out", None) is not None]
+    if outs:
+        tensors[f"{PREFIX}interval_scale_out"] = joined(outs, torch.float32)
     widths = [p.widths for p in providers if isinstance(p, SteppedInterval)]
     if widths:
         tensors[f"{PREFIX}interval_widths"] = joined(widths, torch.uint8)
@@ -137,11 +141,12 @@ def _provider(entry: Mapping[str, Any], reader: Reader, clock: Clock) -> Interva
     if entry["kind"] == "stepped":
         return SteppedInterval(scale, zero, reader.take("interval_widths", count), clock)
     qparams = QParams(scale, zero, *grid(entry["bits"]))
-    if kind == "table":
-        return TableInterval(qparams, entry["bits"], clock)
     if kind == "groups":
         return GroupInterval(qparams, entry["bits"], clock, entry["train_timesteps"])
-    return ConstantInterval(qparams, entry["bits"])
+    scale_out = reader.take("interval_scale_out", count) if entry.get("scale_out") else None
+    if kind == "table":
+        return TableInterval(qparams, entry["bits"], clock, scale_out)
+    return ConstantInterval(qparams, entry["bits"], scale_out)
 
 
 def _fill_layer(

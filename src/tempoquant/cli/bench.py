@@ -7,6 +7,8 @@ import typer
 
 from tempoquant.bench import load_experiment, run_bench
 from tempoquant.bench.board import RichBoard
+from tempoquant.bench.change import only, settings
+from tempoquant.bench.experiment import merged
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, read_classes
 from tempoquant.cli.options import Json, Overwrite, Plugins, check_new, console, write_json
@@ -21,6 +23,12 @@ def bench_command(
     jobs: Annotated[int, typer.Option(help="runs at a time, each in a process of its own")] = 1,
     threads: Annotated[int | None, typer.Option(help="threads of each process; shared among them if not given")] = None,
     seeds: Annotated[str | None, typer.Option(help="seeds in the place of the experiment's, such as 0,1,2")] = None,
+    methods: Annotated[str | None, typer.Option(help="of its runs only those of these methods: rtn,tfmq-dm")] = None,
+    bits: Annotated[str | None, typer.Option(help="of its runs only those at these bits: W4A8,W8A8")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="another entry, such as steps=20 or evaluation.images=4"),
+    ] = None,
     prompts: Prompts = None,
     classes: Classes = None,
     guidance: Guidance = None,
@@ -39,11 +47,10 @@ def bench_command(
         "classes": None if classes is None else read_classes(classes),
         "guidance": guidance,
     }
-    found = load_experiment(
-        experiment,
-        seeds=None if seeds is None else _numbers(seeds),
-        conditioning={name: value for name, value in given.items() if value is not None} or None,
-    )
+    conditioning = {name: value for name, value in given.items() if value is not None}
+    flags = {"conditioning": conditioning, "seeds": None if seeds is None else _numbers(seeds)}
+    entries = merged(settings(changes or ()), {name: value for name, value in flags.items() if value})
+    found = only(load_experiment(experiment, **entries), _names(methods), _names(bits))
     folder = Path("bench") / found.name if out is None else out
     with RichBoard() as board:
         outcome = run_bench(found, folder, model=model, jobs=jobs, threads=threads, plugins=plugin or (), board=board)
@@ -62,3 +69,7 @@ def _numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"--seeds {text!r}: whole numbers, separated by commas, are needed") from None
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",")]

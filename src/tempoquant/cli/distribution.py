@@ -4,14 +4,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-from torch import Tensor
 
 from tempoquant.cli.options import progress
 from tempoquant.errors import InputError
 from tempoquant.evaluation import EXTRACTORS, METRICS, Plan, default_cache, feature_extractor, plan_metrics
-from tempoquant.pipelines import Target, to_images
+from tempoquant.evaluation.sampled import measure_sampled, sampled_reference
+from tempoquant.pipelines import Target
 
 Metrics = Annotated[
     str | None, typer.Option("--metrics", help=f"also, over many images: {', '.join(METRICS)}, clip; such as fd,kid")
@@ -28,9 +27,6 @@ RealImages = Annotated[
 Clip = Annotated[str | None, typer.Option("--clip", help="CLIP model of the metric clip: a local folder or hub id")]
 Cache = Annotated[Path | None, typer.Option("--statistics-cache", help="folder that keeps statistics of references")]
 Samples = Annotated[int, typer.Option("--distribution-samples", help="images drawn for --metrics")]
-
-FIRST_INDEX = 100_000
-"""Other noise than the paired images'."""
 
 
 def plan_of(
@@ -64,13 +60,6 @@ def plan_of(
     return plan_metrics(names, extractor=loaded, reference=reference, clip=clip, cache=cache or default_cache())
 
 
-def check(plan: Plan, target: Target, samples: int, conditioning: Mapping[str, Any] | None) -> None:
-    """Raise InputError unless so many of the target's images can be measured; one empty latent is decoded."""
-    pixels = target.decode(torch.zeros(1, *target.denoiser.sample_shape))
-    height, width, channels = to_images(pixels).shape[1:]
-    plan.check((height, width, channels), samples, (conditioning or {}).get("prompt"))
-
-
 def measure(
     plan: Plan,
     full: Target,
@@ -79,16 +68,12 @@ def measure(
     *,
     conditioning: Mapping[str, Any] | None,
     seed: int,
-    batch_size: int,
     **options: Any,
 ) -> dict[str, Any]:
     """The metrics of the quantized model's samples, which stream by; options are those of ``Target.generate``."""
-    drawing = {"samples": samples, "conditioning": conditioning, "seed": seed, "batch_size": batch_size, **options}
-    real = plan.real_statistics(progress())
-    if real is None and plan.compares:
-        real = plan.gather(_drawn(full, "full-precision images", **drawing), "full precision, from the same noise")
-    prompts = (conditioning or {}).get("prompt")
-    return plan.measure(_drawn(quantized, "quantized images", **drawing), real=real, prompts=prompts, seed=seed)
+    drawing = {"samples": samples, "conditioning": conditioning, "seed": seed, **options}
+    real = sampled_reference(plan, full, progress(), **drawing)
+    return measure_sampled(plan, quantized, real, progress(), **drawing)
 
 
 def table_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -100,27 +85,3 @@ def table_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         spread = f" +- {part['std']:.2g}" if "std" in part else ""
         real = f" against {part['real'] or 'an unknown number'}" if "real" in part else ""
         yield part["name"], value + spread, f"{part['generated']} images{real}"
-
-
-def _drawn(
-    target: Target,
-    stage: str,
-    *,
-    samples: int,
-    conditioning: Mapping[str, Any] | None,
-    batch_size: int,
-    **options: Any,
-) -> Iterator[Tensor]:
-    """A model's images batch by batch, (N, H, W, C) uint8, so that any number of them fits in memory."""
-    with progress().stage(stage, samples) as advance:
-        for start in range(0, samples, batch_size):
-            rows = range(start, min(start + batch_size, samples))
-            some = {name: _part(value, rows) for name, value in (conditioning or {}).items()} or None
-            indices = [FIRST_INDEX + row for row in rows]
-            yield to_images(target.generate(indices, conditioning=some, batch_size=batch_size, **options))
-            advance(len(rows))
-
-
-def _part(value: Any, rows: range) -> Any:
-    """These rows of a conditioning argument; what is no list or tensor serves all samples."""
-    return value[rows.start : rows.stop] if isinstance(value, (list, tuple, Tensor)) else value

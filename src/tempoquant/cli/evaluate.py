@@ -29,6 +29,7 @@ from tempoquant.cli.options import (
 )
 from tempoquant.errors import InputError
 from tempoquant.evaluation import Outcome, compare, judge, parse_requirements, reference
+from tempoquant.evaluation.sampled import check_sampled
 from tempoquant.pipelines import Target
 from tempoquant.quantized import QuantizedPipeline
 
@@ -77,7 +78,7 @@ def evaluate_command(
     run = {**schedule(quantized, steps, sampler), "seed": seed, "batch_size": batch_size}
     larger = None if plan is None else conditioning_of(full, distribution_samples, *given)
     if plan is not None:
-        many.check(plan, full, distribution_samples, larger)
+        check_sampled(plan, full, distribution_samples, larger)
     result: dict[str, Any] = {"model": model, "reference": reference_model, "recipe": quantized.recipe.name}
     result |= {"seed": seed, "samples": samples, "steps": run["steps"], "size": quantized.facts.get("size")}
     result |= _paired(

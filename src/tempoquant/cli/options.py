@@ -9,12 +9,13 @@ from rich.console import Console
 
 from tempoquant.api import is_quantized, load
 from tempoquant.errors import InputError, unknown
+from tempoquant.exported import is_exported, load_exported
 from tempoquant.pipelines import BareTarget, Denoiser, Target, resolve
 from tempoquant.progress import Progress, RichProgress
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.runtime import ENGINES
 
-Model = Annotated[str, typer.Argument(help="fashion32, a diffusers folder, a hub id, or FILE.py:FACTORY")]
+Model = Annotated[str, typer.Argument(help="fashion32, a diffusers folder, a .ckpt, a hub id, or FILE.py:FACTORY")]
 Folder = Annotated[str, typer.Argument(help="a folder that `tempoquant quantize` wrote, or a full-precision model")]
 Factory = Annotated[str | None, typer.Option("--denoiser", help="FILE.py:FACTORY of a folder's bare denoiser")]
 Seed = Annotated[int, typer.Option(help="seed of the initial noise")]
@@ -45,6 +46,8 @@ def open_model(name: str, factory: str | None = None, engine: str = "auto") -> t
     if is_quantized(Path(name)):
         quantized = load(name, denoiser=None if factory is None else bare_denoiser(factory), engine=engine)
         return quantized.target, quantized
+    if is_exported(Path(name)):
+        return load_exported(name), None
     return resolve(name), None
 
 

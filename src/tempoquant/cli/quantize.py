@@ -47,6 +47,9 @@ def quantize_command(
     prompts: Prompts = None,
     classes: Classes = None,
     guidance: Guidance = None,
+    freeze_schedule: Annotated[
+        bool, typer.Option("--freeze-schedule", help="store temporal layers as a table of these steps, for no others")
+    ] = False,
     seed: Annotated[int, typer.Option(help="seed of every random draw")] = 0,
     plugin: Plugins = None,
     report: Annotated[
@@ -91,6 +94,7 @@ def quantize_command(
         resume=resume,
         overwrite=overwrite,
         conditioning=conditioning_of(target, chosen.calibration.samples, prompts, classes, guidance),
+        freeze_schedule=freeze_schedule,
         progress=progress(),
     )
     facts = result.facts

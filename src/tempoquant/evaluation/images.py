@@ -30,6 +30,10 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int: ...
 
+    def at(self, index: int) -> Tensor:
+        """One image, (H, W, C) uint8."""
+        ...
+
     def batches(self, size: int) -> Iterator[Tensor]:
         """All images in order, (N, H, W, C) uint8 with N at most ``size``."""
         ...
@@ -52,6 +56,10 @@ class TensorImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def at(self, index: int) -> Tensor:
+        """See :meth:`ImageSet.at`."""
+        return self.images[index]
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """See :meth:`ImageSet.batches`."""
@@ -94,6 +102,10 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def at(self, index: int) -> Tensor:
+        """See :meth:`ImageSet.at`."""
+        return self._read(self.paths[index])
+
     def batches(self, size: int) -> Iterator[Tensor]:
         """See :meth:`ImageSet.batches`."""
         for start in range(0, len(self.paths), size):
@@ -128,14 +140,17 @@ class DatasetImages:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def at(self, index: int) -> Tensor:
+        """See :meth:`ImageSet.at`."""
+        image = self._read(index)
+        if image.shape != self.shape:
+            raise InputError(f"{self.name}: image {index} is {tuple(image.shape)}, and the first {self.shape}")
+        return image
+
     def batches(self, size: int) -> Iterator[Tensor]:
         """See :meth:`ImageSet.batches`."""
         for start in range(0, len(self), size):
-            images = [self._read(i) for i in range(start, min(start + size, len(self)))]
-            for i, image in enumerate(images, start):
-                if image.shape != self.shape:
-                    raise InputError(f"{self.name}: image {i} is {tuple(image.shape)}, and the first {self.shape}")
-            yield torch.stack(images)
+            yield torch.stack([self.at(i) for i in range(start, min(start + size, len(self)))])
 
     def digest(self) -> str:
         """See :meth:`ImageSet.digest`; reads every item."""

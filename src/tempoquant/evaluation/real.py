@@ -1,5 +1,6 @@
 """What generated images are compared with: opened and checked before any work, computed when needed."""
 
+import hashlib
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +33,17 @@ class RealSet:
     name: str
     images: ImageSet | None = None
     statistics: Statistics | None = None
+
+    def digest(self) -> str:
+        """SHA-256, hex, of the images; of statistics that came without any, of their numbers."""
+        if self.images is not None:
+            return self.images.digest()
+        assert self.statistics is not None
+        found = hashlib.sha256()
+        for kind, gaussian in sorted(self.statistics.gaussians.items()):
+            for part in (gaussian.mean, gaussian.covariance):
+                found.update(kind.encode() + part.contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     def check(self, extractor: FeatureExtractor, fitted: Collection[str], rows: Collection[str]) -> None:
         """Raise InputError unless these outputs' Gaussians and rows can be had with this extractor."""

@@ -1,10 +1,11 @@
 """From a row of the recorded time steps to a quantization interval."""
 
-from tempoquant.intervals.clock import Clock
+from tempoquant.intervals.clock import Clock, check_recorded
 from tempoquant.intervals.generator import ARCHITECTURES, GeneratedInterval, Generators
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
 from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, TableInterval
+from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.intervals.stepped import SteppedInterval
 from tempoquant.intervals.temporal_table import TemporalTable, has_tables
 
@@ -17,9 +18,11 @@ __all__ = [
     "GroupInterval",
     "Interval",
     "IntervalProvider",
+    "KeepsPrecision",
     "SteppedInterval",
     "TableInterval",
     "TemporalTable",
+    "check_recorded",
     "fake_quantize",
     "group_of",
     "has_tables",

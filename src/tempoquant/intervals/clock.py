@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tempoquant.errors import TempoquantError
+from tempoquant.errors import InputError, TempoquantError
+
+SAME_STEP = 1e-5
+"""Time steps this close, relative to the largest, are one: schedules compute them in different precisions."""
 
 
 class Clock:
@@ -20,6 +23,7 @@ class Clock:
 
     Attributes:
         timestep: the current time step as the argument said it: of shape () or, mixed, (B,). row: its row, likewise.
+        frozen: whether a time step that was not recorded is an error.
     """
 
     def __init__(self, timesteps: Tensor, position: int | None, name: str):
@@ -28,6 +32,7 @@ class Clock:
         self.position, self.name = position, name
         self.timestep: Tensor | None = None
         self.row: Tensor | None = None
+        self.frozen = False
 
     def __len__(self) -> int:
         return self.timesteps.numel()
@@ -40,14 +45,21 @@ class Clock:
         return torch.bucketize(steps.float(), self.edges)
 
     def set(self, timestep: Tensor | float) -> None:
-        """Make ``timestep`` the current one: a number, or (B,) for a batch of mixed time steps."""
+        """Make ``timestep`` the current one: a number, or (B,) for a batch of mixed time steps.
+
+        Raises:
+            InputError: the clock is frozen, and it is none of the recorded ones.
+        """
         self.timestep = _one_if_alike(torch.as_tensor(timestep))
+        if self.frozen:
+            check_recorded(self.timestep, self.timesteps)
         self.row = _one_if_alike(self.rows(self.timestep))
 
     def attach(self, module: nn.Module) -> RemovableHandle:
         """Read the time step at every call of ``module`` from now on."""
         return module.register_forward_pre_hook(self._read, with_kwargs=True)
 
+    @torch.compiler.disable
     def _read(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.name in kwargs:
             self.set(kwargs[self.name])
@@ -55,6 +67,22 @@ class Clock:
             self.set(args[self.position])
         else:
             raise TempoquantError(f"the denoiser was called without its time step argument {self.name!r}")
+
+
+def check_recorded(timestep: Tensor, recorded: Tensor) -> None:
+    """Refuse time steps that are none of the recorded ones, (R,) ascending.
+
+    Raises:
+        InputError: names the first.
+    """
+    steps = timestep.detach().float().cpu().flatten()
+    distance, nearest = (steps[:, None] - recorded[None]).abs().min(1)
+    wrong = (distance > SAME_STEP * recorded.abs().max().clamp(min=1)).nonzero()
+    if len(wrong):
+        raise InputError(
+            f"time step {float(steps[wrong[0]]):g} is none of the {len(recorded)} that this denoiser is frozen to "
+            f"(the nearest is {float(recorded[nearest[wrong[0]]]):g}): draw with its own schedule"
+        )
 
 
 def _one_if_alike(values: Tensor) -> Tensor:

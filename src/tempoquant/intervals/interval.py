@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals.clock import Clock
+from tempoquant.intervals.gradients import fake_quantize
+from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.numerics import QParams
 
 
@@ -33,10 +35,12 @@ class Interval(NamedTuple):
                 f"{self.s_in.numel()} time steps cannot be spread over an input of shape {tuple(x.shape)}"
             )
         repeats, ones = x.shape[0] // self.s_in.numel(), (1,) * (x.dim() - 1)
-        return Interval(*(f if f.dim() == 0 else f.repeat_interleave(repeats).view(-1, *ones) for f in self))
+        wide = Interval(*(f if f.dim() == 0 else f.repeat_interleave(repeats).view(-1, *ones) for f in self))
+        # One scale stays one: gradients and their sums depend on it.
+        return wide._replace(s_out=wide.s_in) if self.s_out is self.s_in else wide
 
 
-class IntervalProvider(nn.Module):
+class IntervalProvider(KeepsPrecision):
     """Gives the interval of the clock's current row.
 
     Subclasses implement :meth:`at`, a pure function of the row. ``bits`` is the width that reports show.
@@ -58,20 +62,31 @@ class IntervalProvider(nn.Module):
     def forward(self) -> Interval:
         return self.at(None)
 
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """``x`` quantized at the current row, float32 of its shape, with gradients for whatever learns."""
+        return fake_quantize(x, self().over(x))
+
 
 class ConstantInterval(IntervalProvider):
-    """One interval for every time step."""
+    """One interval for every time step.
+
+    Args:
+        scale_out: () the output scale of quantizers that have one of their own.
+    """
 
     scale: Tensor
     zero: Tensor
+    scale_out: Tensor | None
 
-    def __init__(self, qparams: QParams, bits: int):
+    def __init__(self, qparams: QParams, bits: int, scale_out: Tensor | None = None):
         super().__init__(bits, qparams.q_min, qparams.q_max)
         self.register_buffer("scale", qparams.scale.float().reshape(()))
         self.register_buffer("zero", qparams.zero.float().reshape(()))
+        self.register_buffer("scale_out", None if scale_out is None else scale_out.float().reshape(()))
 
     def at(self, row: Tensor | None) -> Interval:
-        return Interval(self.scale, self.zero, self.scale, self.q_min, self.q_max)
+        out = self.scale if self.scale_out is None else self.scale_out
+        return Interval(self.scale, self.zero, out, self.q_min, self.q_max)
 
 
 class TableInterval(IntervalProvider):
@@ -82,24 +97,28 @@ class TableInterval(IntervalProvider):
     Args:
         qparams: scale and zero of shape (R,).
         clock: the clock whose current row selects the entry.
+        scale_out: (R,) the output scales of quantizers that have one of their own.
     """
 
     scale: Tensor
     zero: Tensor
+    scale_out: Tensor | None
 
-    def __init__(self, qparams: QParams, bits: int, clock: Clock):
+    def __init__(self, qparams: QParams, bits: int, clock: Clock, scale_out: Tensor | None = None):
         super().__init__(bits, qparams.q_min, qparams.q_max)
         if qparams.scale.shape != (len(clock),):
             raise TempoquantError(f"a table of {tuple(qparams.scale.shape)} does not fit a clock of {len(clock)} rows")
         self.register_buffer("scale", qparams.scale.float())
         self.register_buffer("zero", qparams.zero.float())
+        self.register_buffer("scale_out", None if scale_out is None else scale_out.float())
         self.clock = clock
 
     def at(self, row: Tensor | None) -> Interval:
         if row is None:
             raise TempoquantError("a per-step interval was asked for before the denoiser was called with a time step")
         scale = self.scale[row]
-        return Interval(scale, self.zero[row], scale, self.q_min, self.q_max)
+        out = scale if self.scale_out is None else self.scale_out[row]
+        return Interval(scale, self.zero[row], out, self.q_min, self.q_max)
 
     def forward(self) -> Interval:
         return self.at(self.clock.row)

@@ -6,13 +6,14 @@ from torch import Tensor, nn
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals.clock import Clock
 from tempoquant.intervals.interval import TableInterval
+from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.intervals.stepped import SteppedInterval
 from tempoquant.numerics import affine_qparams, dequantize, quantize
 
 BITS = 8
 
 
-class TemporalTable(nn.Module):
+class TemporalTable(KeepsPrecision):
     """The temporal features of one layer, a row each (Temporal Feature Matters, TPAMI 2025: cached features).
 
     Args:

@@ -6,7 +6,12 @@ from tempoquant.layers.install import install_attention, install_layers
 from tempoquant.layers.layer import QuantConv2d, QuantizedLayer, QuantLinear, to_quantized
 from tempoquant.layers.simulation import simulate
 from tempoquant.layers.split import SplitLayer, install_splits
-from tempoquant.layers.straight_through import straight_through, straight_through_product
+from tempoquant.layers.straight_through import (
+    learn_with_gradients,
+    learning_kernels,
+    straight_through,
+    straight_through_product,
+)
 
 __all__ = [
     "AttentionProducts",
@@ -22,6 +27,8 @@ __all__ = [
     "install_layers",
     "install_splits",
     "install_stand_ins",
+    "learn_with_gradients",
+    "learning_kernels",
     "simulate",
     "simulate_product",
     "stand_ins",

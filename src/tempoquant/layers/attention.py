@@ -129,6 +129,7 @@ class AttentionProducts(nn.Module):
         owner.add_module("attention_products", self)
         owner.forward = WatchedForward(owner.forward, self)
 
+    @torch.compiler.disable
     def watched(self, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One call of the owner."""
         self._watches.append(_Watch(self))

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.intervals import IntervalProvider
+from tempoquant.intervals import IntervalProvider, KeepsPrecision
 from tempoquant.layers.simulation import simulate
 from tempoquant.numerics import QParams
 
 
-class QuantizedLayer(nn.Module):
+class QuantizedLayer(KeepsPrecision):
     """What QuantLinear and QuantConv2d share.
 
     A layer made with the stock constructor computes as its stock parent does. :meth:`set_weight` makes its weight

@@ -8,6 +8,7 @@ bound, and the parts are added in float64.
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from tempoquant.intervals import Interval
@@ -21,6 +22,7 @@ MOST_PARTS = 16
 """Above so many parts one float64 product is faster than the float32 parts."""
 
 
+@torch.compiler.disable
 def simulate(layer: "QuantizedLayer", x: Tensor) -> Tensor:
     """The output of a layer, in the input's dtype; that of the stock layer while nothing is quantized.
 
@@ -32,7 +34,7 @@ def simulate(layer: "QuantizedLayer", x: Tensor) -> Tensor:
     interval = layer.input_interval().over(x)
     centred = quantized_input(x, interval)
     if layer.weight_scale is None:
-        return layer.product(centred * interval.s_out, layer.weight, layer.bias)
+        return layer.product((centred * interval.s_out).to(layer.weight.dtype), layer.weight, layer.bias).to(x.dtype)
     acc = exact_product(layer, centred, float((interval.q_max - interval.q_min).max()))
     shape = (-1,) + (1,) * (layer.weight.dim() - 2)
     out = (acc * interval.s_out) * layer.weight_scale.view(shape)

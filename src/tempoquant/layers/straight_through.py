@@ -1,25 +1,45 @@
 """Kernels for learning: the simulated computation in float, with straight-through gradients to inputs and scales."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tempoquant.intervals import fake_quantize
-
-if TYPE_CHECKING:
-    from tempoquant.layers.attention import QuantizedProduct
-    from tempoquant.layers.layer import QuantizedLayer
+from tempoquant.layers.attention import QuantizedProduct, simulate_product
+from tempoquant.layers.layer import QuantizedLayer
+from tempoquant.layers.simulation import simulate
 
 
-def straight_through(layer: "QuantizedLayer", x: Tensor) -> Tensor:
+def straight_through(layer: QuantizedLayer, x: Tensor) -> Tensor:
     """A layer's output with gradients; equal to simulation's up to the order of float32 sums."""
     if layer.input_interval is not None:
-        x = fake_quantize(x, layer.input_interval().over(x)).to(x.dtype)
+        x = layer.input_interval.fake_quantize(x).to(x.dtype)
     return layer.product(x, layer.dequantized_weight().to(x.dtype), layer.bias)
 
 
-def straight_through_product(product: "QuantizedProduct", names: str, left: Tensor, right: Tensor) -> Tensor:
+def straight_through_product(product: QuantizedProduct, names: str, left: Tensor, right: Tensor) -> Tensor:
     """``left @ right`` with both operands quantized, with gradients."""
-    x, y = (fake_quantize(x, product.intervals[name]().over(x)) for name, x in zip(names, (left, right), strict=True))
+    providers: Any = product.intervals
+    x, y = (providers[name].fake_quantize(x) for name, x in zip(names, (left, right), strict=True))
     return torch.matmul(x, y).to(left.dtype)
+
+
+def learn_with_gradients(module: nn.Module, wanted: bool = True) -> None:
+    """Let everything quantized inside ``module`` compute with gradients, or be simulated again."""
+    for part in module.modules():
+        if isinstance(part, QuantizedLayer):
+            part.kernel = straight_through if wanted else simulate
+        elif isinstance(part, QuantizedProduct):
+            part.kernel = straight_through_product if wanted else simulate_product
+
+
+@contextmanager
+def learning_kernels(module: nn.Module) -> Iterator[None]:
+    """:func:`learn_with_gradients` for the time of a ``with`` block."""
+    try:
+        learn_with_gradients(module)
+        yield
+    finally:
+        learn_with_gradients(module, False)

@@ -1,6 +1,19 @@
 """One file a published method. Importing this package registers them all."""
 
-from tempoquant.methods import brecq, freeze, ptq4dm, ptqd, q_diffusion, rtn, s_n, tdq, tfmq_cache, tfmq_dm
+from tempoquant.methods import (
+    brecq,
+    freeze,
+    ptq4dm,
+    ptqd,
+    q_diffusion,
+    rtn,
+    s_n,
+    tdq,
+    tempo,
+    tfmq_cache,
+    tfmq_dm,
+    trained,
+)
 from tempoquant.methods.plugins import load_plugins
 from tempoquant.methods.registry import METHODS, Method, find_method, method, method_recipe
 
@@ -19,6 +32,8 @@ __all__ = [
     "rtn",
     "s_n",
     "tdq",
+    "tempo",
     "tfmq_cache",
     "tfmq_dm",
+    "trained",
 ]

@@ -39,10 +39,10 @@ def check_unconditional(denoiser: Denoiser) -> None:
         ) from error
 
 
-def check_classes(module: nn.Module, labels: Any) -> None:
-    """Raise InputError if a class label is none of those that a diffusers denoiser's config counts."""
+def check_classes(module: nn.Module, labels: Any, count: int | None = None) -> None:
+    """Raise InputError if a class label is none of ``count``, or else of those that a denoiser's config counts."""
     config: Any = getattr(module, "config", None) or {}
-    count = config.get("num_embeds_ada_norm")
+    count = count or config.get("num_embeds_ada_norm")
     if config.get("class_embed_type") is None:
         count = count or config.get("num_class_embeds")
     for label in labels if count else ():

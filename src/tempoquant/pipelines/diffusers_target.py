@@ -59,7 +59,10 @@ class DiffusersTarget:
         if self.conditional:
             given = self._needed(conditioning)
             check_arguments(self, given, samples)
-            check_classes(self.denoiser.module, given.get("class_labels", ()))
+            # Of a class pipeline's own count the last stands for no class.
+            classes = getattr(self.pipe, "classes", None)
+            drawn = None if classes is None else classes - 1
+            check_classes(self.denoiser.module, given.get("class_labels", ()), drawn)
         else:
             self._refuse(conditioning)
 
@@ -105,13 +108,36 @@ class DiffusersTarget:
 
     def decode(self, x: Tensor) -> Tensor:
         """Latents (N, C, h, w) through the pipeline's autoencoder, one by one to bound memory; pixels pass."""
-        vae = getattr(self.pipe, "vqvae", None) or getattr(self.pipe, "vae", None)
+        vae = self._autoencoder
         if vae is None:
             return x
         with torch.inference_mode():
             given = (x / getattr(vae.config, "scaling_factor", 1.0)).to(vae.device, vae.dtype)
             pixels = [vae.decode(part, return_dict=False)[0].float().cpu() for part in given.split(1)]
         return torch.cat(pixels)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, C, H, W) as latents: the mean of the autoencoder's distribution; pixel models take them as is."""
+        vae = self._autoencoder
+        if vae is None:
+            return pixels
+        with torch.no_grad():
+            encoded = vae.encode(pixels.to(vae.device, vae.dtype))
+            latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return (latents * getattr(vae.config, "scaling_factor", 1.0)).float()
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """See :meth:`Target.pixel_shape`."""
+        vae = self._autoencoder
+        if vae is None:
+            return self.denoiser.sample_shape
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        return (int(vae.config.in_channels), *(side * factor for side in self.denoiser.sample_shape[1:]))
+
+    @property
+    def _autoencoder(self) -> Any:
+        return getattr(self.pipe, "vqvae", None) or getattr(self.pipe, "vae", None)
 
     def save_shell(self, folder: str | Path) -> None:
         """Write ``model_index.json`` and every component but the denoiser, as diffusers would."""

@@ -1,4 +1,4 @@
-"""From what a user calls a model to a target: a bundled name, a folder, a factory in a file, a hub id, or an object."""
+"""From what a user calls a model to a target: a name, folder, checkpoint, factory in a file, hub id or object."""
 
 import importlib.util
 import re
@@ -12,13 +12,15 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
 from tempoquant.errors import FormatError, InputError, unknown
+from tempoquant.pipelines.class_latent import ClassLatentPipeline
 from tempoquant.pipelines.class_pipeline import ClassPipeline
+from tempoquant.pipelines.compvis import SUFFIXES, load_checkpoint
 from tempoquant.pipelines.denoiser import Denoiser
 from tempoquant.pipelines.diffusers_target import DiffusersTarget
 from tempoquant.pipelines.targets import BareTarget, Target
 
 BUNDLED = ("fashion32",)
-FORMS = (*BUNDLED, "DIFFUSERS_FOLDER", "FILE.py:FACTORY", "HUB_ORG/NAME")
+FORMS = (*BUNDLED, "DIFFUSERS_FOLDER", "FILE.ckpt", "FILE.safetensors", "FILE.py:FACTORY", "HUB_ORG/NAME")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -26,8 +28,9 @@ def resolve(model: "str | Path | DiffusionPipeline | Denoiser | Target") -> Targ
     """The target that ``model`` names.
 
     Args:
-        model: a bundled name (``"fashion32"``), a diffusers folder, ``"FILE.py:FACTORY"`` (imports the user's own file
-            and calls the function, which returns a :class:`Denoiser` or a pipeline), a hub id, or one of these objects.
+        model: a bundled name (``"fashion32"``), a diffusers folder, a checkpoint of the papers' code bases (``.ckpt``,
+            ``.safetensors``), ``"FILE.py:FACTORY"`` (imports the user's own file and calls the function, which returns
+            a :class:`Denoiser` or a pipeline), a hub id, or one of these objects.
 
     Raises:
         InputError: there is no such model, or the factory fails.
@@ -48,6 +51,8 @@ def resolve(model: "str | Path | DiffusionPipeline | Denoiser | Target") -> Targ
         return _from_folder(Path(text), Path(text).resolve().name)
     if text in BUNDLED:
         return _from_folder(Path(str(files("tempoquant"))) / "assets" / text, text)
+    if Path(text).suffix in SUFFIXES:
+        return _from_checkpoint(Path(text))
     path, _, factory = text.rpartition(":")
     if path.endswith(".py"):
         return _from_factory(Path(path), factory)
@@ -70,23 +75,30 @@ def _from_folder(folder: Path, name: str) -> Target:
     return DiffusersTarget(pipe, name)
 
 
+def _from_checkpoint(path: Path) -> Target:
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    return DiffusersTarget(load_checkpoint(path), path.stem)
+
+
 def load_pipeline(source: str, **options: Any) -> DiffusionPipeline:
     """A diffusers pipeline from a folder or the hub, without pickles, foreign code or a progress bar."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         # Safetensors only, since pickles run code; trust_remote_code off keeps the folder's own .py files unread.
-        loader: Any = ClassPipeline if _is_ours(source) else DiffusionPipeline
+        loader: Any = _own_class(source) or DiffusionPipeline
         return loader.from_pretrained(source, use_safetensors=True, trust_remote_code=False, **options)
     finally:
         if shown:
             logging.enable_progress_bar()
 
 
-def _is_ours(source: str) -> bool:
-    """Whether a folder is of the one pipeline class that diffusers does not know."""
+def _own_class(source: str) -> type[ClassPipeline] | None:
+    """The class of a folder's pipeline if it is one of those that diffusers does not know."""
     index = Path(source) / "model_index.json"
-    return index.is_file() and f'"{ClassPipeline.__name__}"' in index.read_text()
+    text = index.read_text() if index.is_file() else ""
+    return next((own for own in (ClassLatentPipeline, ClassPipeline) if f'"{own.__name__}"' in text), None)
 
 
 def _from_hub(name: str) -> Target:

@@ -100,6 +100,15 @@ class Target(Protocol):
         """What the denoiser's sampling ends with, as pixels in [-1, 1]; the identity for pixel models."""
         ...
 
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The inverse of :meth:`decode` as far as there is one: (N, C, H, W) in [-1, 1] to (N, *sample_shape)."""
+        ...
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """The shape of one image that :meth:`encode` takes, (C, H, W)."""
+        ...
+
     def save_shell(self, folder: str | Path) -> None:
         """Write everything but the denoiser into ``folder``."""
         ...
@@ -155,6 +164,15 @@ class BareTarget:
     def decode(self, x: Tensor) -> Tensor:
         """The identity: a bare denoiser's samples are pixels."""
         return x
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The identity."""
+        return pixels
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """See :meth:`Target.pixel_shape`."""
+        return self.denoiser.sample_shape
 
     def save_shell(self, folder: str | Path) -> None:
         """Write ``scheduler/``: nothing else stands around a bare denoiser."""

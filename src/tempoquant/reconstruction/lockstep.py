@@ -24,7 +24,7 @@ class Lockstep:
 
     Args:
         layers: by name; a layer as it is serves the first half of a batch.
-        full: full-precision weights by name, serving the second half.
+        full, biases: full-precision weights and biases by name, serving the second half.
         batch: rows of both halves together.
         products: attention products; their operands are quantized in the first half alone.
     """
@@ -33,10 +33,12 @@ class Lockstep:
         self,
         layers: Mapping[str, QuantizedLayer],
         full: Mapping[str, Tensor],
+        biases: Mapping[str, Any],
         batch: int,
         products: Iterable[QuantizedProduct] = (),
     ):
-        self.layers, self.full, self.batch, self.products = layers, full, batch, tuple(products)
+        self.layers, self.full, self.biases, self.batch = layers, full, biases, batch
+        self.products = tuple(products)
         self.visits: dict[str, Visit] = {}
 
     def __enter__(self) -> "Lockstep":
@@ -67,7 +69,9 @@ class Lockstep:
             if name in self.visits:
                 self.visits.pop(name)(name, layer, quantized, full)
             out = simulate(layer, quantized)
-            return out if full is quantized else torch.cat([out, layer.product(full, self.full[name], layer.bias)])
+            if full is quantized:
+                return out
+            return torch.cat([out, layer.product(full, self.full[name], self.biases[name])])
 
         return dual
 

@@ -55,14 +55,24 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
 
 def check_cache(graph: DenoiserGraph, recipe: Recipe) -> None:
     """Raise InputError if features are to be cached that follow more than the time step."""
-    if recipe.temporal.cache is None:
-        return
-    for layer in graph.layers:
-        if layer.category is Category.TEMPORAL_CONDITION:
-            raise InputError(
-                f"temporal.cache = {recipe.temporal.cache!r}: the features of this denoiser follow the time step and "
-                f"the condition ({layer.name!r} sees both), so none can be stored a time step: use tfmq-dm"
-            )
+    name = _conditioned(graph)
+    if recipe.temporal.cache is not None and name is not None:
+        raise InputError(
+            f"temporal.cache = {recipe.temporal.cache!r}: the features of this denoiser follow the time step and "
+            f"the condition ({name!r} sees both), so none can be stored a time step: use tfmq-dm"
+        )
+
+
+def settled(graph: DenoiserGraph, recipe: Recipe) -> Recipe:
+    """The recipe with what it leaves to the denoiser decided: whether features are cached."""
+    if recipe.temporal.cache_choice != "time-alone" or _conditioned(graph) is None:
+        return recipe
+    return recipe.model_copy(update={"temporal": recipe.temporal.model_copy(update={"cache": None})})
+
+
+def _conditioned(graph: DenoiserGraph) -> str | None:
+    """The first layer that sees the time step and a condition, if any."""
+    return next((layer.name for layer in graph.layers if layer.category is Category.TEMPORAL_CONDITION), None)
 
 
 def layer_roles(graph: DenoiserGraph) -> dict[str, frozenset[str]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tempoquant.graph import AttentionProduct, DenoiserGraph, Probe, read_denoiser
 from tempoquant.recipe import Recipe
-from tempoquant.reconstruction.plan import LayerPlan, plan_layers
+from tempoquant.reconstruction.plan import LayerPlan, plan_layers, settled
 from tempoquant.reconstruction.split import shortcut_splits, split_graph, split_plans
 
 
@@ -14,10 +14,12 @@ class Reading:
     """What was read.
 
     Attributes:
-        original: the denoiser as it is. splits: layers quantized as two, and where. graph: with their parts.
+        recipe: what is done to it, decided. original: the denoiser as it is.
+        splits: layers quantized as two, and where. graph: with their parts.
         products: attention products that are quantized.
     """
 
+    recipe: Recipe
     original: DenoiserGraph
     splits: Mapping[str, int]
     graph: DenoiserGraph
@@ -35,7 +37,8 @@ def read(probe: Probe, recipe: Recipe) -> Reading:
         InputError: the recipe does not fit the denoiser.
     """
     graph = read_denoiser(probe)
+    recipe = settled(graph, recipe)
     plans = plan_layers(graph, recipe)
     splits = shortcut_splits(probe.module, graph, plans) if recipe.weights.split_shortcuts else {}
     products = graph.attention if recipe.attention.quantize else ()
-    return Reading(graph, splits, split_graph(graph, splits), products)
+    return Reading(recipe, graph, splits, split_graph(graph, splits), products)

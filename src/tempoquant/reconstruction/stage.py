@@ -14,7 +14,7 @@ from tempoquant.pipelines import Denoiser
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction.cache import UnitCache
-from tempoquant.reconstruction.effort import effort
+from tempoquant.reconstruction.effort import Effort
 from tempoquant.reconstruction.lockstep import doubled
 from tempoquant.reconstruction.plan import LayerPlan
 from tempoquant.reconstruction.tiar import tiar
@@ -37,6 +37,7 @@ def weight_stage(
     module: nn.Module,
     graph: DenoiserGraph,
     recipe: Recipe,
+    effort: Effort,
     plans: dict[str, LayerPlan],
     cache: UnitCache,
     progress: Progress,
@@ -45,7 +46,8 @@ def weight_stage(
     names = [n for n, p in plans.items() if (p.weight_bits, p.activation_bits) != (FLOAT_BITS, FLOAT_BITS)]
     layers = install_layers(module, names)
     full = {name: layer.weight.detach() for name, layer in layers.items()}
-    return WeightStage(module, graph, recipe, effort(recipe.effort), dict(layers), plans, full, cache, progress)
+    biases = {name: layer.bias for name, layer in layers.items()}
+    return WeightStage(module, graph, recipe, effort, dict(layers), plans, full, biases, cache, progress)
 
 
 def reconstruct_temporal(stage: WeightStage, program: TemporalProgram, externals: dict[str, torch.Tensor]) -> None:

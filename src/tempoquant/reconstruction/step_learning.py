@@ -1,7 +1,5 @@
 """The step sizes of one unit: learned by gradients, kept if the unit as it will run is no worse for it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +8,7 @@ from torch import Tensor, nn
 
 from tempoquant.intervals import Clock, GeneratedInterval, Generators, IntervalProvider, TableInterval
 from tempoquant.intervals.generator import Architecture
-from tempoquant.layers import (
-    QuantizedLayer,
-    QuantizedProduct,
-    simulate,
-    simulate_product,
-    straight_through,
-    straight_through_product,
-)
+from tempoquant.layers import learning_kernels
 from tempoquant.numerics import QParams
 from tempoquant.numerics.affine import SMALLEST_SCALE
 from tempoquant.randomness import generator
@@ -93,7 +84,7 @@ class StepLearner:
             generators = Generators(torch.stack(scales), architecture, train_timesteps, (*self.key, "start"))
             for i, (site, provider) in enumerate(zip(sites, before, strict=True)):
                 site.provider = GeneratedInterval(provider, generators, i, self.clock)
-        with torch.enable_grad(), _learning_kernels(self.module):
+        with torch.enable_grad(), learning_kernels(self.module):
             self._optimize([provider.scale for provider in before], generators)
         for site in sites:
             if isinstance(site.provider, GeneratedInterval):
@@ -144,22 +135,3 @@ def with_scale(provider: IntervalProvider, scale: Tensor, clock: Clock) -> Inter
         return provider
     qparams = QParams(scale, had.zero.expand_as(scale).clone(), int(provider.q_min), int(provider.q_max))
     return TableInterval(qparams, provider.bits, clock)
-
-
-@contextmanager
-def _learning_kernels(module: nn.Module) -> Iterator[None]:
-    """Everything inside ``module`` computes with gradients for the time of a ``with`` block."""
-    parts = list(module.modules())
-    try:
-        for part in parts:
-            if isinstance(part, QuantizedLayer):
-                part.kernel = straight_through
-            elif isinstance(part, QuantizedProduct):
-                part.kernel = straight_through_product
-        yield
-    finally:
-        for part in parts:
-            if isinstance(part, QuantizedLayer):
-                part.kernel = simulate
-            elif isinstance(part, QuantizedProduct):
-                part.kernel = simulate_product

@@ -79,7 +79,7 @@ def learn_activation_steps(stage: StepStage, units: list[Unit], run: Callable[[]
     handle = weights.module.register_forward_pre_hook(stage.read_first_half)
     try:
         with (
-            Lockstep(weights.layers, weights.full, batch, products) as lockstep,
+            Lockstep(weights.layers, weights.full, weights.biases, batch, products) as lockstep,
             weights.progress.stage("activation steps", len(units)) as advance,
         ):
             visit_units(weights.module, units, _Learning(stage, lockstep, advance), run)

@@ -42,14 +42,53 @@ def compensate(
     Returns:
         ``q - z`` of the weight's shape, and the grid with the scale fitted to them.
     """
-    flat = weight.flatten(1)
-    if getattr(layer, "groups", 1) != 1:
+    if _is_grouped(layer):
         return nearest(weight, qparams), qparams
-    most = min(MOST_VECTORS, effort.vectors * max(flat.shape[1], 256))
-    x = input_vectors(layer, quantized, most, generator(*key))
-    y = x if full is quantized else input_vectors(layer, full, most, generator(*key))
-    integers, fitted = WEIGHT_ROUNDINGS[rounding](flat, qparams, x, y)
+    x, y = _vectors(layer, quantized, full, effort, key)
+    integers, fitted = WEIGHT_ROUNDINGS[rounding](weight.flatten(1), qparams, x, y)
     return integers.view_as(weight), fitted
+
+
+def compensate_about_mean(
+    layer: QuantizedLayer,
+    weight: Tensor,
+    qparams: QParams,
+    quantized: Tensor,
+    full: Tensor,
+    effort: Effort,
+    key: tuple,
+    rounding: str = "reconstruct",
+) -> tuple[Tensor, QParams, Tensor]:
+    """As :func:`compensate`, for a layer whose bias may change with its weight.
+
+    What the bias can take off need not be rounded for: the least error of ``W x + b`` over both is that of the
+    deviations of x from its mean, with ``b' = b + W E[x_f] - W_q E[x_q]``.
+
+    Returns:
+        ``q - z``, the grid, and what to add to the bias, (C_out,).
+    """
+    if _is_grouped(layer):
+        return nearest(weight, qparams), qparams, weight.new_zeros(weight.shape[0])
+    x, y = _vectors(layer, quantized, full, effort, key)
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    centred = x - mean_x
+    full_centred = centred if y is x else y - mean_y
+    integers, fitted = WEIGHT_ROUNDINGS[rounding](weight.flatten(1), qparams, centred, full_centred)
+    shift = weight.flatten(1) @ mean_y - (integers @ mean_x) * fitted.scale
+    return integers.view_as(weight), fitted, shift
+
+
+def _is_grouped(layer: QuantizedLayer) -> bool:
+    return getattr(layer, "groups", 1) != 1
+
+
+def _vectors(
+    layer: QuantizedLayer, quantized: Tensor, full: Tensor, effort: Effort, key: tuple
+) -> tuple[Tensor, Tensor]:
+    """The layer's input vectors at the same places of both streams, (M, K) each; one tensor where these are one."""
+    most = min(MOST_VECTORS, effort.vectors * max(layer.weight[0].numel(), 256))
+    x = input_vectors(layer, quantized, most, generator(*key))
+    return x, x if full is quantized else input_vectors(layer, full, most, generator(*key))
 
 
 @WEIGHT_ROUNDINGS.register("reconstruct")

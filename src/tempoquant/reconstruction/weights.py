@@ -16,7 +16,7 @@ from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import Effort
 from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
 from tempoquant.reconstruction.plan import LayerPlan
-from tempoquant.reconstruction.unit import compensate, first_tensor, learn_rounding
+from tempoquant.reconstruction.unit import compensate, compensate_about_mean, first_tensor, learn_rounding
 
 
 @dataclass
@@ -25,8 +25,8 @@ class WeightStage:
 
     Attributes:
         module: the denoiser, its layers already :class:`~tempoquant.layers.QuantizedLayer`, changed in place.
-        layers: those layers by name. plans: what happens to each. full: their full-precision weights.
-        cache: finished units.
+        layers: those layers by name. plans: what happens to each.
+        full, biases: their full-precision weights, and biases or None. cache: finished units.
     """
 
     module: nn.Module
@@ -36,6 +36,7 @@ class WeightStage:
     layers: dict[str, QuantizedLayer]
     plans: dict[str, LayerPlan]
     full: dict[str, Tensor]
+    biases: dict[str, Any]
     cache: UnitCache
     progress: Progress
 
@@ -67,6 +68,8 @@ class WeightStage:
             bits = self.plans[name].weight_bits
             grid = QParams(tensors[f"{name}.scale"], tensors[f"{name}.zero"], 0, 2**bits - 1)
             self.layers[name].set_weight(tensors[f"{name}.integers"], grid, bits)
+            if f"{name}.bias" in tensors:
+                self.set_bias(name, tensors[f"{name}.bias"])
         return True
 
     def keep(self, unit: str, names: tuple[str, ...] | list[str]) -> None:
@@ -77,7 +80,13 @@ class WeightStage:
             if layer.weight_scale is not None and layer.weight_zero is not None:
                 tensors[f"{name}.integers"] = layer.weight.detach()
                 tensors[f"{name}.scale"], tensors[f"{name}.zero"] = layer.weight_scale, layer.weight_zero
+                if layer.bias is not self.biases[name]:
+                    tensors[f"{name}.bias"] = layer.bias.detach()
         self.cache.save(unit, tensors)
+
+    def set_bias(self, name: str, bias: Tensor) -> None:
+        """Give a layer another bias than full precision's."""
+        self.layers[name].bias = nn.Parameter(bias, requires_grad=False)
 
 
 def round_nearest(stage: WeightStage, names: list[str]) -> None:
@@ -95,7 +104,10 @@ def reconstruct_units(stage: WeightStage, units: list[Unit], run: Callable[[], A
         units: in execution order; their layers are rounded, all others run as they are.
         run: calls the denoiser on ``batch`` rows, the second half a copy of the first.
     """
-    with Lockstep(stage.layers, stage.full, batch) as lockstep, stage.progress.stage("units", len(units)) as advance:
+    with (
+        Lockstep(stage.layers, stage.full, stage.biases, batch) as lockstep,
+        stage.progress.stage("units", len(units)) as advance,
+    ):
         visit_units(stage.module, units, _Reconstruction(stage, lockstep, advance), run)
 
 
@@ -131,11 +143,13 @@ class _Reconstruction:
     def _visit(self, grids: dict[str, QParams]) -> Callable[[str, QuantizedLayer, Tensor, Tensor], None]:
         def visit(name: str, layer: QuantizedLayer, quantized: Tensor, full: Tensor) -> None:
             key = (self.stage.recipe.seed, "unit", name)
-            weight = self.stage.full[name]
-            rounding = self.stage.recipe.weights.rounding
-            integers, grids[name] = compensate(
-                layer, weight, grids[name], quantized, full, self.stage.effort, key, rounding
-            )
+            how, bias = self.stage.recipe.weights, self.stage.biases[name]
+            given = (layer, self.stage.full[name], grids[name], quantized, full, self.stage.effort, key, how.rounding)
+            if how.fit_bias and bias is not None:
+                integers, grids[name], shift = compensate_about_mean(*given)
+                self.stage.set_bias(name, bias + shift)
+            else:
+                integers, grids[name] = compensate(*given)
             layer.set_weight(integers, grids[name], self.stage.plans[name].weight_bits)
 
         return visit

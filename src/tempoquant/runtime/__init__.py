@@ -1,5 +1,6 @@
 """Running quantized layers: in simulation, or in real integer arithmetic."""
 
 from tempoquant.runtime.engine import ENGINES, engine_report, use_engine
+from tempoquant.runtime.frozen import freeze_schedule
 
-__all__ = ["ENGINES", "engine_report", "use_engine"]
+__all__ = ["ENGINES", "engine_report", "freeze_schedule", "use_engine"]

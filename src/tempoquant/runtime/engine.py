@@ -44,11 +44,9 @@ def engine_report(module: nn.Module) -> dict[str, str]:
     """The kernel of every quantized layer by name: "onednn int8", or "simulation (why)"."""
     report = {}
     for name, layer in _layers(module).items():
-        kernel = layer.kernel
-        if isinstance(kernel, IntegerKernel):
-            report[name] = kernel.name
-        else:
-            report[name] = f"simulation ({unsuitable(layer) or 'chosen'})"
+        kernel, why = layer.kernel, unsuitable(layer)
+        runs = isinstance(kernel, IntegerKernel) and why is None
+        report[name] = IntegerKernel.name if runs else f"simulation ({why or 'chosen'})"
     return report
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.intervals import Interval
-from tempoquant.layers import QuantizedLayer
+from tempoquant.layers import QuantizedLayer, simulate
 from tempoquant.runtime.bytes import quantized_bytes
 
 ops: Any = torch.ops.onednn
@@ -37,8 +37,12 @@ class IntegerKernel:
     def __getstate__(self) -> dict[str, None]:
         return {"packed": None, "zeros": None}
 
+    @torch.compiler.disable
     def __call__(self, layer: QuantizedLayer, x: Tensor) -> Tensor:
         assert layer.input_interval is not None
+        if x.device.type != "cpu":
+            # Moved since the engine was chosen.
+            return simulate(layer, x)
         interval = layer.input_interval()
         if self.packed is None:
             self._pack(layer)
@@ -69,7 +73,8 @@ class IntegerKernel:
     def _run(self, layer: QuantizedLayer, x: Tensor, interval: Interval) -> Tensor:
         q = quantized_bytes(x, interval)
         scale, zero = float(interval.s_out), int(interval.zero)
-        weight = (self.packed, layer.weight_scale, self.zeros, layer.bias)
+        bias = None if layer.bias is None else layer.bias.float()
+        weight = (self.packed, layer.weight_scale, self.zeros, bias)
         if isinstance(layer, nn.Conv2d):
             geometry = (list(layer.stride), padding_of(layer), list(layer.dilation), layer.groups)
             q = q.contiguous(memory_format=torch.channels_last)

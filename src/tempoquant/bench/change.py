@@ -1,0 +1,57 @@
+"""Changing an experiment without a file: single entries, and a part of its runs."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import yaml
+
+from tempoquant.bench.experiment import Experiment, merged, parse_bits
+from tempoquant.errors import InputError, unknown
+
+
+def settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Entries of an experiment from texts such as ``evaluation.images=4``: a path of keys, and a YAML value.
+
+    Raises:
+        InputError: a text is no such pair.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise InputError(f"{text!r}: KEY=VALUE is needed, such as evaluation.images=4")
+        try:
+            entry: Any = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"{text!r}: {value!r} is no YAML value") from None
+        for key in reversed(keys):
+            entry = {key: entry}
+        found = merged(found, entry)
+    return found
+
+
+def only(
+    experiment: Experiment, methods: Collection[str] | None = None, bits: Collection[str] | None = None
+) -> Experiment:
+    """The experiment with those of its runs that are of these methods and bits; None stands for all.
+
+    Methods are named as its tables do (``tfmq-dm released``), or by the method alone for all its runs.
+
+    Raises:
+        InputError: it has no run of a method, or at some bits.
+    """
+    for name in methods or ():
+        if not any(name in (run.name, run.method) for run in experiment.runs):
+            raise unknown("method of this experiment", name, [run.name for run in experiment.runs])
+    for name in bits or ():
+        parse_bits(name)
+    kept = []
+    for run in experiment.runs:
+        widths = tuple(b for b in run.bits if bits is None or b in bits)
+        if widths and (methods is None or {run.name, run.method} & {*methods}):
+            kept.append(run.model_copy(update={"bits": widths}))
+    if not kept:
+        wanted = ", ".join([*(methods or ()), *(bits or ())])
+        raise InputError(f"{experiment.name} has no run of {wanted}")
+    return experiment.model_copy(update={"runs": tuple(kept)})

@@ -1,0 +1,174 @@
+"""Quantized denoisers in plain diffusers: ``from_pretrained`` and ``save_pretrained`` of its own classes.
+
+diffusers finds what loads a quantized module by the ``quant_method`` of its config, in two dictionaries of its own;
+:func:`register` puts ours there.
+"""
+
+import json
+import warnings
+from enum import StrEnum
+from typing import Any
+
+import torch
+from diffusers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+from diffusers.quantizers.base import DiffusersQuantizer
+from diffusers.quantizers.quantization_config import QuantizationConfigMixin
+from torch import Tensor, nn
+
+from tempoquant.checkpoint.blueprint import QUANT_METHOD, Blueprint
+from tempoquant.checkpoint.component import correction_of, fill, full_config
+from tempoquant.checkpoint.tensors import packed_tensors
+from tempoquant.correction.tables import CorrectionTables
+from tempoquant.errors import InputError
+from tempoquant.intervals import Clock
+from tempoquant.runtime import use_engine
+
+
+class Method(StrEnum):
+    """What diffusers calls this kind of quantization; it reads the ``value`` of an enumeration."""
+
+    TEMPOQUANT = QUANT_METHOD
+
+
+class TempoquantConfig(QuantizationConfigMixin):
+    """The ``quantization_config`` of a component's ``config.json``, as diffusers hands it around."""
+
+    def __init__(self, **entries: Any):
+        self.quant_method = Method.TEMPOQUANT  # type: ignore[assignment]
+        self.entries = {"quant_method": QUANT_METHOD, **entries}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return json.loads(json.dumps(self.entries))
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """:meth:`to_dict`: nothing is a default."""
+        return self.to_dict()
+
+
+class TempoquantQuantizer(DiffusersQuantizer):
+    """Fills a stock denoiser while diffusers loads it, and gives diffusers the tensors to save.
+
+    Tensors are kept as the files have them, before diffusers casts them to the requested dtype: that dtype is for the
+    parts that stay float, never for scales, tables and integers.
+    """
+
+    requires_calibration = True
+    """Makes diffusers refuse to quantize while it loads."""
+
+    supports_parallel_loading = False
+    is_serializable = True
+    is_trainable = False
+    is_compileable = True
+
+    def __init__(self, quantization_config: TempoquantConfig, **options: Any):
+        super().__init__(quantization_config, **options)
+        self.tensors: dict[str, Tensor] = {}
+        self.files_left = 0
+        self.dtype: torch.dtype | None = None
+        self.model: Any = None
+        self.clock: Clock | None = None
+        self.correction: CorrectionTables | None = None
+
+    def validate_environment(self, *_: Any, device_map: Any = None, **__: Any) -> None:
+        """Refuse weights on disk: a layer's integers are spread over several tensors of the file."""
+        if isinstance(device_map, dict) and "disk" in device_map.values():
+            raise InputError(f"device_map = {device_map}: a quantized denoiser is not offloaded to disk")
+
+    def update_torch_dtype(self, torch_dtype: Any) -> Any:
+        """See the base class; notes what the float parts are asked to be."""
+        self.dtype = torch_dtype
+        return torch_dtype
+
+    def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[Any]) -> list[str]:
+        """Take over: none of the stored names is one of the module's that diffusers should fill."""
+        self.files_left = len(checkpoint_files)
+        return []
+
+    def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
+        """None is missing that :func:`fill` would not name."""
+        return []
+
+    def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Keep one file's tensors; with the last file the module is filled, before diffusers moves it anywhere."""
+        self.tensors |= state_dict
+        self.files_left -= 1
+        if not self.files_left:
+            self._fill()
+        return {}
+
+    def get_state_dict_and_metadata(
+        self, state_dict: dict[str, Any], safe_serialization: bool = False
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What ``save_pretrained`` writes.
+
+        Raises:
+            InputError: as pickle, or with adapters in place.
+        """
+        if not safe_serialization:
+            raise InputError("safe_serialization = False: a quantized denoiser is saved as safetensors alone")
+        if getattr(self.model, "peft_config", None):
+            raise InputError("the denoiser has LoRA adapters on it: save those by themselves, unload them, then save")
+        assert self.clock is not None
+        corrected = {} if self.correction is None else self.correction.to_tensors()
+        return packed_tensors(self.model, self.clock) | corrected, {}
+
+    def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
+        self.model = model
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
+        pass
+
+    def _fill(self) -> None:
+        config, where = self.quantization_config.entries, type(self.model).__name__  # type: ignore[attr-defined]
+        blueprint = Blueprint.from_config(config)
+        self.clock = fill(self.model, config, blueprint, self.tensors, where)
+        self.correction = correction_of(blueprint, self.tensors, self.clock, where)
+        self.tensors = {}
+        _refuse_fusing(self.model)
+        if self.correction is not None:
+            warnings.warn(
+                "this folder corrects predictions while sampling, which diffusers alone does not: use tempoquant.load",
+                stacklevel=2,
+            )
+        if self.dtype is not None:
+            # Around the model's own `to`, which refuses to cast what is quantized.
+            nn.Module.to(self.model, self.dtype)
+        use_engine(self.model)
+
+
+def make_savable(
+    module: nn.Module, blueprint: Blueprint, clock: Clock, correction: CorrectionTables | None = None
+) -> None:
+    """Let diffusers save a quantized denoiser of one of its own classes; others are left as they are."""
+    if not hasattr(module, "register_to_config"):
+        return
+    config = TempoquantConfig(**full_config(module, blueprint, clock))
+    quantizer = TempoquantQuantizer(config)
+    quantizer.model, quantizer.clock, quantizer.correction = module, clock, correction
+    made: Any = module
+    made.hf_quantizer, made.is_quantized, made.quantization_method = quantizer, True, Method.TEMPOQUANT
+    made.register_to_config(quantization_config=config)
+    _refuse_fusing(module)
+
+
+def fuse_lora(*_: Any, **__: Any) -> None:
+    """In the place of a quantized denoiser's own: integers have no room for an adapter's weights.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        "LoRA adapters cannot be fused into integer weights: leave them unfused, or fuse before quantizing"
+    )
+
+
+def _refuse_fusing(module: Any) -> None:
+    if hasattr(module, "fuse_lora"):
+        module.fuse_lora = fuse_lora
+
+
+def register() -> None:
+    """Tell diffusers who loads folders of this package."""
+    AUTO_QUANTIZER_MAPPING[QUANT_METHOD] = TempoquantQuantizer
+    AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD] = TempoquantConfig

@@ -1,0 +1,40 @@
+"""``tempoquant export``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tempoquant.api import load
+from tempoquant.cli import app
+from tempoquant.cli.options import Factory, Overwrite, bare_denoiser, check_new, console, write_json
+from tempoquant.cli.options import Json as JsonFile
+from tempoquant.errors import unknown
+from tempoquant.exported import RUNTIMES, export
+
+
+@app.command("export")
+def export_command(
+    folder: Annotated[str, typer.Argument(help="a folder that `tempoquant quantize` wrote")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder to write")],
+    to: Annotated[str, typer.Option("--to", help=", ".join(RUNTIMES))] = "openvino",
+    freeze: Annotated[
+        bool, typer.Option("--freeze-schedule/--any-schedule", help="temporal layers as a table of the own schedule")
+    ] = True,
+    denoiser: Factory = None,
+    overwrite: Overwrite = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Write a quantized folder for another runtime, which `tempoquant generate` then draws from.
+
+    Example: tempoquant export out --to openvino -o out-openvino
+    """
+    if to not in RUNTIMES:
+        raise unknown("export target", to, RUNTIMES)
+    if json_file is not None:
+        check_new(json_file, overwrite)
+    quantized = load(folder, denoiser=None if denoiser is None else bare_denoiser(denoiser), engine="simulation")
+    made = export(quantized, out, to, freeze=freeze, overwrite=overwrite)
+    size = sum(path.stat().st_size for path in (made / quantized.target.component).iterdir())
+    console().print(f"{made}: {to}, denoiser {size / 1e6:.2f} MB")
+    write_json(json_file, {"out": str(made), "target": to, "denoiser_bytes": size})

@@ -1,0 +1,156 @@
+"""Folders for other runtimes: written from a quantized pipeline, and loaded as one that draws through them."""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from tempoquant.errors import FormatError, InputError, unknown
+from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target
+from tempoquant.pipelines.diffusers_target import replaced
+from tempoquant.pipelines.resolve import first_line, load_pipeline
+from tempoquant.quantized import QuantizedPipeline
+from tempoquant.runtime.exporting import PlainGraph, condition_examples, int8_names
+from tempoquant.runtime.onnx import ONNXSession, write_onnx
+from tempoquant.runtime.openvino import OpenVINOSession, write_openvino
+from tempoquant.runtime.runner import ExportedDenoiser
+from tempoquant.workplace import check_output, partial_of, publish
+
+MANIFEST = "tempoquant_export.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a target writes a graph into a folder, and opens it again."""
+
+    write: Callable[[PlainGraph, tuple[Tensor, ...], Path], None]
+    open: Callable[..., Any]
+
+
+RUNTIMES = {"openvino": Runtime(write_openvino, OpenVINOSession), "onnx": Runtime(write_onnx, ONNXSession)}
+
+
+def export(
+    quantized: QuantizedPipeline, out: Path | str, to: str = "openvino", *, freeze: bool = True, overwrite: bool = False
+) -> Path:
+    """Write a folder that another runtime draws from.
+
+    Args:
+        quantized: left as it is. to: "openvino" or "onnx".
+        freeze: put the temporal table in the place of the layers that see the time step alone, where there are such:
+            the folder then knows its own schedule only.
+
+    Returns:
+        The folder: ``model_index.json`` and the pipeline's other parts as they were, and the denoiser's component
+        with the runtime's files, ``config.json`` and ``tempoquant_export.json``.
+
+    Raises:
+        InputError: no such target, its extra is missing, the folder exists, or the denoiser takes inputs that cannot
+            be exported.
+    """
+    if to not in RUNTIMES:
+        raise unknown("export target", to, RUNTIMES)
+    if quantized.correction is not None:
+        raise InputError("a correction acts in the scheduler, which an export has none of: quantize without it")
+    place = Path(out)
+    check_output(place, overwrite, resume=True)
+    conditions = condition_examples(quantized.denoiser)
+    # A class label enters the temporal layers, which are then no function of the time step.
+    frozen = freeze and "class_labels" not in conditions and bool(quantized.blueprint.projections)
+    chosen = quantized
+    if frozen:
+        module, clock = copy.deepcopy((quantized.denoiser.module, quantized.clock))
+        chosen = QuantizedPipeline(quantized.target.with_module(module), quantized.blueprint, clock, {})
+        chosen.freeze_schedule()
+    staging = partial_of(place) / "folder"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        quantized.target.save_shell(staging)
+        _write_component(staging / quantized.target.component, chosen, to, conditions, frozen)
+        publish(staging, place)
+    finally:
+        shutil.rmtree(partial_of(place), ignore_errors=True)
+    return place
+
+
+def _write_component(
+    folder: Path, quantized: QuantizedPipeline, to: str, conditions: Mapping[str, Tensor], frozen: bool
+) -> None:
+    folder.mkdir()
+    denoiser, module = quantized.denoiser, quantized.denoiser.module
+    graph = PlainGraph(denoiser, quantized.clock, tuple(conditions)).eval()
+    # Two rows: a batch of one would be taken for a constant.
+    sample = torch.zeros(2, *denoiser.sample_shape)
+    steps = quantized.clock.timesteps[-1:].expand(2).contiguous()
+    given = tuple(value.expand(2, *value.shape[1:]).contiguous() for value in conditions.values())
+    RUNTIMES[to].write(graph, (sample, steps, *given), folder)
+    config = {k: v for k, v in dict(getattr(module, "config", {})).items() if k != "quantization_config"}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "target": to,
+        "name": denoiser.name,
+        "sample_shape": list(denoiser.sample_shape),
+        "conditions": list(conditions),
+        "recorded": quantized.clock.timesteps.tolist(),
+        "frozen": frozen,
+        "int8_layers": int8_names(module),
+        "recipe": quantized.recipe.model_dump(mode="json"),
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    config |= {"_class_name": type(module).__name__}
+    (folder / "config.json").write_text(json.dumps(config, indent=2, default=list) + "\n")
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is what :func:`export` wrote."""
+    return any(folder.glob(f"*/{MANIFEST}"))
+
+
+def load_exported(folder: Path | str, **options: Any) -> Target:
+    """The model of an exported folder, drawing through its runtime; a diffusers pipeline is its ``pipe``.
+
+    Args:
+        options: the runtime's own, such as OpenVINO's ``INFERENCE_PRECISION_HINT="bf16"``.
+
+    Raises:
+        InputError: the runtime's extra is missing. FormatError: the folder is damaged, or too new.
+    """
+    root = Path(folder)
+    found = sorted(root.glob(f"*/{MANIFEST}"))
+    if len(found) != 1:
+        raise FormatError(f"{root} is no exported folder: it has no {MANIFEST} in a component")
+    place = found[0].parent
+    try:
+        manifest, config = (json.loads((place / name).read_text()) for name in (MANIFEST, "config.json"))
+        newer = manifest["format_version"] > FORMAT_VERSION
+        steps, conditions = torch.tensor(manifest["recorded"]), tuple(manifest["conditions"])
+        shape, runtime, name = tuple(manifest["sample_shape"]), RUNTIMES[manifest["target"]], manifest["name"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise FormatError(f"{found[0]} is damaged: {type(error).__name__}: {first_line(error)}") from None
+    if newer:
+        raise FormatError(f"{found[0]}: format version {manifest['format_version']} is newer: upgrade tempoquant")
+    session = runtime.open(place, options)
+    module = ExportedDenoiser(session, config, conditions, steps if manifest["frozen"] else None)
+    return _around(root, place.name, module, shape, name)
+
+
+def _around(root: Path, component: str, module: ExportedDenoiser, shape: tuple[int, ...], name: str) -> Target:
+    try:
+        if (root / "model_index.json").is_file():
+            # Without a denoiser first: diffusers remarks on one of a class that the folder does not name.
+            pipe = load_pipeline(str(root), local_files_only=True, **{component: None})
+            return DiffusersTarget(replaced(pipe, **{component: module}), root.name)
+        config = json.loads((root / "scheduler" / "scheduler_config.json").read_text())
+        scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
+    except Exception as error:
+        raise FormatError(f"{root} cannot be loaded: {first_line(error)}") from error
+    return BareTarget(replace(Denoiser(module, scheduler, shape), name=name))

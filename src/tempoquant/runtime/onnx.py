@@ -1,0 +1,102 @@
+"""Export to ONNX: QuantizeLinear and DequantizeLinear around stock operators, int8 weights on disk (extra ``onnx``)."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tempoquant.errors import FormatError, InputError
+from tempoquant.runtime.exporting import INPUTS, OUTPUT, PlainGraph
+from tempoquant.runtime.extras import needed
+
+MODEL = "model.onnx"
+OPSET = 20
+
+
+def write_onnx(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path) -> None:
+    """Write ``model.onnx`` into ``folder``; the batch stays open, the resolution is the example's.
+
+    Raises:
+        InputError: the extra is missing.
+    """
+    onnx = needed("onnx", "onnx")
+    names = (*INPUTS, *graph.conditions)
+    with torch.no_grad(), warnings.catch_warnings():
+        # Tracing warns of every Python number that it keeps; the numbers here are the denoiser's own.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph,
+            example,
+            str(folder / MODEL),
+            input_names=list(names),
+            output_names=[OUTPUT],
+            dynamic_axes={name: {0: "batch"} for name in (*names, OUTPUT)},
+            opset_version=OPSET,
+            do_constant_folding=False,
+            dynamo=False,
+        )
+    model = onnx.load(str(folder / MODEL))
+    _int8_weights(model.graph, onnx)
+    onnx.save(model, str(folder / MODEL))
+
+
+def _int8_weights(graph: Any, onnx: Any) -> None:
+    """Give every int8 weight a DequantizeLinear of its own, in the place of a cast and a product with its scale."""
+    stored = {entry.name for entry in graph.initializer if entry.data_type == onnx.TensorProto.INT8}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for weight in stored:
+        for cast in readers.get(weight, []):
+            if cast.op_type != "Cast" or [node.op_type for node in readers[cast.output[0]]] != ["Mul"]:
+                continue
+            (product,) = readers[cast.output[0]]
+            made = onnx.helper.make_node(
+                "DequantizeLinear", [weight, f"{weight}_scale"], list(product.output), f"{weight}_dequantized", axis=0
+            )
+            position = list(graph.node).index(product)
+            graph.node.remove(product)
+            graph.node.remove(cast)
+            graph.node.insert(position - 1, made)
+
+
+class ONNXSession:
+    """Runs an exported denoiser in onnxruntime, on the processor.
+
+    Args:
+        folder: holds ``model.onnx``. options: session settings by name, such as ``intra_op_num_threads``; it uses as
+            many threads as torch unless told otherwise.
+
+    Raises:
+        InputError: the extra is missing, or there is no such setting. FormatError: the file is damaged.
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, Any] | None = None):
+        runtime = needed("onnxruntime", "onnx")
+        settings = runtime.SessionOptions()
+        for name, value in {"intra_op_num_threads": torch.get_num_threads(), **(options or {})}.items():
+            if not hasattr(settings, name):
+                raise InputError(f"onnxruntime has no session setting {name!r}")
+            setattr(settings, name, value)
+        try:
+            self.session = runtime.InferenceSession(str(folder / MODEL), settings, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise FormatError(f"{folder / MODEL} cannot be read: {str(error).splitlines()[0]}") from None
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The prediction.
+
+        Raises:
+            InputError: the inputs' shapes are not those that were exported.
+        """
+        try:
+            return self.session.run(None, dict(inputs))[0]
+        except Exception as error:
+            shapes = {name: value.shape for name, value in inputs.items()}
+            last = str(error).strip().splitlines()[0]
+            raise InputError(f"the exported denoiser cannot take inputs of shapes {shapes}: {last}") from None

@@ -1,0 +1,82 @@
+"""An exported denoiser in the place of a diffusers one: it is called the same way, and another runtime computes it."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import Tensor
+
+from tempoquant.errors import InputError
+from tempoquant.intervals import check_recorded
+
+
+class Session(Protocol):
+    """What computes: named arrays to the prediction."""
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray: ...
+
+
+class ExportedDenoiser(ModelMixin, ConfigMixin):
+    """Calls a session as diffusers calls its denoisers.
+
+    Args:
+        session: computes. config: the original module's, for pipelines that read it.
+        conditions: names of its inputs beside ``sample`` and ``timestep``.
+        frozen: (R,) the time steps of its tables, if it knows no others; else None.
+    """
+
+    config_name: Any = "config.json"
+
+    def __init__(
+        self,
+        session: Session,
+        config: Mapping[str, Any],
+        conditions: tuple[str, ...] = (),
+        frozen: Tensor | None = None,
+    ):
+        super().__init__()
+        self.session, self.conditions, self.frozen = session, conditions, frozen
+        self.register_to_config(**config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32: what goes in and comes out."""
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """The processor."""
+        return torch.device("cpu")
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float, *given: Tensor, return_dict: bool = True, **conditions: Any
+    ) -> Any:
+        """The prediction for ``sample`` (B, ...) at ``timestep``, one or (B,); further inputs by name or in order.
+
+        Raises:
+            InputError: an input that was not exported, one that is missing, or a step of another schedule.
+        """
+        conditions = {
+            n: v for n, v in (*zip(self.conditions, given, strict=False), *conditions.items()) if v is not None
+        }
+        wrong = sorted(conditions.keys() ^ set(self.conditions))
+        if wrong:
+            raise InputError(
+                f"{wrong[0]}: this denoiser was exported for {', '.join(('sample', 'timestep', *self.conditions))}"
+            )
+        steps = torch.as_tensor(timestep, dtype=torch.float32).reshape(-1).expand(sample.shape[0])
+        if self.frozen is not None:
+            check_recorded(steps, self.frozen)
+        arrays = {"sample": _array(sample), "timestep": _array(steps)}
+        arrays |= {name: _array(conditions[name]) for name in self.conditions}
+        made = torch.from_numpy(self.session(arrays)).to(sample.dtype)
+        return UNet2DOutput(sample=made) if return_dict else (made,)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    return np.ascontiguousarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())

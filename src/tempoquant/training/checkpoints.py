@@ -1,0 +1,74 @@
+"""What a training run leaves in its folder while it goes: a checkpoint, a log, samples."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from tempoquant.errors import FormatError, InputError
+from tempoquant.files import write_whole
+from tempoquant.training.trainer import Trainer
+
+STATE = "state.json"
+LOG = "log.jsonl"
+
+
+def save_checkpoint(trainer: Trainer, folder: Path, identity: Mapping[str, Any]) -> None:
+    """Write tensors under a new name, then the JSON that names them: a crash between leaves the former checkpoint.
+
+    Args:
+        identity: what a run is resumed with only: plain JSON data.
+    """
+    file = f"state-{trainer.step}.safetensors"
+    temporary = folder / f"{file}.writing"
+    save_file({name: value.contiguous() for name, value in trainer.state().items()}, temporary)
+    os.replace(temporary, folder / file)
+    write_whole(folder / STATE, json.dumps({"step": trainer.step, "tensors": file, "run": identity}, indent=1) + "\n")
+    for old in folder.glob("state-*.safetensors*"):
+        if old.name != file:
+            old.unlink()
+
+
+def load_checkpoint(trainer: Trainer, folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Continue the run in ``folder``; False if it has no checkpoint yet.
+
+    Raises:
+        InputError: the run was begun with something else. FormatError: the checkpoint cannot be read.
+    """
+    if not (folder / STATE).is_file():
+        return False
+    try:
+        found = json.loads((folder / STATE).read_text())
+        run, step, file = dict(found["run"]), int(found["step"]), str(found["tensors"])
+    except (ValueError, KeyError, TypeError):
+        raise FormatError(f"{folder / STATE} is damaged: begin again with --overwrite") from None
+    for name, wanted in identity.items():
+        if run.get(name) != wanted:
+            raise InputError(
+                f"{folder} was begun with {name} = {run.get(name)!r}, not {wanted!r}: resume with the same"
+            )
+    try:
+        trainer.restore(load_file(folder / Path(file).name), step)
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise FormatError(f"{folder / file} holds no state of this run: {first}") from None
+    forget_after(folder / LOG, step)
+    return True
+
+
+def append(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line to a JSON-lines file."""
+    with path.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop the log of steps that will be done again, and what a killed process wrote in half."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        write_whole(path, "".join(kept))

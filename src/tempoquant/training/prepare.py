@@ -1,0 +1,154 @@
+"""From a calibrated float network to one that trains, and from that to a quantized one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from tempoquant.graph import Category
+from tempoquant.intervals import ARCHITECTURES, Clock, ConstantInterval
+from tempoquant.intervals.generator import Architecture
+from tempoquant.layers import AttentionProducts, QuantizedLayer, learn_with_gradients
+from tempoquant.recipe import FLOAT_BITS, Recipe, Training
+from tempoquant.reconstruction.plan import LayerPlan
+from tempoquant.reconstruction.step_learning import Site
+from tempoquant.training.bank import Bank, LearnedInterval
+from tempoquant.training.draws import Draws
+from tempoquant.training.dynamic import STATISTICS, RangeInterval, StatisticsInterval
+from tempoquant.training.schemes import SCHEMES
+from tempoquant.training.weights import LowRank, WeightQuantizer, fold_weight, train_weight
+
+
+@dataclass
+class Trainee:
+    """A network that trains.
+
+    Attributes:
+        module: the denoiser; everything that learns is a parameter of it. bank: its activations' intervals, or None
+            where none is learned. draws: random numbers of the current step.
+        layers: with quantized weights or inputs. sites: activations whose intervals are learned. hook: computes them
+            at every call of the module.
+    """
+
+    module: nn.Module
+    bank: Bank | None
+    draws: Draws
+    layers: dict[str, QuantizedLayer]
+    sites: list[Site]
+    clock: Clock
+    hook: RemovableHandle
+
+
+def make_trainable(
+    module: nn.Module,
+    layers: Mapping[str, QuantizedLayer],
+    attention: Mapping[str, AttentionProducts],
+    plans: Mapping[str, LayerPlan],
+    clock: Clock,
+    recipe: Recipe,
+    train_timesteps: int,
+) -> Trainee:
+    """Let every parameter of a calibrated network learn, with its quantizers, in place.
+
+    Args:
+        layers: with float weights and calibrated inputs. attention: calibrated products by owner.
+        clock: attached to ``module``. train_timesteps: T.
+    """
+    how = recipe.training
+    assert how is not None
+    scheme, draws = SCHEMES[how.scheme], Draws()
+    module.requires_grad_(True)
+    sites = _sites(layers, attention, plans)
+    bank = _learned(sites, clock, recipe, how, train_timesteps, draws)
+    for name, layer in layers.items():
+        bits = plans[name].weight_bits
+        if bits == FLOAT_BITS:
+            continue
+        quantizer = WeightQuantizer(layer.weight, scheme, bits, recipe.weights.range, draws)
+        adapter = [] if how.lora is None else [LowRank(layer.weight, how.lora, (recipe.seed, "adapter", name))]
+        train_weight(layer, *adapter, quantizer)
+    if how.lora is not None:
+        _freeze_all_but_quantizers(module)
+    learn_with_gradients(module)
+
+    def set_bank(*_: Any) -> None:
+        if bank is not None and clock.timestep is not None and not _from_inputs(sites):
+            bank.set(clock.timestep)
+
+    # Registered after the clock's own hook, and so called after it.
+    hook = module.register_forward_pre_hook(set_bank)
+    return Trainee(module, bank, draws, dict(layers), sites, clock, hook)
+
+
+def fold(trainee: Trainee) -> nn.Module:
+    """The network quantized, in place: integers, constants and tables, nothing that learns.
+
+    Intervals that follow the input itself stay what they are: such a network runs, but has no form on disk.
+    """
+    trainee.hook.remove()
+    for layer in trainee.layers.values():
+        fold_weight(layer)
+    dynamic = _from_inputs(trainee.sites)
+    for site in trainee.sites:
+        if not dynamic:
+            site.provider = site.provider.fold()
+    learn_with_gradients(trainee.module, dynamic)
+    return trainee.module.requires_grad_(False).eval()
+
+
+def architecture_of(recipe: Recipe, how: Training) -> Architecture | None:
+    """The interval networks that a recipe names, or None for parameters."""
+    if recipe.activations.steps != "generator" and how.sees == "time":
+        return None
+    plain = ARCHITECTURES[recipe.activations.generator]
+    encoding = plain.encoding if recipe.activations.generator == "thin" else how.encoding
+    own = replace(plain, encoding=encoding, initialization=how.initialization)
+    if how.sees == "time":
+        return own
+    return replace(own, encoding="absent" if how.sees == "statistics" else encoding, statistics=STATISTICS)
+
+
+def _learned(
+    sites: list[Site], clock: Clock, recipe: Recipe, how: Training, train_timesteps: int, draws: Draws
+) -> Bank | None:
+    start = [site.provider for site in sites]
+    if not sites:
+        return None
+    if how.sees == "range":
+        for site, provider in zip(sites, start, strict=True):
+            site.provider = RangeInterval(provider)
+        return None
+    key = (recipe.seed, "interval networks")
+    bank = Bank(start, SCHEMES[how.scheme], architecture_of(recipe, how), train_timesteps, draws, key)
+    kind = LearnedInterval if how.sees == "time" else StatisticsInterval
+    for index, (site, provider) in enumerate(zip(sites, start, strict=True)):
+        site.provider = kind(provider, bank, index, clock)
+    return bank
+
+
+def _sites(
+    layers: Mapping[str, QuantizedLayer], attention: Mapping[str, AttentionProducts], plans: Mapping[str, LayerPlan]
+) -> list[Site]:
+    """Activations that learn; what never changes has no batch that could be told its time steps."""
+    found = [
+        Site(name, layer, "input_interval")
+        for name, layer in layers.items()
+        if isinstance(layer.input_interval, ConstantInterval) and plans[name].category is not Category.CONSTANT
+    ]
+    for owner, owned in attention.items():
+        products: Any = enumerate(owned.products)
+        found += [Site(f"{owner}:{i}:{o}", p.intervals, o) for i, p in products for o in p.intervals]
+    return found
+
+
+def _from_inputs(sites: list[Site]) -> bool:
+    return any(isinstance(site.provider, RangeInterval | StatisticsInterval) for site in sites)
+
+
+def _freeze_all_but_quantizers(module: nn.Module) -> None:
+    parts = [part for part in module.modules() if isinstance(part, LowRank | WeightQuantizer | Bank)]
+    learn = {id(p) for part in parts for p in part.parameters() if p.requires_grad}
+    for parameter in module.parameters():
+        parameter.requires_grad_(id(parameter) in learn)

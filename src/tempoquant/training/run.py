@@ -1,0 +1,91 @@
+"""A whole training run: steps until the last, with a log, checkpoints and samples on the way."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tempoquant.errors import InputError, NumericsError
+from tempoquant.progress import Progress
+from tempoquant.training.checkpoints import LOG, STATE, append, load_checkpoint, save_checkpoint
+from tempoquant.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How often a run does what besides training, in steps; 0 for never."""
+
+    log: int = 10
+    save: int = 200
+    samples: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("log", "save", "samples"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} every {getattr(self, name)} steps: 0 (never) or more")
+
+
+def train_steps(
+    trainer: Trainer,
+    folder: Path,
+    identity: Mapping[str, Any],
+    rhythm: Rhythm,
+    progress: Progress,
+    draw: Callable[[nn.Module, int], None],
+) -> None:
+    """Train to the recipe's last step, from the checkpoint in ``folder`` if there is one.
+
+    Args:
+        identity: see :func:`save_checkpoint`. draw: makes samples of the averaged network at a step.
+
+    Raises:
+        NumericsError: the loss is not finite; names the step and the last good checkpoint.
+    """
+    writes, total = trainer.processes.writes, trainer.how.steps
+    if writes:
+        load_checkpoint(trainer, folder, identity)
+    share_state(trainer)
+    begun, first = time.perf_counter(), trainer.step
+    losses: list[float] = []
+    with progress.stage(f"training from step {first}", total - first) as advance:
+        while trainer.step < total:
+            losses.append(_advance(trainer, folder))
+            advance(1)
+            if not writes:
+                continue
+            if _due(trainer.step, rhythm.log, total):
+                done = (trainer.step - first) * trainer.how.batch
+                speed = round(done / (time.perf_counter() - begun), 2)
+                mean = sum(losses) / len(losses)
+                append(folder / LOG, {"step": trainer.step, "loss": mean, "samples_per_second": speed})
+                losses.clear()
+            if _due(trainer.step, rhythm.save, total):
+                save_checkpoint(trainer, folder, identity)
+            if _due(trainer.step, rhythm.samples, total):
+                with trainer.averaged() as module:
+                    draw(module, trainer.step)
+
+
+def share_state(trainer: Trainer) -> None:
+    """Let all processes go on from the first one's state."""
+    step = torch.tensor(trainer.step, device=trainer.processes.device)
+    trainer.processes.same([step, *trainer.state().values()])
+    trainer.step = int(step)
+
+
+def _advance(trainer: Trainer, folder: Path) -> float:
+    try:
+        return trainer.advance()
+    except NumericsError as error:
+        saved = (
+            f"the last good checkpoint is in {folder}" if (folder / STATE).exists() else "no checkpoint came before it"
+        )
+        raise NumericsError(f"{error}: {saved}") from None
+
+
+def _due(step: int, every: int, total: int) -> bool:
+    return every > 0 and (step % every == 0 or step == total)

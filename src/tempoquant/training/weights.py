@@ -1,0 +1,114 @@
+"""Weights that train on a grid: parametrizations of a layer's float weight, folded into integers at the end."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from tempoquant.intervals import Interval
+from tempoquant.layers import QuantizedLayer
+from tempoquant.numerics import QParams, quantize
+from tempoquant.numerics.weights import weight_qparams
+from tempoquant.randomness import generator
+from tempoquant.training.draws import Draws
+from tempoquant.training.rules import scaled_gradient
+from tempoquant.training.schemes import Reach, Scheme
+
+
+class WeightQuantizer(nn.Module):
+    """A weight (C_out, ...) as its quantized values, one symmetric grid an output channel.
+
+    Args:
+        weight: where it starts. search: of the first range, a name of ``WEIGHT_RANGES``.
+        draws: of the network's training.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, weight: Tensor, scheme: Scheme, bits: int, search: str, draws: Draws):
+        super().__init__()
+        self.scheme, self.bits, self.draws = scheme, bits, draws
+        self.register_buffer("low", torch.tensor(float(2 ** (bits - 1))), persistent=False)
+        self.register_buffer("high", torch.tensor(float(2 ** (bits - 1) - 1)), persistent=False)
+        start = scheme.weight_start(weight_qparams(weight, bits, True, search).scale, self.reach)
+        self.fields = nn.ParameterList(nn.Parameter(scheme.raw(value)) for value in start)
+        # LSQ's gradient scale, with the weights of one channel as its N.
+        self.gradient_scale = float(weight[0].numel() * self.high.clamp(min=1)) ** -0.5
+
+    @property
+    def reach(self) -> Reach:
+        return Reach(self.low, self.high)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        values = self.values()
+        interval = self.interval(values).over(weight)
+        return self.scheme.fake_quantize(self.scheme.transformed(weight, values), interval, self.draws.now)
+
+    def values(self) -> tuple[Tensor, ...]:
+        """What was learned, positive."""
+        return tuple(self.scheme.value(scaled_gradient(raw, self.gradient_scale)) for raw in self.fields)
+
+    def interval(self, values: tuple[Tensor, ...]) -> Interval:
+        """The grid of every channel, fields (C_out,)."""
+        s_in, s_out = self.scheme.weight_scales(values, self.reach)
+        return Interval(s_in, torch.zeros_like(self.low), s_out, -self.low, self.high)
+
+    @torch.no_grad()
+    def integers(self, weight: Tensor) -> tuple[Tensor, QParams]:
+        """``q - z`` of a weight, and the unsigned grid it is stored on."""
+        values = self.values()
+        interval = self.interval(values)
+        wide = interval.over(weight)
+        on_grid = self.scheme.transformed(weight.float(), values)
+        q = quantize(on_grid, wide.s_in, wide.zero, wide.q_min, wide.q_max)
+        zero = torch.full(interval.s_out.shape, int(self.low), dtype=torch.int32)
+        return q, QParams(interval.s_out.detach().clone(), zero, 0, 2**self.bits - 1)
+
+
+class LowRank(nn.Module):
+    """A frozen weight with a trained product of two thin matrices added before it is rounded (EfficientDM, ICLR 2024).
+
+    Nothing of it remains once the sum is folded into integers.
+
+    Args:
+        rank: r of the added ``B A``, (C_out, r) and (r, the rest); A is drawn by ``key``, B starts at zero.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, key: tuple):
+        super().__init__()
+        rows, columns = weight.shape[0], weight[0].numel()
+        drawn = torch.randn(rank, columns, generator=generator(*key)) / columns**0.5
+        self.down, self.up = nn.Parameter(drawn), nn.Parameter(torch.zeros(rows, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (self.up @ self.down).view(weight.shape)
+
+
+def train_weight(layer: QuantizedLayer, *steps: nn.Module) -> None:
+    """Let a layer's weight pass through ``steps``, in order, whenever it is used."""
+    for step in steps:
+        # Unsafe: the original stays what it was although the first step shows another value.
+        parametrize.register_parametrization(layer, "weight", step, unsafe=True)
+
+
+def fold_weight(layer: Any) -> None:
+    """Turn a weight of :func:`train_weight` into the integers that it has become."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return
+    chain = layer.parametrizations.weight
+    weight = chain.original.detach()
+    *before, quantizer = chain
+    with torch.no_grad():
+        for step in before:
+            weight = step(weight)
+    parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+    # Folders store parameters in their order: the weight goes back before the bias.
+    layer._parameters["bias"] = layer._parameters.pop("bias")
+    layer.set_weight(*quantizer.integers(weight), quantizer.bits)
+
+
+def weight_quantizers(module: nn.Module) -> list[WeightQuantizer]:
+    """All of them, in module order."""
+    return [part for part in module.modules() if isinstance(part, WeightQuantizer)]

@@ -1,0 +1,214 @@
+"""Exports: the same predictions in another runtime, on integer kernels, from int8 weights on disk."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import tempoquant
+from conditional_models import dit_pipeline, text_pipeline
+from tempoquant.errors import FormatError, InputError
+from tempoquant.exported import MANIFEST
+from tempoquant.layers import QuantizedLayer, QuantizedProduct
+from tempoquant.runtime.exporting import PlainGraph, int8_names
+from tiny import bare_denoiser, small_recipe, unet_pipeline
+
+TARGETS = ("openvino", "onnx")
+CLOSE = 1e-4
+"""Of a prediction's norm: float32 sums in another order, where no rounding turns over."""
+
+
+def quantized(steps="constant", pipe=None, conditioning=None, **changes):
+    recipe = small_recipe("rtn", **changes)
+    activations = recipe.activations.model_copy(update={"steps": steps})
+    recipe = recipe.model_copy(update={"activations": activations})
+    return tempoquant.quantize(pipe or unet_pipeline(), recipe, conditioning=conditioning)
+
+
+@pytest.fixture(scope="module", params=["constant", "per-step"])
+def made(request):
+    return quantized(request.param)
+
+
+@pytest.fixture(scope="module")
+def frozen(made):
+    import copy
+
+    other = copy.deepcopy(made)
+    other.freeze_schedule()
+    return other
+
+
+@pytest.fixture(scope="module")
+def exported(made, tmp_path_factory):
+    pytest.importorskip("openvino")
+    return tempoquant.export(made, tmp_path_factory.mktemp("openvino") / "out", "openvino")
+
+
+def inputs(batch=2):
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(batch, 1, 8, 8, generator=draw), torch.tensor([75, 25, 0, 50])[:batch]
+
+
+def distance(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+def test_the_plain_graph_computes_what_the_layers_mean(made):
+    x, t = inputs(4)
+    made.use_engine("simulation")
+    with torch.no_grad():
+        assert distance(PlainGraph(made.denoiser, made.clock)(x, t), made.denoiser(x, t)) < CLOSE
+
+
+@pytest.mark.parametrize(("weights", "activations"), [(8, 8), (3, 6), (4, 16), (4, 32), (16, 8)])
+def test_every_width_has_a_plain_graph(weights, activations):
+    made = quantized("per-step" if activations == 6 else "constant", weights=weights, activations=activations)
+    made.use_engine("simulation")
+    x, t = inputs(2)
+    with torch.no_grad():
+        assert distance(PlainGraph(made.denoiser, made.clock)(x, t), made.denoiser(x, t)) < CLOSE
+
+
+def test_every_quantized_product_runs_in_int8_in_openvino(exported, made):
+    import openvino
+
+    features = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "INT8" not in features:
+        pytest.skip("this processor has no int8 kernels")
+    target = tempoquant.load_exported(exported)
+    x, t = inputs()
+    kernels = target.denoiser.module.session.kernels({"sample": x.numpy(), "timestep": t.float().numpy()})
+    block = {*made.blueprint.shared, *made.blueprint.projections}
+    layers = {n for n, m in made.denoiser.module.named_modules() if isinstance(m, QuantizedLayer) and m.is_quantized}
+    products = [m for m in made.denoiser.module.modules() if isinstance(m, QuantizedProduct)]
+    assert {name for name in kernels if " product " not in name} == layers - block
+    assert sum(" product " in name for name in kernels) == 2 * len(products) > 0
+    assert {kernel.lower()[-3:] for kernel in kernels.values()} == {"_i8"}, kernels
+
+
+def test_weights_are_bytes_on_disk(exported, frozen):
+    module = frozen.denoiser.module
+    count = sum(module.get_submodule(name).weight.numel() for name in int8_names(module))
+    other = sum(p.numel() for p in module.parameters() if p.is_floating_point())
+    rows = sum(b.numel() for b in module.buffers())
+    size = (exported / "unet" / "openvino_model.bin").stat().st_size
+    assert count < size < count + 4 * (other + 4 * rows)
+    assert size < 2 * count
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_an_export_predicts_and_draws_the_same(to, made, frozen, tmp_path):
+    pytest.importorskip("openvino" if to == "openvino" else "onnxruntime")
+    folder = tempoquant.export(made, tmp_path / "out", to)
+    target = tempoquant.load_exported(folder)
+    frozen.use_engine("simulation")
+    for batch in (1, 2, 4):
+        x, t = inputs(batch)
+        with torch.no_grad():
+            assert distance(target.denoiser(x, t), frozen.denoiser(x, t)) < CLOSE
+    images = target.pipe(num_inference_steps=4, output_type="np", generator=torch.Generator().manual_seed(0)).images
+    assert images.shape == (1, 8, 8, 1)
+    with pytest.raises(InputError, match="frozen to"):
+        target.generate(1, steps=3, seed=0)
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_any_schedule_stays_possible(to, made, tmp_path):
+    pytest.importorskip("openvino" if to == "openvino" else "onnxruntime")
+    target = tempoquant.load_exported(tempoquant.export(made, tmp_path / "out", to, freeze=False))
+    made.use_engine("simulation")
+    x, _ = inputs()
+    with torch.no_grad():
+        for t in (75, 33):
+            assert distance(target.denoiser(x, t), made.denoiser(x, t)) < CLOSE
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_conditional_and_bare_denoisers_are_exported(to, tmp_path):
+    pytest.importorskip("openvino" if to == "openvino" else "onnxruntime")
+    (tmp_path / "words").mkdir()
+    draw = torch.Generator().manual_seed(0)
+    text = torch.randn(2, 8, 8, generator=draw)
+    cases = {
+        "text": (
+            text_pipeline(tmp_path / "words"),
+            {"prompt": ["a", "b"]},
+            {"encoder_hidden_states": text},
+            (4, 16, 16),
+        ),
+        "class": (dit_pipeline(), {"class_labels": [1, 2]}, {"class_labels": torch.tensor([1, 2])}, (4, 16, 16)),
+        "bare": (bare_denoiser(), None, {}, (1, 8, 8)),
+    }
+    for name, (pipe, conditioning, given, shape) in cases.items():
+        made = quantized("per-step", pipe, conditioning)
+        target = tempoquant.load_exported(tempoquant.export(made, tmp_path / name, to, freeze=False))
+        made.use_engine("simulation")
+        x, t = torch.randn(2, *shape, generator=draw), torch.tensor([75, 25])
+        with torch.no_grad():
+            assert distance(target.denoiser(x, t, **given), made.denoiser(x, t, **given)) < CLOSE, name
+
+
+def test_inputs_that_were_not_exported_are_named(exported):
+    target = tempoquant.load_exported(exported)
+    x, t = inputs()
+    with pytest.raises(InputError, match="class_labels: this denoiser was exported for sample, timestep"):
+        target.denoiser(x, t, class_labels=torch.zeros(2))
+    with pytest.raises(InputError, match="cannot take inputs of shapes"):
+        target.denoiser(torch.zeros(2, 3, 8, 8), t)
+
+
+def test_a_damaged_or_newer_export_is_told(exported, tmp_path):
+    import shutil
+
+    shutil.copytree(exported, tmp_path / "out")
+    manifest = tmp_path / "out" / "unet" / MANIFEST
+    entries = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(entries | {"format_version": 2}))
+    with pytest.raises(FormatError, match="newer"):
+        tempoquant.load_exported(tmp_path / "out")
+    manifest.write_text("{}")
+    with pytest.raises(FormatError, match="damaged"):
+        tempoquant.load_exported(tmp_path / "out")
+    manifest.write_text(json.dumps(entries))
+    (tmp_path / "out" / "unet" / "openvino_model.xml").write_text("<net")
+    with pytest.raises(FormatError, match="cannot be read"):
+        tempoquant.load_exported(tmp_path / "out")
+    with pytest.raises(FormatError, match="is no exported folder"):
+        tempoquant.load_exported(tmp_path)
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_a_missing_extra_is_named_and_nothing_is_left(to, made, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, to, None)
+    with pytest.raises(InputError, match=rf"{to} is not installed: pip install 'tempoquant\[{to}\]'"):
+        tempoquant.export(made, tmp_path / "out", to)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_requests_are_refused_first(made, tmp_path):
+    with pytest.raises(InputError, match="unknown export target 'openvin': did you mean openvino"):
+        tempoquant.export(made, tmp_path / "out", "openvin")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(InputError, match="exists"):
+        tempoquant.export(made, tmp_path / "there")
+    corrected = tempoquant.quantize(unet_pipeline(), small_recipe("rtn", correction={"samples": 2}))
+    with pytest.raises(InputError, match="correction acts in the scheduler"):
+        tempoquant.export(corrected, tmp_path / "out")
+
+
+def test_from_the_command_line(tmp_path):
+    pytest.importorskip("onnxruntime")
+    quantized().save_pretrained(tmp_path / "in")
+    for command in (
+        ["export", "in", "--to", "onnx", "-o", "out", "--json", "r.json"],
+        ["generate", "out", "-n", "2", "--steps", "4", "-o", "g.png"],
+    ):
+        ran = subprocess.run(
+            [sys.executable, "-m", "tempoquant", *command], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert ran.returncode == 0, ran.stderr
+    assert json.loads((tmp_path / "r.json").read_text())["denoiser_bytes"] > 0
+    assert (tmp_path / "g.png").stat().st_size > 0
