@@ -80,7 +80,14 @@ def test_the_page_is_whole_and_alone(page):
     assert "#5b6068" not in text.split("</style>")[1], "figures must take the page's ink"
 
 
-def test_what_the_page_says_is_escaped(folders, tmp_path):
+@pytest.fixture
+def few(monkeypatch):
+    """Pages without the figures of each model, which take their time."""
+    monkeypatch.setattr("tempoquant.report.page.own_plots", lambda entry: ())
+    monkeypatch.setattr("tempoquant.report.page.shared_plots", lambda entries: ())
+
+
+def test_what_the_page_says_is_escaped(folders, tmp_path, few):
     found = Diagnosis.load(folders[0] / "diagnosis")
     quantized = {**found.facts["quantized"], "name": "<script>alert(1)</script>"}
     replace(found, facts={**found.facts, "quantized": quantized}).save(tmp_path / "d")
@@ -94,7 +101,7 @@ def test_markdown_has_the_same_content(folders, tmp_path):
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", text)
     assert len(pictures) > 10 and all((tmp_path / name).is_file() for name in pictures)
     for said in ("Use ", "| rtn W3A8", "policy:", "tempoquant diagnose"):
-        assert said in text or said == "Use "
+        assert said.lower() in text.lower()
 
 
 def test_verdicts():
@@ -139,7 +146,7 @@ def test_pictures():
     assert reduced(torch.zeros(600, 300, 4, dtype=torch.uint8)).size == (128, 256)
 
 
-def test_refusals(folders, tmp_path):
+def test_refusals(folders, tmp_path, few):
     (tmp_path / "there.html").touch()
     plain = tmp_path / "plain"
     tempoquant.quantize(unet_pipeline(), small_recipe("rtn"), out=plain)

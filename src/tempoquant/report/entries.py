@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ class Entry:
 
     Attributes:
         label: what the page calls it. folder: as the user named it. diagnosis: how it differs from full precision.
-        evaluation: what ``tempoquant evaluate`` kept in the folder, or None.
+        evidence: what the folder says of itself now; empty for a diagnosis that stands alone.
     """
 
     label: str
     folder: str
     diagnosis: Diagnosis
-    evaluation: dict[str, Any] | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> dict[str, Any] | None:
@@ -89,15 +89,15 @@ def confidence(values: Tensor, *key: object) -> tuple[float, float]:
 
 
 def _missing(folder: Path) -> Missing:
-    facts = read_evidence(folder) if (folder / EVIDENCE).is_file() else {}
+    facts = _evidence(folder)
     reference = facts.get("model", "FULL")
     name = folder.name if facts else f"{folder.name} (no tempoquant.json: its origin is not known)"
     return Missing(str(folder), name, f"tempoquant diagnose {folder} --reference {reference}")
 
 
-def _evaluation(folder: Path) -> dict[str, Any] | None:
+def _evidence(folder: Path) -> dict[str, Any]:
     """What is kept now: folders may be evaluated after they are diagnosed."""
-    return read_evidence(folder).get("evaluation") if (folder / EVIDENCE).is_file() else None
+    return read_evidence(folder) if (folder / EVIDENCE).is_file() else {}
 
 
 def _check_comparable(found: Sequence[tuple[str, Diagnosis]]) -> None:
@@ -120,6 +120,4 @@ def _labelled(found: Sequence[tuple[str, Diagnosis]]) -> list[Entry]:
     """Entries called by their recipe, and by their folder too where two have the same."""
     names = Counter(diagnosis.name for _, diagnosis in found)
     labels = [d.name if names[d.name] == 1 else f"{d.name} ({folder})" for folder, d in found]
-    return [
-        Entry(label, folder, d, _evaluation(Path(folder))) for label, (folder, d) in zip(labels, found, strict=True)
-    ]
+    return [Entry(label, folder, d, _evidence(Path(folder))) for label, (folder, d) in zip(labels, found, strict=True)]

@@ -16,6 +16,7 @@ from tempoquant.report.plots import Plot, own_plots, shared_plots
 from tempoquant.report.verdict import GOOD, chosen, verdict
 
 MOST_IMAGES = 8
+LARGE_INCHES = 6.0
 TITLE = "Which quantized model to use"
 
 
@@ -71,7 +72,7 @@ def stored_metrics(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """What ``tempoquant evaluate`` left in the folders: distributional metrics and requirements."""
     found = []
     for entry in entries:
-        kept = entry.evaluation or {}
+        kept = entry.evidence.get("evaluation", {})
         for part in (kept.get("distribution") or {}).values():
             if isinstance(part, dict) and "value" in part:
                 images = f"{part.get('generated')} images"
@@ -121,7 +122,7 @@ def model(entry: Entry, number: int) -> dict[str, Any]:
         "policy": yaml.safe_dump({"policy": list(d.policy)}, sort_keys=False) if d.policy else "",
         "recipe": "" if recipe is None else yaml.safe_dump(recipe, sort_keys=False),
         "commands": commands(entry),
-        "files": facts["quantized"].get("files", {}),
+        "files": entry.evidence.get("files", facts["quantized"].get("files", {})),
         "versions": facts["versions"],
         "machine": facts["machine"],
     }
@@ -129,18 +130,16 @@ def model(entry: Entry, number: int) -> dict[str, Any]:
 
 def findings(entry: Entry) -> list[str]:
     """What the diagnosis says, in sentences."""
-    d = entry.diagnosis
+    d, facts = entry.diagnosis, entry.diagnosis.facts
     last, temporal, others = (100 * float(row[-1]) for row in d.deviations)
     said = [
         f"Its trajectories are {last:.1f} % away from full precision at the last step; with the temporal layers alone "
         f"quantized {temporal:.1f} %, with all others alone {others:.1f} %."
     ]
     if d.disturbed:
-        names = ", ".join(d.disturbed[:3])
-        more = ", ..." if len(d.disturbed) > 3 else ""
         said.append(
-            f"{len(d.disturbed)} of {len(d.projections)} temporal features are disturbed (cosine below 0.9995): "
-            f"{names}{more}. A method that minds them, such as tfmq-dm, heals that."
+            f"{len(d.disturbed)} of {len(d.projections)} temporal features are disturbed (cosine below 0.9995), most "
+            f"of all {', '.join(d.disturbed[:3])}. A method that minds them, such as tfmq-dm, heals that."
         )
     elif d.projections:
         said.append(f"All {len(d.projections)} temporal features are as they were (cosine at least 0.9995).")
@@ -150,6 +149,10 @@ def findings(entry: Entry) -> list[str]:
         said.append(
             f"The costliest layers are {names}; the costliest steps t = {worst.name} ({100 * worst.share:.0f} %)."
         )
+        ranks = [(i, c.name) for i, c in enumerate(d.culprits, 1) if c.name in facts["temporal_layers"]]
+        if ranks:
+            named = ", ".join(f"{name} (rank {i})" for i, name in ranks)
+            said.append(f"Of the {len(d.culprits)} costliest layers {len(ranks)} see the time step alone: {named}.")
     return said
 
 
@@ -173,7 +176,9 @@ def inline(plot: Plot, place: str) -> dict[str, str]:
     for reference in ('id="', "url(#", 'href="#'):
         element = element.replace(reference, f"{reference}{place}-{plot.name}-")
     title = plot.figure.axes[0].get_title()
-    return {"svg": re.sub(r"<svg ", '<svg role="img" ', element, count=1), "title": title, "words": plot.words}
+    size = "large" if plot.figure.get_figwidth() > LARGE_INCHES else "usual"
+    element = re.sub(r"<svg ", '<svg role="img" ', element, count=1)
+    return {"svg": element, "title": title, "words": plot.words, "size": size}
 
 
 def _psnr(entry: Entry) -> str:

@@ -21,7 +21,6 @@ from tempoquant.diagnosis.figures import (
 from tempoquant.report.entries import Entry
 
 WORST_LAYERS = 2
-RANKED = 15
 MOVING = 1.01
 
 
@@ -86,7 +85,7 @@ def own_plots(entry: Entry) -> Iterator[Plot]:
     if d.culprits:
         yield Plot(
             "culprits",
-            ranking(d.culprits[:RANKED], "Layers quantized alone", d.facts["temporal_layers"]),
+            ranking(d.culprits, "Layers quantized alone", d.facts["temporal_layers"]),
             "What each layer costs if it alone is quantized: the shares are of the error of all layers in the ranking.",
         )
         yield Plot(

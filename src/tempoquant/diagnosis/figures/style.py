@@ -82,6 +82,7 @@ def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
     """Write ``stem.png`` (on white, 160 dots an inch) and ``stem.svg``."""
     stem = Path(stem)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
-    figure.savefig(paths[0], dpi=160, facecolor="white")
+    # The first drawing moves the layout a little, so that the second one's bytes would be others.
     paths[1].write_text(svg(figure, stem.name))
+    figure.savefig(paths[0], dpi=160, facecolor="white")
     return paths

@@ -1,0 +1,86 @@
+"""Figures: labelled, readable, the same bytes each time, and true to their data."""
+
+import matplotlib
+import pytest
+import torch
+from PIL import Image
+
+from tempoquant.diagnosis import Cost
+from tempoquant.diagnosis.figures import (
+    activation_ranges,
+    interval_dynamics,
+    mismatch_map,
+    noise_sqnr,
+    ranking,
+    save_figure,
+    svg,
+    temporal_cosine,
+    trajectory_deviation,
+    unit_cosine,
+    unit_map,
+)
+from tempoquant.diagnosis.figures.style import COLOURS
+
+T = torch.tensor([75, 50, 25, 0])
+VALUES = {"one": torch.tensor([1.0, 0.9, 0.8, 0.7]), "two": torch.tensor([1.0, 1.0, 0.99, 0.98])}
+INTERVALS = torch.tensor([[-1.0, 1.0], [-2.0, 2.0], [-3.0, 3.0], [-4.0, 4.0]])
+FIGURES = {
+    "cosine": lambda: temporal_cosine(T, VALUES, "emb"),
+    "unit": lambda: unit_cosine(T, VALUES, "block"),
+    "noise": lambda: noise_sqnr(T, VALUES),
+    "deviation": lambda: trajectory_deviation(T, VALUES),
+    "ranges": lambda: activation_ranges(T, torch.linspace(-1, 1, 7).expand(4, 7), INTERVALS, "layer"),
+    "intervals": lambda: interval_dynamics(T, {"layer": INTERVALS}),
+    "map": lambda: unit_map(T, ["a", "b"], torch.tensor([[20.0] * 4, [torch.inf] * 4])),
+    "mismatch": lambda: mismatch_map(T.flip(0), torch.tensor([[0, 1, 2, 3], [1, 1, 2, 3]])),
+    "ranking": lambda: ranking([Cost("a", 3.0, 0.75), Cost("b", 1.0, 0.25)], "Layers", ["b"]),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_labelled_and_saved(name, tmp_path):
+    before = dict(matplotlib.rcParams)
+    figure = FIGURES[name]()
+    axes = figure.axes[0]
+    assert axes.get_title() and axes.get_xlabel()
+    assert axes.get_ylabel() or [label.get_text() for label in axes.get_yticklabels()]
+    png, vector = save_figure(figure, tmp_path / "a.b")
+    assert (png.name, vector.name) == ("a.b.png", "a.b.svg") and min(Image.open(png).size) > 250
+    assert svg(FIGURES[name](), "a.b") == vector.read_text() != svg(FIGURES[name](), "other")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_lines_show_their_values():
+    axes = FIGURES["deviation"]().axes[0]
+    assert [line.get_ydata() for line in axes.lines] == [
+        pytest.approx([100, 90, 80, 70]),
+        pytest.approx([100, 100, 99, 98]),
+    ]
+    assert axes.get_xlim()[0] > axes.get_xlim()[1], "sampling runs from left to right"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "two"]
+    (line,) = FIGURES["intervals"]().axes[0].lines
+    assert line.get_ydata() == pytest.approx([0.4, 0.8, 1.2, 1.6])
+
+
+def test_the_mismatch_map_counts_projections():
+    data = FIGURES["mismatch"]().axes[0].images[0].get_array()
+    # Column: the time step; row: the step its feature is nearest to.
+    assert data.filled(0).tolist() == [[50, 0, 0, 0], [50, 100, 0, 0], [0, 0, 100, 0], [0, 0, 0, 100]]
+
+
+def test_intervals_are_drawn_only_where_there_are_some():
+    quantiles = torch.linspace(-1, 1, 7).expand(4, 7)
+    drawn, none = (activation_ranges(T, quantiles, i, "x").axes[0] for i in (INTERVALS, INTERVALS * torch.nan))
+    assert [len(axes.lines) for axes in (drawn, none)] == [3, 1]
+
+
+def test_colours_stand_out_from_black_and_white():
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    # WCAG 2: graphics need a contrast of 3.
+    for colour in COLOURS[:4]:
+        light, dark = 1.05 / (luminance(colour) + 0.05), (luminance(colour) + 0.05) / (luminance("#14171b") + 0.05)
+        assert light >= 2.9 and dark >= 3, (colour, light, dark)
