@@ -4,7 +4,8 @@
 
 Models: fashion32; anime64 (TEMPOQUANT_ANIME64 names its folder); cifar10, the UNet of CIFAR-10 papers, and sd1, that
 of Stable Diffusion v1 at 64x64 latents, both with random weights, on which latency does not depend. Every round times
-each engine once, in turn (those of ``rival_engines.py`` with --rivals, as far as they are installed); ratios are taken within a round, and their median stands with its 95 % interval (bootstrap).
+each engine once, in turn (those of ``rival_engines.py`` with --rivals, as far as they are installed); ratios are taken
+within a round, and their median stands with its 95 % interval (bootstrap).
 """
 
 import argparse
@@ -16,10 +17,10 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, UNet2DModel
+from rival_engines import exported, rivals
 from torch import Tensor
 
 import tempoquant
-from rival_engines import exported, rivals
 from tempoquant import Denoiser
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.pipelines import resolve
