@@ -1,10 +1,11 @@
-"""How fast a denoiser call is: float32 against integer execution, in one process, interleaved.
+"""How fast a denoiser call is: float engines and other packages' int8 against ours, in one process, interleaved.
 
     python benchmarks/inference.py --json docs/results/inference.json [--models fashion32,cifar10] [--batches 1,4]
 
 Models: fashion32; anime64 (TEMPOQUANT_ANIME64 names its folder); cifar10, the UNet of CIFAR-10 papers, and sd1, that
 of Stable Diffusion v1 at 64x64 latents, both with random weights, on which latency does not depend. Every round times
-each engine once, in turn; ratios are taken within a round, and their median stands with its 95 % interval (bootstrap).
+each engine once, in turn (those of ``rival_engines.py`` with --rivals, as far as they are installed); ratios are taken
+within a round, and their median stands with its 95 % interval (bootstrap).
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, UNet2DModel
+from rival_engines import exported, rivals
 from torch import Tensor
 
 import tempoquant
@@ -34,14 +36,16 @@ def main() -> None:
     parser.add_argument("--models", default="fashion32,cifar10,anime64")
     parser.add_argument("--batches", default="1,4")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     command = f"python benchmarks/inference.py --models {args.models} --batches {args.batches} --rounds {args.rounds}"
+    command += " --rivals" * args.rivals
     found: dict[str, Any] = {"command": command, "machine": machine(), "results": []}
     for name in args.models.split(","):
         for batch in (int(b) for b in args.batches.split(",")):
-            found["results"].append(measure(name, batch, args.rounds))
+            found["results"].append(measure(name, batch, args.rounds, args.rivals))
             args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -83,14 +87,14 @@ MODELS: dict[str, Callable[[], Denoiser]] = {
 }
 
 
-def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
+def measure(name: str, batch: int, rounds: int, with_rivals: bool) -> dict[str, Any]:
     """Latencies and ratios of all engines on one model at one batch size."""
     torch.manual_seed(0)
     denoiser = MODELS[name]()
     given = {"encoder_hidden_states": torch.randn(1, 77, 768)} if name == "sd1" else None
     x = torch.randn(batch, *denoiser.sample_shape)
     context = {key: value.expand(batch, -1, -1).contiguous() for key, value in (given or {}).items()}
-    engines, kernels = engines_of(denoiser, given, x, context)
+    engines, kernels = engines_of(denoiser, given, x, context, with_rivals)
     with torch.inference_mode():
         seconds = timed(engines, rounds)
     summary = {engine: {"milliseconds": 1000 * median(times)} for engine, times in seconds.items()}
@@ -104,7 +108,7 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, Any]:
 
 
 def engines_of(
-    denoiser: Denoiser, given: dict[str, Tensor] | None, x: Tensor, context: dict[str, Tensor]
+    denoiser: Denoiser, given: dict[str, Tensor] | None, x: Tensor, context: dict[str, Tensor], with_rivals: bool
 ) -> tuple[dict[str, Run], dict[str, int]]:
     """What is timed, by name; and how many layers each kernel runs."""
     last = x.contiguous(memory_format=torch.channels_last)
@@ -122,6 +126,10 @@ def engines_of(
         for kernel in engine_report(quantized.denoiser.module).values():
             kernels[f"{label}: {kernel}"] = kernels.get(f"{label}: {kernel}", 0) + 1
         engines[f"integer {label}"] = lambda d=quantized.denoiser: d(last, 50, **context)
+        if with_rivals:
+            engines |= exported(label, quantized, x, context)
+    if with_rivals:
+        engines |= rivals(denoiser, x, context)
     return engines, kernels
 
 

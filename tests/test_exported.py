@@ -1,23 +1,29 @@
 """Exports: the same predictions in another runtime, on integer kernels, from int8 weights on disk."""
 
+import copy
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch import nn
 
 import tempoquant
 from conditional_models import dit_pipeline, text_pipeline
 from tempoquant.errors import FormatError, InputError
 from tempoquant.exported import MANIFEST
-from tempoquant.layers import QuantizedLayer, QuantizedProduct
-from tempoquant.runtime.exporting import PlainGraph, int8_names
+from tempoquant.intervals import Clock, ConstantInterval, TableInterval
+from tempoquant.layers import QuantizedLayer, QuantizedProduct, simulate, simulate_product, to_quantized
+from tempoquant.numerics import affine_qparams
+from tempoquant.numerics.weights import nearest, weight_qparams
+from tempoquant.runtime.exporting import PlainGraph, int8_names, plain_layer, plain_product
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 TARGETS = ("openvino", "onnx")
-CLOSE = 1e-4
-"""Of a prediction's norm: float32 sums in another order, where no rounding turns over."""
+CLOSE = 0.03
+"""Of a prediction's norm, for whole denoisers: float32 sums in another order turn a rounding over here and there."""
 
 
 def quantized(steps="constant", pipe=None, conditioning=None, **changes):
@@ -34,8 +40,6 @@ def made(request):
 
 @pytest.fixture(scope="module")
 def frozen(made):
-    import copy
-
     other = copy.deepcopy(made)
     other.freeze_schedule()
     return other
@@ -72,6 +76,59 @@ def test_every_width_has_a_plain_graph(weights, activations):
         assert distance(PlainGraph(made.denoiser, made.clock)(x, t), made.denoiser(x, t)) < CLOSE
 
 
+def layer_of(stock, steps, activation_bits=8):
+    """A quantized layer with a grid off the middle, and a clock of three rows."""
+    layer, clock = to_quantized(stock), Clock(torch.tensor([10.0, 20.0, 30.0]), 1, "t")
+    grid = weight_qparams(layer.weight, 4, False, "minmax")
+    layer.set_weight(nearest(layer.weight, grid), grid, 4)
+    ends = torch.tensor([-1.0, -2.0, -0.5]), torch.tensor([3.0, 1.0, 0.7])
+    if steps == "constant":
+        one = affine_qparams(ends[0][0], ends[1][0], activation_bits)
+        layer.input_interval = ConstantInterval(one, activation_bits)
+    else:
+        layer.input_interval = TableInterval(affine_qparams(*ends, activation_bits), activation_bits, clock)
+        clock.row = torch.tensor([2, 0, 1, 0])
+    return layer
+
+
+@pytest.mark.parametrize("activation_bits", [8, 6])
+@pytest.mark.parametrize("steps", ["constant", "per-step"])
+@pytest.mark.parametrize(
+    "options", [{"padding": 1}, {"stride": 2}, {"padding": "same"}, {"padding": 1, "groups": 4}, {}]
+)
+def test_a_layers_plain_form_is_the_layer(options, steps, activation_bits):
+    torch.manual_seed(0)
+    linear = not options
+    layer = layer_of(nn.Linear(16, 8) if linear else nn.Conv2d(16, 8, 3, **options), steps, activation_bits)
+    # Points well inside of a step: no rounding is close to turning over.
+    x = torch.randn(4, 5, 16) if linear else torch.randn(4, 16, 6, 6)
+    interval = layer.input_interval().over(x)
+    x = (torch.round(x / interval.s_in) + 0.25 * torch.rand(x.shape)) * interval.s_in
+    torch.testing.assert_close(plain_layer(layer, x), simulate(layer, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", ["constant", "per-step"])
+@pytest.mark.parametrize("names", ["qk", "pv", "vp"])
+def test_a_products_plain_form_is_the_product(names, steps):
+    torch.manual_seed(0)
+    clock = Clock(torch.tensor([10.0, 20.0, 30.0]), 1, "t")
+    clock.row = torch.tensor([2, 0, 1, 0])
+    ends = {"q": (-1.0, 2.0), "k": (-2.0, 1.5), "v": (-1.0, 1.0), "p": (0.0, 1.0)}
+    product = QuantizedProduct()
+    for name in names:
+        low, high = (torch.tensor([end, 0.9 * end, 1.2 * end]) for end in ends[name])
+        table = affine_qparams(low, high, 8)
+        first = affine_qparams(low[0], high[0], 8)
+        product.intervals[name] = ConstantInterval(first, 8) if steps == "constant" else TableInterval(table, 8, clock)
+    left, right = (torch.rand(4, 2, 6, 6) if name == "p" else torch.randn(4, 2, 6, 6) for name in names)
+    left, right = (
+        (torch.round(x / s) + 0.25 * torch.rand(x.shape)) * s
+        for x, s in ((x, product.intervals[n]().over(x).s_in) for n, x in zip(names, (left, right), strict=True))
+    )
+    plain, meant = plain_product(product, names, left, right), simulate_product(product, names, left, right)
+    torch.testing.assert_close(plain, meant, rtol=1e-5, atol=1e-5)
+
+
 def test_every_quantized_product_runs_in_int8_in_openvino(exported, made):
     import openvino
 
@@ -100,15 +157,17 @@ def test_weights_are_bytes_on_disk(exported, frozen):
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_an_export_predicts_and_draws_the_same(to, made, frozen, tmp_path):
+def test_an_export_predicts_and_draws_the_same(to, made, frozen, request, tmp_path):
     pytest.importorskip("openvino" if to == "openvino" else "onnxruntime")
-    folder = tempoquant.export(made, tmp_path / "out", to)
+    folder = request.getfixturevalue("exported") if to == "openvino" else tempoquant.export(made, tmp_path / "out", to)
     target = tempoquant.load_exported(folder)
     frozen.use_engine("simulation")
-    for batch in (1, 2, 4):
+    for batch in (1, 2) if to == "openvino" else (1, 2, 4):
         x, t = inputs(batch)
         with torch.no_grad():
             assert distance(target.denoiser(x, t), frozen.denoiser(x, t)) < CLOSE
+            if batch > 1:
+                assert distance(target.denoiser(x, t.flip(0)), frozen.denoiser(x, t)) > 2 * CLOSE
     images = target.pipe(num_inference_steps=4, output_type="np", generator=torch.Generator().manual_seed(0)).images
     assert images.shape == (1, 8, 8, 1)
     with pytest.raises(InputError, match="frozen to"):
@@ -116,39 +175,45 @@ def test_an_export_predicts_and_draws_the_same(to, made, frozen, tmp_path):
 
 
 @pytest.mark.parametrize("to", TARGETS)
-def test_any_schedule_stays_possible(to, made, tmp_path):
+def test_bare_denoisers_of_any_schedule_are_exported(to, tmp_path):
     pytest.importorskip("openvino" if to == "openvino" else "onnxruntime")
+    made = quantized("per-step", bare_denoiser())
     target = tempoquant.load_exported(tempoquant.export(made, tmp_path / "out", to, freeze=False))
     made.use_engine("simulation")
     x, _ = inputs()
     with torch.no_grad():
         for t in (75, 33):
             assert distance(target.denoiser(x, t), made.denoiser(x, t)) < CLOSE
+    assert target.generate(1, steps=3, seed=0).isfinite().all()
 
 
-@pytest.mark.parametrize("to", TARGETS)
-def test_conditional_and_bare_denoisers_are_exported(to, tmp_path):
+def text_case(folder):
+    text = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(1))
+    return text_pipeline(folder), {"prompt": ["a", "b"]}, {"encoder_hidden_states": text}
+
+
+def class_case(folder):
+    return dit_pipeline(), {"class_labels": [1, 2]}, {"class_labels": torch.tensor([1, 2])}
+
+
+@pytest.mark.parametrize(
+    ("to", "case"),
+    [
+        ("onnx", text_case),
+        ("onnx", class_case),
+        pytest.param("openvino", text_case, marks=pytest.mark.slow),
+        pytest.param("openvino", class_case, marks=pytest.mark.slow),
+    ],
+)
+def test_conditional_denoisers_are_exported(to, case, tmp_path):
     pytest.importorskip("openvino" if to == "openvino" else "onnxruntime")
-    (tmp_path / "words").mkdir()
-    draw = torch.Generator().manual_seed(0)
-    text = torch.randn(2, 8, 8, generator=draw)
-    cases = {
-        "text": (
-            text_pipeline(tmp_path / "words"),
-            {"prompt": ["a", "b"]},
-            {"encoder_hidden_states": text},
-            (4, 16, 16),
-        ),
-        "class": (dit_pipeline(), {"class_labels": [1, 2]}, {"class_labels": torch.tensor([1, 2])}, (4, 16, 16)),
-        "bare": (bare_denoiser(), None, {}, (1, 8, 8)),
-    }
-    for name, (pipe, conditioning, given, shape) in cases.items():
-        made = quantized("per-step", pipe, conditioning)
-        target = tempoquant.load_exported(tempoquant.export(made, tmp_path / name, to, freeze=False))
-        made.use_engine("simulation")
-        x, t = torch.randn(2, *shape, generator=draw), torch.tensor([75, 25])
-        with torch.no_grad():
-            assert distance(target.denoiser(x, t, **given), made.denoiser(x, t, **given)) < CLOSE, name
+    pipe, conditioning, given = case(tmp_path)
+    made = quantized("per-step", pipe, conditioning)
+    target = tempoquant.load_exported(tempoquant.export(made, tmp_path / "out", to, freeze=False))
+    made.use_engine("simulation")
+    x, t = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([75, 25])
+    with torch.no_grad():
+        assert distance(target.denoiser(x, t, **given), made.denoiser(x, t, **given)) < CLOSE
 
 
 def test_inputs_that_were_not_exported_are_named(exported):
@@ -161,8 +226,6 @@ def test_inputs_that_were_not_exported_are_named(exported):
 
 
 def test_a_damaged_or_newer_export_is_told(exported, tmp_path):
-    import shutil
-
     shutil.copytree(exported, tmp_path / "out")
     manifest = tmp_path / "out" / "unet" / MANIFEST
     entries = json.loads(manifest.read_text())

@@ -89,14 +89,12 @@ def plain_product(product: QuantizedProduct, names: str, left: Tensor, right: Te
     Runtimes multiply bytes without zero points alone, so with ``q - z = a + c`` the product is
     ``a b + c_a sum(b) + c_b sum(a) + K c_a c_b``, K the length of the sums.
     """
-    intervals: Any = product.intervals
-    if any(intervals[name].bits > 8 for name in names):
-        x, y = (_on_grid(v, _over(product.intervals[n](), v)) for n, v in zip(names, (left, right), strict=True))
+    providers: list[Any] = [product.intervals[name] for name in names]
+    if any(provider.bits > 8 for provider in providers):
+        x, y = (_on_grid(v, _over(p(), v)) for p, v in zip(providers, (left, right), strict=True))
         return torch.matmul(x, y)
-    (a, shift_a, scale_a), (b, shift_b, scale_b) = (
-        _signed(v, product.intervals[name], unsigned_is_fine=v is left)
-        for name, v in zip(names, (left, right), strict=True)
-    )
+    a, shift_a, scale_a = _signed(left, providers[0], unsigned_is_fine=True)
+    b, shift_b, scale_b = _signed(right, providers[1], unsigned_is_fine=False)
     acc = torch.matmul(a, b)
     if shift_a is not None:
         acc = acc + shift_a * b.sum(-2, keepdim=True)
@@ -111,14 +109,12 @@ def _signed(x: Tensor, provider: Any, unsigned_is_fine: bool) -> tuple[Tensor, A
     """``(a, c, s)`` with ``x_hat = s (a + c)``, ``a`` in bytes; c is None where it is zero at every step."""
     interval = _over(provider(), x)
     low, high = _ends(interval)
+    units = x / interval.s_in
     if unsigned_is_fine and not provider.zero.any():
-        return (
-            torch.fake_quantize_per_tensor_affine((x / interval.s_in).clamp(low, high), 1.0, 0, 0, BYTE),
-            None,
-            (interval.s_out),
-        )
+        q = torch.fake_quantize_per_tensor_affine(units.clamp(low, high), 1.0, 0, 0, BYTE)
+        return q, None, interval.s_out
     shift = interval.zero - MIDDLE
-    grid = (x / interval.s_in + shift).clamp(low - MIDDLE, high - MIDDLE)
+    grid = (units + shift).clamp(low - MIDDLE, high - MIDDLE)
     q = torch.fake_quantize_per_tensor_affine(grid, 1.0, 0, -MIDDLE, MIDDLE - 1)
     return q, None if (provider.zero == MIDDLE).all() else -shift, interval.s_out
 

@@ -18,13 +18,16 @@ OPSET = 20
 
 
 def write_onnx(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path) -> None:
-    """Write ``model.onnx`` into ``folder``; the batch stays open, the resolution is the example's.
+    """Write ``model.onnx`` into ``folder``; batch and number of tokens stay open, the resolution is the
+    example's.
 
     Raises:
         InputError: the extra is missing.
     """
     onnx = needed("onnx", "onnx")
     names = (*INPUTS, *graph.conditions)
+    given = zip(graph.conditions, example[len(INPUTS) :], strict=True)
+    tokens = {name: {0: "batch", 1: "tokens"} for name, value in given if value.dim() == 3}
     with torch.no_grad(), warnings.catch_warnings():
         # Tracing warns of every Python number that it keeps; the numbers here are the denoiser's own.
         warnings.simplefilter("ignore")
@@ -34,7 +37,7 @@ def write_onnx(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path) -> 
             str(folder / MODEL),
             input_names=list(names),
             output_names=[OUTPUT],
-            dynamic_axes={name: {0: "batch"} for name in (*names, OUTPUT)},
+            dynamic_axes={**{name: {0: "batch"} for name in (*names, OUTPUT)}, **tokens},
             opset_version=OPSET,
             do_constant_folding=False,
             dynamo=False,

@@ -29,7 +29,7 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
         frozen: (R,) the time steps of its tables, if it knows no others; else None.
     """
 
-    config_name: Any = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]
 
     def __init__(
         self,
