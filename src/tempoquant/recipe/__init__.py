@@ -1,0 +1,22 @@
+"""How to quantize, as data: validated, versioned, the same in YAML, JSON and Python. Methods are known by name only."""
+
+from tempoquant.recipe.basics import FLOAT_BITS, WIDTHS, Part
+from tempoquant.recipe.learning import Correction, Training, Tuning
+from tempoquant.recipe.parts import Activations, Attention, Calibration, Override, Temporal, Weights
+from tempoquant.recipe.recipe import Recipe
+
+__all__ = [
+    "FLOAT_BITS",
+    "WIDTHS",
+    "Activations",
+    "Attention",
+    "Calibration",
+    "Correction",
+    "Override",
+    "Part",
+    "Recipe",
+    "Temporal",
+    "Training",
+    "Tuning",
+    "Weights",
+]

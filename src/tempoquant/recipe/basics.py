@@ -1,0 +1,29 @@
+"""What all parts of a recipe share: strictness, widths, and names that others register."""
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+
+from tempoquant.extension import Registry
+
+FLOAT_BITS = 32
+WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
+
+
+class Part(BaseModel):
+    """Base of all recipe parts: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def check_bits(bits: int | None) -> int | None:
+    if bits is not None and bits not in WIDTHS:
+        raise ValueError(f"bits = {bits} is not supported: valid are 2 to 8, 16, and 32 for float")
+    return bits
+
+
+def registered(registry: Registry) -> AfterValidator:
+    """A name of ``registry``. One read from a quantized folder may be unknown: its function's work is done."""
+
+    def check(name: str, info: ValidationInfo) -> str:
+        return name if (info.context or {}).get("stored") else registry.check(name)
+
+    return AfterValidator(check)

@@ -1,0 +1,107 @@
+"""A recipe whole: read, checked, written."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from tempoquant.errors import InputError
+from tempoquant.recipe.basics import FLOAT_BITS, Part
+from tempoquant.recipe.learning import Correction, Training, Tuning
+from tempoquant.recipe.parts import Activations, Attention, Calibration, Override, Temporal, Weights
+
+
+class Recipe(Part):
+    """Everything that decides a quantized model, next to the model itself."""
+
+    version: Literal[1] = 1
+    method: str
+    reading: Literal["paper", "released"] = "paper"
+    effort: Literal["fast", "balanced", "paper"] = "fast"
+    weights: Weights = Weights()
+    activations: Activations = Activations()
+    attention: Attention = Attention()
+    temporal: Temporal = Temporal()
+    calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
+    policy: tuple[Override, ...] = ()
+    tuning: Tuning | None = None
+    correction: Correction | None = None
+    training: Training | None = None
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _ranges_of_every_step(self) -> "Recipe":
+        if self.calibration.step_choice != "uniform" and self.activations.steps == "per-step":
+            raise ValueError(
+                f"calibration.step_choice = {self.calibration.step_choice!r} may leave steps out: "
+                "activations.steps = 'per-step' needs 'uniform'"
+            )
+        return self
+
+    @field_validator("correction")
+    @classmethod
+    def _has_bits_to_step(cls, correction: Correction | None, info: ValidationInfo) -> Correction | None:
+        activations = info.data.get("activations")
+        if correction is not None and correction.step_bits and activations and activations.bits == FLOAT_BITS:
+            raise ValueError("step-wise widths need quantized activations: activations.bits is 32 (float)")
+        return correction
+
+    def with_activation_bits(self, bits: int) -> "Recipe":
+        """The same recipe at another activation width."""
+        return self.model_copy(update={"activations": self.activations.model_copy(update={"bits": bits})})
+
+    @property
+    def name(self) -> str:
+        """Short name for tables, e.g. ``tfmq-dm W4A8`` or ``ptqd W4A8 + correlated correction``."""
+        plain = f"{self.method} W{self.weights.bits}A{self.activations.bits}"
+        if self.correction is None:
+            return plain
+        kind = self.correction.kind
+        return f"{plain} + {'step-wise bits' if kind == 'none' else f'{kind} correction'}"
+
+    def bits_of(self, name: str, roles: frozenset[str] = frozenset()) -> tuple[int, int]:
+        """Weight and activation bits of a layer: the last matching override wins."""
+        weight, activation = self.weights.bits, self.activations.bits
+        for override in self.policy:
+            if override.matches(name, roles):
+                weight = override.weight_bits or weight
+                activation = override.activation_bits or activation
+        return weight, activation
+
+    def symmetric(self, bits: int) -> bool:
+        """Whether a weight of ``bits`` bits has a symmetric grid."""
+        return bits >= 8 if self.weights.symmetric is None else self.weights.symmetric
+
+    @classmethod
+    def parse(cls, data: dict[str, Any], *, stored: bool = False) -> "Recipe":
+        """A recipe from plain data.
+
+        Args:
+            stored: of a quantized folder, which needs none of the functions that made it.
+
+        Raises:
+            InputError: one line that names the first wrong entry.
+        """
+        try:
+            return cls.model_validate(data, context={"stored": stored})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "recipe"
+            message = first["msg"].removeprefix("Value error, ")
+            raise InputError(f"recipe: {where} = {first.get('input')!r}: {message}") from None
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> "Recipe":
+        """Read a recipe from a YAML or JSON file."""
+        try:
+            data = yaml.safe_load(Path(path).read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise InputError(f"recipe file {str(path)!r} cannot be read: {str(error).splitlines()[0]}") from None
+        if not isinstance(data, dict):
+            raise InputError(f"recipe file {str(path)!r} holds no mapping of recipe keys")
+        return cls.parse(data)
+
+    def to_file(self, path: Path | str) -> None:
+        """Write the recipe as YAML."""
+        Path(path).write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
