@@ -76,30 +76,31 @@ def test_every_width_has_a_plain_graph(weights, activations):
         assert distance(PlainGraph(made.denoiser, made.clock)(x, t), made.denoiser(x, t)) < CLOSE
 
 
-def layer_of(stock, steps, activation_bits=8):
-    """A quantized layer with a grid off the middle, and a clock of three rows."""
+def layer_of(stock, steps, activation_bits=8, out=None):
+    """A quantized layer with a grid off the middle, three rows, and an output scale ``out`` times the input's."""
     layer, clock = to_quantized(stock), Clock(torch.tensor([10.0, 20.0, 30.0]), 1, "t")
     grid = weight_qparams(layer.weight, 4, False, "minmax")
     layer.set_weight(nearest(layer.weight, grid), grid, 4)
     ends = torch.tensor([-1.0, -2.0, -0.5]), torch.tensor([3.0, 1.0, 0.7])
     if steps == "constant":
         one = affine_qparams(ends[0][0], ends[1][0], activation_bits)
-        layer.input_interval = ConstantInterval(one, activation_bits)
+        layer.input_interval = ConstantInterval(one, activation_bits, out and one.scale * out)
     else:
-        layer.input_interval = TableInterval(affine_qparams(*ends, activation_bits), activation_bits, clock)
+        table = affine_qparams(*ends, activation_bits)
+        layer.input_interval = TableInterval(table, activation_bits, clock, out and table.scale * out)
         clock.row = torch.tensor([2, 0, 1, 0])
     return layer
 
 
-@pytest.mark.parametrize("activation_bits", [8, 6])
+@pytest.mark.parametrize(("activation_bits", "out"), [(8, None), (6, None), (8, 1.3)])
 @pytest.mark.parametrize("steps", ["constant", "per-step"])
 @pytest.mark.parametrize(
     "options", [{"padding": 1}, {"stride": 2}, {"padding": "same"}, {"padding": 1, "groups": 4}, {}]
 )
-def test_a_layers_plain_form_is_the_layer(options, steps, activation_bits):
+def test_a_layers_plain_form_is_the_layer(options, steps, activation_bits, out):
     torch.manual_seed(0)
     linear = not options
-    layer = layer_of(nn.Linear(16, 8) if linear else nn.Conv2d(16, 8, 3, **options), steps, activation_bits)
+    layer = layer_of(nn.Linear(16, 8) if linear else nn.Conv2d(16, 8, 3, **options), steps, activation_bits, out)
     # Points well inside of a step: no rounding is close to turning over.
     x = torch.randn(4, 5, 16) if linear else torch.randn(4, 16, 6, 6)
     interval = layer.input_interval().over(x)

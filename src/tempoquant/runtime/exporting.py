@@ -148,7 +148,7 @@ def _ends(interval: Interval) -> tuple[Any, Any]:
 
 
 def _on_grid(x: Tensor, interval: Interval) -> Tensor:
-    """``s (clamp(round(x / s) + z) - z)``, as a fake quantization of 256 levels where the scale is one number."""
+    """``s_out (clamp(round(x / s_in) + z) - z)``, a fake quantization of 256 levels where the scale is one number."""
     low, high = _ends(interval)
     if interval.s_in.dim() or isinstance(high, Tensor) or high > BYTE:
         q = (torch.round(x / interval.s_in) + interval.zero).clamp(low, high)
@@ -157,7 +157,8 @@ def _on_grid(x: Tensor, interval: Interval) -> Tensor:
     if (low, high) != (0, BYTE):
         # Runtimes know grids of 256 levels alone; a narrower one is a part of it.
         x = x.clamp((low - zero) * scale, (high - zero) * scale)
-    return torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, BYTE)
+    on_grid = torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, BYTE)
+    return on_grid if interval.s_out is interval.s_in else on_grid * (float(interval.s_out) / scale)
 
 
 def _unpadded(layer: QuantizedLayer, q: Tensor, weight: Tensor) -> Tensor:
