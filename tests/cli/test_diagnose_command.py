@@ -62,6 +62,8 @@ def test_a_gate(run, quantized, capfd):  # noqa: F811
     Path("out/tempoquant.json").unlink()
     with pytest.raises(FormatError, match="nothing to verify it by"):
         load("out", denoiser=resolve("mine.py:make").denoiser, verify=True)
+    code, _, err = run(*pair, "--require", "psnr>=1")
+    assert code == 2 and "has no tempoquant.json to keep the outcome" in err
 
 
 def test_refusals(refused, quantized, monkeypatch):  # noqa: F811

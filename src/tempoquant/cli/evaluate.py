@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from tempoquant.checkpoint.evidence import add_evidence
+from tempoquant.checkpoint.evidence import EVIDENCE, add_evidence
 from tempoquant.cli import app
 from tempoquant.cli import distribution as many
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
@@ -73,6 +73,8 @@ def evaluate_command(
         check_new(json_file, overwrite)
     plan = many.plan_of(metrics, extractor, extractor_weights, reference_images, clip, statistics_cache)
     wanted = [] if require is None else parse_requirements(require, () if plan is None else plan.metrics)
+    if wanted and not (Path(model) / EVIDENCE).is_file():
+        raise InputError(f"{model} has no {EVIDENCE} to keep the outcome of --require in")
     full, quantized = _opened(model, reference_model, denoiser, engine)
     given = (prompts, classes, guidance, quantized)
     run = {**schedule(quantized, steps, sampler), "seed": seed, "batch_size": batch_size}
