@@ -18,7 +18,7 @@ from tempoquant.pipelines import DiffusersTarget, state_hash
 from tempoquant.progress import Silent
 from tempoquant.reconstruction import stage as stages
 from tempoquant.reconstruction.cache import UnitCache
-from tempoquant.reconstruction.effort import EFFORTS, Effort
+from tempoquant.reconstruction.effort import EFFORTS, Effort, effort
 from tempoquant.reconstruction.plan import plan_layers
 from tempoquant.reconstruction.tiar import feature_loss
 from tiny import bare_denoiser, small_recipe, unet_pipeline
@@ -49,7 +49,7 @@ def stage(tmp_path):
         clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
         module = copy.deepcopy(target.denoiser.module).requires_grad_(False)
         cache = UnitCache(tmp_path / f"units{recipe.temporal.reconstruction}", {"is": 1})
-        stage = stages.weight_stage(module, graph, recipe, plans, cache, Silent())
+        stage = stages.weight_stage(module, graph, recipe, effort(recipe.effort), plans, cache, Silent())
         program = temporal_program(probe, graph)
         externals, _ = temporal_inputs(program, store, clock)
         return stage, program, externals, replace(target.denoiser, module=module), store

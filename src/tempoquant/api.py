@@ -18,10 +18,10 @@ from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.correction import check_correctable
 from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
-from tempoquant.job import Places, Quantized, run_job
-from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, resolve, state_hash
+from tempoquant.job import Places, Quantized, full_precision, run_job
+from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, state_hash
 from tempoquant.pipelines.heads_unet import HeadsUNet2DModel
-from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
+from tempoquant.pipelines.precision import conditioning_in_float32
 from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
@@ -69,7 +69,7 @@ def quantize(
     """
     if recipe.training is not None:
         raise InputError(f"{recipe.method} trains: use `tempoquant train`, or tempoquant.train()")
-    target = in_float32(resolve(model))
+    target = full_precision(model)
     given = conditioning_in_float32(conditioning)
     target.check_conditioning(given, recipe.calibration.samples)
     if freeze_schedule and "class_labels" in condition_examples(target.denoiser):
@@ -132,7 +132,7 @@ def train(
     if recipe.training is None:
         raise InputError(f"{recipe.method} does not train: use `tempoquant quantize`, or tempoquant.quantize()")
     processes = Processes()
-    target = in_float32(resolve(model))
+    target = full_precision(model)
     given = conditioning_in_float32(conditioning)
     target.check_conditioning(given, recipe.calibration.samples)
     images = None if data is None else open_images(data)

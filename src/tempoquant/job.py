@@ -15,6 +15,7 @@ from tempoquant.calibration.stage import ActivationStage, calibrate, first_call,
 from tempoquant.calibration.store import Store
 from tempoquant.calibration.temporal_cache import cache_features
 from tempoquant.checkpoint import Blueprint
+from tempoquant.checkpoint.blueprint import quantized_layers
 from tempoquant.correction import (
     CorrectionTables,
     Trajectories,
@@ -23,10 +24,12 @@ from tempoquant.correction import (
     quantization_noise,
     set_step_bits,
 )
+from tempoquant.errors import InputError
 from tempoquant.graph import DenoiserGraph, Probe, temporal_program
 from tempoquant.intervals import Clock
 from tempoquant.layers import install_attention, install_splits
-from tempoquant.pipelines import Target, build_scheduler, condition_variants, set_steps
+from tempoquant.pipelines import Target, build_scheduler, condition_variants, resolve, set_steps
+from tempoquant.pipelines.precision import in_float32
 from tempoquant.progress import Progress
 from tempoquant.recipe import Recipe
 from tempoquant.reconstruction.cache import UnitCache
@@ -135,6 +138,18 @@ def run_job(
         recipe, graph.time_argument, graph.shared, graph.projections, reading.products, reading.splits
     )
     return Quantized(module, blueprint, clock, graph, watch, correction, measured)
+
+
+def full_precision(model: Any) -> Target:
+    """The target that ``model`` names, in float32, to be quantized. For the forms see :func:`pipelines.resolve`.
+
+    Raises:
+        InputError: there is no such model, or it is quantized already.
+    """
+    target = resolve(model)
+    if quantized_layers(target.denoiser.module):
+        raise InputError(f"{target.name} is quantized already: quantize the full-precision model it was made from")
+    return in_float32(target)
 
 
 def probe_of(target: Target, recipe: Recipe, conditioning: Mapping[str, Any] | None = None) -> Probe:

@@ -268,4 +268,4 @@ def test_a_quantized_folder_is_not_quantized_again(run, refused):
     unet_pipeline().save_pretrained("model")
     assert run("quantize", "model", "-o", "out", "--method", "rtn", *FEW)[0] == 0
     assert run("generate", "out", "-n", "1", "-o", "a.png")[0] == 0
-    refused("quantize", "out", "-o", "again")
+    assert "quantized already" in refused("quantize", "out", "-o", "again")

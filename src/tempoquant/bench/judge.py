@@ -16,7 +16,8 @@ from tempoquant.bench.seconds import run_seconds
 from tempoquant.bench.truth import columns, conditioning_of, distances, load_truth, metrics_of
 from tempoquant.checkpoint.evidence import machine, versions
 from tempoquant.evaluation import PairedMetrics, Reference, compare, save_grid
-from tempoquant.pipelines import Target, resolve, to_images
+from tempoquant.job import full_precision
+from tempoquant.pipelines import Target, to_images
 from tempoquant.progress import Progress
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.stopwatch import Stopwatch
@@ -57,7 +58,7 @@ class Judge:
     def __init__(self, setup: Setup):
         self.setup = setup
         self.experiment = Experiment.model_validate_json(setup.experiment)
-        self.target: Target = resolve(setup.model)
+        self.target: Target = full_precision(setup.model)
         self.metrics = metrics_of(self.experiment)
         self._truth: tuple[Path, Reference] | None = None
 

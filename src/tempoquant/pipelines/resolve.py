@@ -14,7 +14,7 @@ from diffusers.utils import logging
 from tempoquant.errors import FormatError, InputError, unknown
 from tempoquant.pipelines.class_latent import ClassLatentPipeline
 from tempoquant.pipelines.class_pipeline import ClassPipeline
-from tempoquant.pipelines.compvis import SUFFIXES, load_checkpoint
+from tempoquant.pipelines.compvis.files import SUFFIXES
 from tempoquant.pipelines.denoiser import Denoiser
 from tempoquant.pipelines.diffusers_target import DiffusersTarget
 from tempoquant.pipelines.targets import BareTarget, Target
@@ -78,6 +78,9 @@ def _from_folder(folder: Path, name: str) -> Target:
 def _from_checkpoint(path: Path) -> Target:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
+    # Its imports bring text encoders, seconds and warnings that no other model needs.
+    from tempoquant.pipelines.compvis.assemble import load_checkpoint
+
     return DiffusersTarget(load_checkpoint(path), path.stem)
 
 

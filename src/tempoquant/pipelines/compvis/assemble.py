@@ -15,7 +15,6 @@ from tempoquant.pipelines.compvis.files import UNET, read_tensors
 from tempoquant.pipelines.compvis.text import text_encoder, tokenizer
 from tempoquant.pipelines.compvis.unets import attends, cifar_unet, filled, ldm_unet
 
-SUFFIXES = (".ckpt", ".safetensors")
 KNOWN = Path(__file__).with_name("known.yaml")
 CLASSES = "cond_stage_model.embedding.weight"
 TEXT = "cond_stage_model.transformer."
