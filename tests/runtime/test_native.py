@@ -66,6 +66,17 @@ def test_a_convolution_gives_simulations_bits(options, bits, symmetric, activati
     assert torch.equal(out, IntegerKernel()(layer, x.contiguous(memory_format=torch.channels_last)))
 
 
+def test_a_packed_weight_is_not_laid_out_anew_at_every_call(capfd):
+    layer, x = quantized(nn.Conv2d(32, 64, 3, padding=1)), draw(2, 32, 8, 8)
+    kernel = IntegerKernel()
+    kernel(layer, x)
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        kernel(layer, x)
+    told = [line for line in capfd.readouterr().out.splitlines() if ",exec," in line]
+    assert len([line for line in told if ",convolution," in line]) == 1
+    assert not [line for line in told if ",reorder," in line]
+
+
 @pytest.mark.parametrize("shape", [(5, 40), (2, 7, 40), (2, 3, 4, 40)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_linear_gives_simulations_bits(shape, bias):

@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch.nn.functional import conv2d
 
-from tempoquant.runtime.native import NO_POST_OP, ops
+from tempoquant.runtime.native import NO_POST_OP, ops, packed_convolution
 
 
 @cache
@@ -37,6 +37,6 @@ def _conv_is_exact(kernel: int) -> bool:
     x = x[:, :, :1, :1].expand(-1, -1, 8, 8).contiguous(memory_format=torch.channels_last)
     scale, zero = torch.ones(32), torch.zeros(32, dtype=torch.int32)
     geometry = ([1, 1], [kernel // 2] * 2, [1, 1], 1)
-    packed = ops.qconv_prepack(weight, scale, 1.0, 0, *geometry, None)
+    packed = packed_convolution(weight, scale, geometry, x.shape)
     out = ops.qconv2d_pointwise(x, 1.0, 7, packed, scale, zero, None, *geometry, 1.0, 0, torch.float32, *NO_POST_OP)
     return torch.equal(out.double(), conv2d(x.double() - 7, weight.double(), padding=kernel // 2))

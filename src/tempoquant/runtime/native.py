@@ -16,6 +16,7 @@ from tempoquant.runtime.bytes import quantized_bytes
 ops: Any = torch.ops.onednn
 NO_POST_OP: tuple[str, list[Any], str] = ("none", [], "")
 LARGEST_SUM = 2.0**31
+SOME_ZERO_POINT = 128
 
 
 class IntegerKernel:
@@ -45,7 +46,7 @@ class IntegerKernel:
             return simulate(layer, x)
         interval = layer.input_interval()
         if self.packed is None:
-            self._pack(layer)
+            self._pack(layer, x)
         if interval.s_in.dim() == 0:
             return self._run(layer, x, interval)
         # A batch of mixed time steps: the operators take one scale a call.
@@ -60,13 +61,12 @@ class IntegerKernel:
         assert out is not None
         return out
 
-    def _pack(self, layer: QuantizedLayer) -> None:
+    def _pack(self, layer: QuantizedLayer, x: Tensor) -> None:
         weight = layer.weight.detach()
         self.zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
         if isinstance(layer, nn.Conv2d):
-            # Scales given here would only choose a layout; those of the call are what is computed with.
             geometry = (list(layer.stride), padding_of(layer), list(layer.dilation), layer.groups)
-            self.packed = ops.qconv_prepack(weight, layer.weight_scale, 1.0, 0, *geometry, None)
+            self.packed = packed_convolution(weight, layer.weight_scale, geometry, x.shape)
         else:
             self.packed = ops.qlinear_prepack(weight, None)
 
@@ -84,6 +84,17 @@ class IntegerKernel:
             out = ops.qlinear_pointwise(flat, scale, zero, *weight, 1.0, 0, torch.float32, *NO_POST_OP)
             out = out.reshape(*x.shape[:-1], -1)
         return out.to(x.dtype)
+
+
+def packed_convolution(weight: Tensor, scale: Any, geometry: tuple[Any, ...], shape: torch.Size) -> Tensor:
+    """A convolution's weight in the layout that the operators want for inputs of ``shape``, with any zero point.
+
+    Args:
+        weight: (C_out, C_in / groups, H, W) int8. scale: (C_out,). geometry: stride, padding, dilation, groups.
+    """
+    # Scale and zero point choose the layout alone. That of zero point 0 lacks the sums of weights that others need,
+    # which every call would then make anew; and once asked for it, the operators keep to it for weights of this shape.
+    return ops.qconv_prepack(weight, scale, 1.0, SOME_ZERO_POINT, *geometry, list(shape))
 
 
 def padding_of(layer: nn.Conv2d) -> list[int]:
