@@ -175,6 +175,7 @@ def test_an_export_predicts_and_draws_the_same(to, made, frozen, request, tmp_pa
         target.generate(1, steps=3, seed=0)
 
 
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
 @pytest.mark.parametrize("to", TARGETS)
 def test_bare_denoisers_of_any_schedule_are_exported(to, tmp_path):
     pytest.importorskip("openvino" if to == "openvino" else "onnxruntime")

@@ -6,6 +6,9 @@ are int8 numbers times a scale. A scale that moves with the step stands outside 
 """
 
 import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +25,14 @@ BYTE, MIDDLE = 255, 128
 TEXT_LENGTH = 77
 INPUTS = ("sample", "timestep")
 OUTPUT = "out_sample"
+
+
+@contextmanager
+def tracing() -> Iterator[None]:
+    """For the time of a trace: no gradients, and no warning of every Python number that it keeps."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class PlainGraph(nn.Module):

@@ -1,6 +1,5 @@
 """Export to ONNX: QuantizeLinear and DequantizeLinear around stock operators, int8 weights on disk (extra ``onnx``)."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError
-from tempoquant.runtime.exporting import INPUTS, OUTPUT, PlainGraph
+from tempoquant.runtime.exporting import INPUTS, OUTPUT, PlainGraph, tracing
 from tempoquant.runtime.extras import needed
 
 MODEL = "model.onnx"
@@ -28,9 +27,7 @@ def write_onnx(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path) -> 
     names = (*INPUTS, *graph.conditions)
     given = zip(graph.conditions, example[len(INPUTS) :], strict=True)
     tokens = {name: {0: "batch", 1: "tokens"} for name, value in given if value.dim() == 3}
-    with torch.no_grad(), warnings.catch_warnings():
-        # Tracing warns of every Python number that it keeps; the numbers here are the denoiser's own.
-        warnings.simplefilter("ignore")
+    with tracing():
         torch.onnx.export(
             graph,
             example,

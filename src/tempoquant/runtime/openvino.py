@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError
-from tempoquant.runtime.exporting import INPUTS, OUTPUT, PlainGraph
+from tempoquant.runtime.exporting import INPUTS, OUTPUT, PlainGraph, tracing
 from tempoquant.runtime.extras import needed
 
 MODEL = "openvino_model.xml"
@@ -27,7 +27,7 @@ def write_openvino(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path)
         InputError: the extra is missing.
     """
     ov = needed("openvino", "openvino")
-    with torch.no_grad():
+    with tracing():
         model = ov.convert_model(graph, example_input=example)
     for port, name in zip(model.inputs, (*INPUTS, *graph.conditions), strict=True):
         port.get_tensor().set_names({name})
