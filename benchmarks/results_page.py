@@ -6,6 +6,7 @@ python benchmarks/results_page.py
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -24,6 +25,8 @@ def main() -> None:
         path = RESULTS / f"{name}.json"
         if path.exists():
             parts.append(section(json.loads(path.read_text())))
+        if name == "anime64":
+            parts += benches()
     (RESULTS.parent / "results.md").write_text("\n".join(parts))
 
 
@@ -207,10 +210,50 @@ def diagnose_fashion32(found: dict[str, Any]) -> str:
     return text + table(("", "kept in higher precision", "PSNR dB"), kept)
 
 
+def tdq_fashion32(found: dict[str, Any]) -> str:
+    """Training at few bits beside post-training quantization, mean and spread over seeds."""
+    results = found["results"]
+    first, distance = results[0], next(key for key in results[0] if key.startswith("FD"))
+    text = (
+        "## Trained at few bits: fashion32\n\n"
+        + "\n".join(f"    {command}" for command in found["commands"])
+        + f"\n\nDDIM 20 steps, {first['images']} paired images, {distance} of {first['drawn']} samples against "
+        f"full precision's, {machine(found)}. Training distils from the "
+        "model's own trajectories unless data are named; steps x batch stand beside the name. All rows but `tfmq-dm` "
+        "keep the first and last layer, temporal layers and attention products in float, as the papers do.\n\n"
+    )
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in results:
+        groups.setdefault(row["name"].rpartition(" seed ")[0], []).append(row)
+    rows = (
+        (name, *(spread([row[key] for row in group]) for key in ("psnr", "sqnr", distance)), str(len(group)),
+         f"{sum(row['seconds'] for row in group) / len(group) / 60:.0f}")
+        for name, group in groups.items()
+    )  # fmt: skip
+    return text + table(("", "PSNR dB", "SQNR dB", distance, "seeds", "minutes"), rows)
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample standard deviation."""
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def benches() -> list[str]:
+    """The tables of ``tempoquant bench``: each as the command left it beside its results."""
+    tables = []
+    for place in sorted(RESULTS.glob("*/table.md")):
+        title, _, rest = place.read_text().removeprefix("# ").partition("\n")
+        command = (place.parent / "command").read_text().strip()
+        lines = f"Results by run: [results.jsonl](results/{place.parent.name}/results.jsonl)."
+        tables.append(f"## {title}\n\n`{command}`.{rest.rstrip()}\n\n{lines}\n")
+    return tables
+
+
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "demo": demo,
     "anime64": anime64,
     "ablation_fashion32": ablation_fashion32,
+    "tdq_fashion32": tdq_fashion32,
     "diagnose_fashion32": diagnose_fashion32,
     "temporal_cache": temporal_cache,
     "correction": correction,

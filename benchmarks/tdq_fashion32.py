@@ -10,6 +10,7 @@ they finish; a killed run continues, within a training too. Lengths stand beside
 
 import argparse
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     found = json.loads(args.json.read_text()) if args.json.exists() else {"machine": machine(), "results": []}
+    told = command(args)
+    found |= {"commands": list(dict.fromkeys([*found.get("commands", []), told]))}
     full = resolve(MODEL)
     truth, real = full_precision(full, args), drawn(full, args)
     picture = {"full precision": to_images(truth.images[:SHOWN])}
@@ -77,11 +80,30 @@ def main() -> None:
             print(name, {key: round(value, 3) for key, value in told.items()}, f"{seconds:.0f} s", flush=True)
             size = quantized.facts.get("size") or {}
             lengths = {"steps": args.steps, "batch": args.batch, "data": args.data or "its own trajectories"}
+            lengths |= {"images": args.images, "drawn": args.drawn}
             entry = {"name": name, **told, "seconds": seconds, "bytes": size.get("total"), **lengths}
             found["results"].append(entry | {"recipe": recipe.model_dump(mode="json")})
             args.json.write_text(json.dumps(found, indent=1) + "\n")
     if args.picture is not None:
         save_grid(picture, args.picture)
+
+
+def command(args: argparse.Namespace) -> str:
+    """What gives these rows again."""
+    names = (
+        "rows",
+        "seeds",
+        "steps",
+        "batch",
+        "lr",
+        "ema",
+        "samples",
+        "images",
+        "drawn",
+        *(["data"] * bool(args.data)),
+    )
+    options = " ".join(f"--{name} {shlex.quote(str(getattr(args, name)))}" for name in names)
+    return f"python benchmarks/tdq_fashion32.py {options}"
 
 
 def recipe_of(row: str, seed: int, args: argparse.Namespace) -> tempoquant.Recipe:
