@@ -161,16 +161,21 @@ def _fill_layer(
     scale = reader.take("weight_scale", shape[0])
     symmetric = torch.full((shape[0],), 2 ** (bits - 1), dtype=torch.int32)
     zero = symmetric if entry["symmetric"] else reader.take("weight_zero", shape[0]).to(torch.int32)
-    q = _unpacked(packed, bits, shape.numel()).view(shape)
-    centred = q - zero.view(-1, *(1,) * (len(shape) - 1))
+    centred = _centred(packed, bits, zero, shape, entry["symmetric"])
     layer.set_weight(centred, QParams(scale, zero, 0, 2**bits - 1), bits)
 
 
-def _unpacked(packed: Tensor, bits: int, count: int) -> Tensor:
-    if bits != 16:
-        return unpack(packed, bits, count)
-    pairs = unpack(packed, 8, 2 * count).view(-1, 2)
-    return pairs[:, 0] | (pairs[:, 1] << 8)
+def _centred(packed: Tensor, bits: int, zero: Tensor, shape: torch.Size, symmetric: bool) -> Tensor:
+    """``q - z`` of a packed weight, of its ``shape``."""
+    column = zero.view(-1, *(1,) * (len(shape) - 1))
+    if bits == 16:
+        pairs = unpack(packed, 8, 2 * shape.numel()).view(-1, 2).to(torch.int32)
+        return (pairs[:, 0] | (pairs[:, 1] << 8)).view(shape) - column
+    q = unpack(packed, bits, shape.numel()).view(shape)
+    if bits == 8 and not symmetric:
+        return q.to(torch.int16) - column.to(torch.int16)
+    # Differences fit int8, so bytes that wrap around hold them: nothing wider than the weight is made while loading.
+    return (q - column.to(torch.uint8)).view(torch.int8)
 
 
 def _fill_plain(module: nn.Module, reader: Reader, rest: dict[str, Tensor]) -> None:

@@ -39,7 +39,7 @@ def pack(values: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The inverse of :func:`pack`: int32 vector of ``count`` values.
+    """The inverse of :func:`pack` up to 8 bits: uint8 vector of ``count`` values.
 
     Raises:
         FormatError: the vector has not the length that ``count`` values need.
@@ -48,12 +48,11 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         raise FormatError(
             f"{packed.numel()} packed bytes where {count} values of {bits} bits need {packed_size(count, bits)}"
         )
-    stored = packed.to(torch.int32)
     if bits == 8:
-        return stored
+        return packed
     if bits == 4:
-        return torch.stack([stored & 15, stored >> 4], dim=1).flatten()[:count]
-    shifts = torch.arange(8, dtype=torch.int32, device=packed.device)
-    stream = ((stored[:, None] >> shifts) & 1).flatten()[: count * bits].view(count, bits)
-    weights = 1 << torch.arange(bits, dtype=torch.int32, device=packed.device)
-    return (stream * weights).sum(1, dtype=torch.int32)
+        return torch.stack([packed & 15, packed >> 4], dim=1).flatten()[:count]
+    # In bytes: loading must not take several times the memory of what is loaded.
+    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    stream = ((packed[:, None] >> shifts) & 1).flatten()[: count * bits].view(count, bits)
+    return (stream << shifts[:bits]).sum(1, dtype=torch.uint8)
