@@ -135,6 +135,13 @@ def test_what_integers_cannot_run_is_named(change, why):
     assert why in str(unsuitable(layer))
 
 
+@pytest.mark.parametrize(("value", "why"), [(127, "sums beyond int32"), (10, None)])
+def test_sums_that_could_leave_int32_are_left_to_simulation(value, why):
+    layer = quantized(nn.Linear(70_000, 1))
+    layer.weight.data.fill_(value)
+    assert unsuitable(layer) == why
+
+
 @pytest.fixture(scope="module")
 def made():
     return tempoquant.quantize(unet_pipeline(), small_recipe())
