@@ -1,12 +1,12 @@
 """Which figures a report shows, with a sentence under each that says what to look for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tempoquant.diagnosis import VARIANTS, Diagnosis
+from tempoquant.diagnosis import LEVELS, VARIANTS, Diagnosis
 from tempoquant.diagnosis.figures import (
     activation_ranges,
     interval_dynamics,
@@ -26,11 +26,18 @@ MOVING = 1.01
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the page: its name in addresses and files, and what it shows in words."""
+    """A figure of the page.
+
+    Attributes:
+        name: in addresses and files. words: what it shows. timesteps: (K,) along its horizontal axis, if those are.
+        series: (K,) by name, what it shows at each of them; its lines' own values if none are given.
+    """
 
     name: str
     figure: Figure
     words: str
+    timesteps: Tensor | None = None
+    series: Mapping[str, Tensor] | None = None
 
 
 def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
@@ -42,6 +49,7 @@ def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
         trajectory_deviation(t, {label: d.deviations[0] for label, d in by_label.items()}),
         "How far each model's picture on its way is from the full-precision one that began with the same noise. "
         "Lower is better; errors add up from left to right.",
+        t,
     )
     yield Plot(
         "temporal-only",
@@ -50,11 +58,13 @@ def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
         ),
         f"The same with the {len(first.facts['temporal_layers'])} temporal layers alone quantized: what layers that "
         "see only the time step contribute.",
+        t,
     )
     yield Plot(
         "noise",
         noise_sqnr(t, {label: d.noise_sqnr for label, d in by_label.items()}),
         "How much stronger the predicted noise is than the error that quantization leaves in it, step by step.",
+        t,
     )
     if first.projections:
         i = int(sum(d.feature_cosine for d in by_label.values()).amin(1).argmin())  # type: ignore[union-attr]
@@ -62,6 +72,7 @@ def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
             "temporal-cosine",
             temporal_cosine(t, {label: d.feature_cosine[i] for label, d in by_label.items()}, first.projections[i]),
             "The temporal feature that suffers most: 1 means that quantization left its direction as it was.",
+            t,
         )
     if first.units:
         i = int(sum(d.unit_cosine for d in by_label.values()).mean(1).argmin())  # type: ignore[union-attr]
@@ -69,6 +80,7 @@ def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
             "unit-cosine",
             unit_cosine(t, {label: d.unit_cosine[i] for label, d in by_label.items()}, first.units[i]),
             "The part of the network whose output suffers most, on the same inputs.",
+            t,
         )
 
 
@@ -81,6 +93,7 @@ def own_plots(entry: Entry) -> Iterator[Plot]:
             d.timesteps, dict(zip(VARIANTS, d.deviations, strict=True)), "Own trajectories by what is quantized"
         ),
         "Where the distance comes from: temporal layers alone, and all others.",
+        d.timesteps,
     )
     if d.culprits:
         yield Plot(
@@ -98,6 +111,7 @@ def own_plots(entry: Entry) -> Iterator[Plot]:
             "units",
             unit_map(d.timesteps, d.units, d.unit_sqnr),
             "Every part of the network at every step: dark parts lose most.",
+            d.timesteps,
         )
     if d.projections:
         yield Plot(
@@ -114,6 +128,8 @@ def _ranges(d: Diagnosis) -> Iterator[Plot]:
             f"range{number}",
             activation_ranges(d.timesteps, d.activations[i], d.intervals[i], d.layers[i]),
             "What the layer is given at every step, and what its quantized input can hold.",
+            d.timesteps,
+            _told(d, i),
         )
     widths = d.intervals[..., 1] - d.intervals[..., 0]
     moving = [i for i in range(len(d.layers)) if _spread(widths[i]) > MOVING]
@@ -123,7 +139,15 @@ def _ranges(d: Diagnosis) -> Iterator[Plot]:
             "intervals",
             interval_dynamics(d.timesteps, {d.layers[i]: d.intervals[i] for i in moving}),
             "Intervals that follow the time step: those that move most.",
+            d.timesteps,
         )
+
+
+def _told(d: Diagnosis, layer: int) -> dict[str, Tensor]:
+    least, greatest, interval = d.activations[layer, :, 0], d.activations[layer, :, -1], d.intervals[layer]
+    told = {"least": least, "median": d.activations[layer, :, len(LEVELS) // 2], "greatest": greatest}
+    quantized = {"interval from": interval[:, 0], "to": interval[:, 1]}
+    return told if bool(interval.isnan().any()) else {**told, **quantized}
 
 
 def _spread(width: Tensor) -> float:
