@@ -16,13 +16,13 @@ def entry(recipe: dict | None = None, evidence: dict | None = None, **facts) -> 
 
 
 def test_all_options_are_named():
-    options = {"keep": 5, "batch_size": 16, "layer": ["up*", "mid*"]}
+    options = {"reference": "mine.py:make", "keep": 5, "batch_size": 16, "layer": ["up*", "mid*"]}
     assert commands(entry(options=options)) == [
-        "tempoquant diagnose 'my out' --reference full -n 8 --ranking-samples 4 --steps 20 --seed 1 --keep 5 "
+        "tempoquant diagnose 'my out' -n 8 --ranking-samples 4 --steps 20 --seed 1 --reference mine.py:make --keep 5 "
         "--batch-size 16 --layer 'up*' --layer 'mid*'"
     ]
     # Diagnoses of before options were kept.
-    assert commands(entry())[0].endswith("--seed 1")
+    assert commands(entry())[0].endswith("--seed 1 --reference full")
 
 
 def test_conditions_are_named():
@@ -30,7 +30,7 @@ def test_conditions_are_named():
     found = entry({"weights": {}}, {"conditioning": {"prompt": "list", "guidance_scale": 3.0}}, conditioning=given)
     made, diagnosed = commands(found)
     assert made == ("tempoquant quantize full --recipe recipe.yaml --prompts YOUR_PROMPTS --guidance 3 -o 'my out'")
-    assert diagnosed.endswith("--prompts prompts.txt --classes 3,1 --guidance 7.5")
+    assert diagnosed.endswith("--reference full --prompts prompts.txt --classes 3,1 --guidance 7.5")
     assert prompts(found) == ["a cat", "a dog"] and prompts(entry()) == []
     assert prompts(entry(conditioning={"prompt": "one for all"})) == ["one for all"]
 

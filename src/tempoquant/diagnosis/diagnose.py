@@ -52,6 +52,7 @@ def diagnose(
     layers: Sequence[str] = (),
     recording: Path | str | None = None,
     conditioning: Mapping[str, Any] | None = None,
+    reference_name: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Diagnosis:
@@ -68,6 +69,7 @@ def diagnose(
         layers: patterns of layer names: whose activations are told and which are ranked; all if none are given.
         recording: folder of full-precision trajectories (float32) to make or reuse.
         conditioning: as ``Target.generate`` takes it.
+        reference_name: what the command line calls the reference, for the commands of a report.
         overwrite: replace ``out``.
 
     Raises:
@@ -99,7 +101,8 @@ def diagnose(
             **run,
         )
         walker = Walker(store, {**run, "batch_size": batch_size, "conditioning": given})
-        options = {"keep": keep, "batch_size": batch_size, "layer": list(layers)}
+        name = reference_name or pair.full.name
+        options = {"reference": name, "keep": keep, "batch_size": batch_size, "layer": list(layers)}
         found = _Finding(pair, graph, walker, chosen, min(ranking_samples, samples), options, shown).result()
     if out is not None:
         found.save(out, overwrite=overwrite)

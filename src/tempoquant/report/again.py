@@ -22,7 +22,7 @@ def prompts(entry: Entry) -> list[str]:
 
 
 def _quantize(entry: Entry) -> Iterator[str]:
-    yield from ("tempoquant", "quantize", entry.diagnosis.facts["reference"]["name"], "--recipe", "recipe.yaml")
+    yield from ("tempoquant", "quantize", _options(entry)["reference"], "--recipe", "recipe.yaml")
     # A folder keeps which kinds of conditions calibrated it, but not the conditions.
     given = entry.evidence.get("conditioning", {})
     yield from ("--prompts", "YOUR_PROMPTS") if "prompt" in given else ()
@@ -33,11 +33,11 @@ def _quantize(entry: Entry) -> Iterator[str]:
 
 def _diagnose(entry: Entry) -> Iterator[str]:
     facts, schedule = entry.diagnosis.facts, entry.diagnosis.facts["schedule"]
-    yield from ("tempoquant", "diagnose", entry.folder, "--reference", facts["reference"]["name"])
+    yield from ("tempoquant", "diagnose", entry.folder)
     yield from ("-n", str(facts["samples"]), "--ranking-samples", str(facts["ranking_samples"]))
     yield from ("--steps", str(schedule["steps"]), "--seed", str(schedule["seed"]))
     yield from ("--sampler", schedule["sampler"]) if schedule["sampler"] else ()
-    for name, value in facts.get("options", {}).items():
+    for name, value in _options(entry).items():
         for one in value if isinstance(value, list) else [value]:
             yield from (f"--{name.replace('_', '-')}", str(one))
     given = _conditioning(entry)
@@ -45,6 +45,12 @@ def _diagnose(entry: Entry) -> Iterator[str]:
     labels = given.get("class_labels", [])
     yield from ("--classes", ",".join(map(str, labels))) if isinstance(labels, list) and labels else ()
     yield from ("--guidance", f"{given['guidance_scale']:g}") if "guidance_scale" in given else ()
+
+
+def _options(entry: Entry) -> dict[str, Any]:
+    # Older diagnoses did not keep them.
+    facts = entry.diagnosis.facts
+    return {"reference": facts["reference"]["name"], **facts.get("options", {})}
 
 
 def _conditioning(entry: Entry) -> dict[str, Any]:
