@@ -75,6 +75,15 @@ def test_what_the_page_says_is_escaped(folders, tmp_path, few):
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
 
 
+def test_a_model_of_another_tool(folders, tmp_path, few):
+    found = Diagnosis.load(folders[0] / "diagnosis")
+    quantized = {"name": "theirs", "recipe": None, "size": None}
+    replace(found, facts={**found.facts, "quantized": quantized}).save(tmp_path / "d")
+    text = write_report([tmp_path / "d"], tmp_path / "r.html").read_text()
+    assert "another tool&#39;s" in text and "not known" in text and "Use theirs: it draws" in text
+    assert "tempoquant diagnose" in text and "tempoquant quantize" not in text
+
+
 def test_markdown_has_the_same_content(folders, tmp_path):
     path = write_report(folders, tmp_path / "card.md")
     text = path.read_text()

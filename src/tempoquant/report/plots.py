@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -66,19 +67,19 @@ def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
         "How much stronger the predicted noise is than the error that quantization leaves in it, step by step.",
         t,
     )
-    if first.projections:
-        i = int(sum(d.feature_cosine for d in by_label.values()).amin(1).argmin())  # type: ignore[union-attr]
+    features = {label: _named(d.projections, d.feature_cosine) for label, d in by_label.items()}
+    for name in _worst(features, least=True):
         yield Plot(
             "temporal-cosine",
-            temporal_cosine(t, {label: d.feature_cosine[i] for label, d in by_label.items()}, first.projections[i]),
+            temporal_cosine(t, {label: found[name] for label, found in features.items()}, name),
             "The temporal feature that suffers most: 1 means that quantization left its direction as it was.",
             t,
         )
-    if first.units:
-        i = int(sum(d.unit_cosine for d in by_label.values()).mean(1).argmin())  # type: ignore[union-attr]
+    units = {label: _named(d.units, d.unit_cosine) for label, d in by_label.items()}
+    for name in _worst(units, least=False):
         yield Plot(
             "unit-cosine",
-            unit_cosine(t, {label: d.unit_cosine[i] for label, d in by_label.items()}, first.units[i]),
+            unit_cosine(t, {label: found[name] for label, found in units.items()}, name),
             "The part of the network whose output suffers most, on the same inputs.",
             t,
         )
@@ -120,6 +121,27 @@ def own_plots(entry: Entry) -> Iterator[Plot]:
             "Off the diagonal, quantization turned the feature of one time step into that of another.",
         )
     yield from _ranges(d)
+
+
+def _named(names: Sequence[str], values: Tensor) -> dict[str, Tensor]:
+    """What was seen of them: another tool may compute a module's work elsewhere."""
+    return {name: row for name, row in zip(names, values, strict=True) if not bool(row.isnan().any())}
+
+
+def _worst(found: Mapping[str, Mapping[str, Tensor]], least: bool) -> list[str]:
+    """The one that suffers most of those that all models have, by its least or its mean cosine; none if there is none.
+
+    Args:
+        found: (K,) cosines by model and name.
+    """
+
+    def total(name: str) -> float:
+        cosines = torch.stack([values[name] for values in found.values()]).double().sum(0)
+        return float(cosines.min() if least else cosines.mean())
+
+    first, *rest = found.values()
+    common = [name for name in first if all(name in values for values in rest)]
+    return sorted(common, key=total)[:1]
 
 
 def _ranges(d: Diagnosis) -> Iterator[Plot]:
