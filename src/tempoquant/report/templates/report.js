@@ -10,6 +10,9 @@
   byId("sample").addEventListener("change", choose);
   choose();
 
+  // A phone begins smaller, so that two pictures stand side by side.
+  byId("zoom").value = parseInt(getComputedStyle(document.documentElement).getPropertyValue("--zoom"), 10);
+  byId("zoom").setAttribute("aria-valuetext", `${byId("zoom").value} pixels`);
   byId("zoom").addEventListener("input", () => {
     const pixels = `${byId("zoom").value}px`;
     document.documentElement.style.setProperty("--zoom", pixels);
