@@ -41,3 +41,14 @@ def test_a_model_of_another_tool_has_no_intervals(folders):
     d = replace(entry.diagnosis, intervals=torch.full_like(entry.diagnosis.intervals, torch.nan))
     plots = {plot.name: plot for plot in own_plots(replace(entry, diagnosis=d))}
     assert "intervals" not in plots and list(plots["range0"].series) == ["least", "median", "greatest"]
+
+
+def test_intervals_that_move_most_are_shown_once(folders):
+    entry = read_entries(folders)[0][1]
+    steps = entry.diagnosis.intervals.shape[1]
+    still = torch.tensor([-1.0, 1.0]).expand(len(entry.diagnosis.layers), steps, 2).clone()
+    still[2:5] *= torch.linspace(1, 2, steps)[:, None]
+    still[7] *= torch.linspace(1, 3, steps)[:, None]
+    plots = {p.name: p for p in own_plots(replace(entry, diagnosis=replace(entry.diagnosis, intervals=still)))}
+    lines = plots["intervals"].figure.axes[0].lines
+    assert [line.get_label() for line in lines] == [entry.diagnosis.layers[7], entry.diagnosis.layers[2]]

@@ -89,7 +89,7 @@ def test_markdown_has_the_same_content(folders, tmp_path):
     text = path.read_text()
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", text)
     assert len(pictures) > 10 and all((tmp_path / name).is_file() for name in pictures)
-    for said in ("Use ", "| rtn W3A8", "policy:", "tempoquant diagnose"):
+    for said in ("Use ", "| rtn W3A8", "policy:", "tempoquant diagnose", "on its way from noise"):
         assert said.lower() in text.lower()
 
 

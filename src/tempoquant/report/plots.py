@@ -23,6 +23,7 @@ from tempoquant.report.entries import Entry
 
 WORST_LAYERS = 2
 MOVING = 1.01
+MOST_MOVING = 5
 
 
 @dataclass(frozen=True)
@@ -153,16 +154,24 @@ def _ranges(d: Diagnosis) -> Iterator[Plot]:
             d.timesteps,
             _told(d, i),
         )
-    widths = d.intervals[..., 1] - d.intervals[..., 0]
-    moving = [i for i in range(len(d.layers)) if _spread(widths[i]) > MOVING]
+    moving = _moving(d)
     if moving:
-        moving = sorted(moving, key=lambda i: -_spread(widths[i]))[:5]
         yield Plot(
             "intervals",
             interval_dynamics(d.timesteps, {d.layers[i]: d.intervals[i] for i in moving}),
-            "Intervals that follow the time step: those that move most.",
+            "Intervals that follow the time step: those that move most, layers with the same ones shown once.",
             d.timesteps,
         )
+
+
+def _moving(d: Diagnosis) -> list[int]:
+    """The layers whose intervals change most over the steps; of layers that read one input the first."""
+    widths = d.intervals[..., 1] - d.intervals[..., 0]
+    found: list[int] = []
+    for i in sorted(range(len(d.layers)), key=lambda i: -_spread(widths[i])):
+        if _spread(widths[i]) > MOVING and not any(torch.equal(d.intervals[i], d.intervals[j]) for j in found):
+            found.append(i)
+    return found[:MOST_MOVING]
 
 
 def _told(d: Diagnosis, layer: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from tempoquant.report.entries import Entry, confidence
 from tempoquant.report.verdict import GOOD, chosen
 
 GLOSSARY = {
-    "bits": "W4A8: weights in 4 bits and activations, the numbers that flow through the network, in 8. The original "
+    "bits": "W4A8 has weights in 4 bits and activations, the numbers that flow through the network, in 8. The original "
     "has 32 for both.",
     "size": "of the denoiser's files, the part of a pipeline that is quantized.",
     "speed": "of one denoiser call at batch 1, on the machine that made the diagnosis: 2x takes half the time.",
