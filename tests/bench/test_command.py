@@ -62,3 +62,25 @@ def test_a_failed_run_fails_the_command(run):
 def test_the_first_table_is_the_makefiles():
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
     assert "tempoquant bench fashion32 -o out/bench" in makefile
+
+
+def test_a_page_about_the_models(run, monkeypatch):
+    # Figures take their time.
+    monkeypatch.setattr("tempoquant.report.markdown.own_plots", lambda entry: ())
+    monkeypatch.setattr("tempoquant.report.page.own_plots", lambda entry: ())
+    Path("tiny.yaml").write_text(YAML)
+    bench = ("bench", "tiny.yaml", "-o", "out", "--methods", "tfmq-dm")
+    assert run(*bench)[0] == 0 and not Path("out/models").exists()
+    # Records are there and models are not: those are made again, on top of the finished weights.
+    code, out, err = run(*bench, "--report", "page.md")
+    assert code == 0 and "page.md" in out and "out: 2 runs (0 done before)" in out, err
+    text = Path("page.md").read_text()
+    assert "tfmq-dm W4A6" in text and "--reference mine.py:make" in text and "PSNR of 2 images" in text
+    kept = [folder.name.rsplit("-", 1)[0] for folder in sorted(Path("out/models").iterdir())]
+    assert kept == ["tfmq-dm-W4A6-seed-0", "tfmq-dm-W4A8-seed-0"]
+    before = [path.stat().st_mtime_ns for path in sorted(Path("out").rglob("*.safetensors"))]
+    code, out, err = run(*bench, "--report", "again.html")
+    assert code == 0 and "out: 2 runs (2 done before)" in out, err
+    assert before == [path.stat().st_mtime_ns for path in sorted(Path("out").rglob("*.safetensors"))]
+    code, out, err = run(*bench, "--report", "page.md")
+    assert (code, out) == (2, "") and "page.md exists" in err

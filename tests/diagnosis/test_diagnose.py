@@ -155,6 +155,17 @@ def test_widths_of_kept_layers():
     assert kept == {"a": (8, 8), "b": (16, 16), "c": (8, 8), "d": (32, 32), "e": (8, 32)}
 
 
+def test_layers_behind_a_table_cost_nothing_alone(tmp_path):
+    pipe = unet_pipeline()
+    quantized = tempoquant.quantize(pipe, small_recipe("rtn", weights=4), freeze_schedule=True)
+    patterns = ["time_embedding.*", "conv_in", "mid_block.resnets.0.time_emb_proj"]
+    found = diagnose(quantized, pipe, samples=2, ranking_samples=1, batch_size=2, layers=patterns)
+    # The first two put out nothing: in their place alone the full-precision model would not know the time step.
+    assert set(found.layers) > {"time_embedding.linear_1", "time_embedding.linear_2"}
+    assert {cost.name for cost in found.culprits} == {"conv_in", "mid_block.resnets.0.time_emb_proj"}
+    assert found.culprits[0].name == "conv_in" and 0 < float(found.deviations[1, -1]) < 0.1
+
+
 def test_a_bf16_copy_of_a_pipeline():
     pipe = unet_pipeline()
     other = copy.deepcopy(pipe)

@@ -1,42 +1,22 @@
-"""One page about two models: what it says, what it refuses, and what a browser makes of it."""
+"""One page about two models: what it says, and what it refuses."""
 
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from browser import Browser, installed
 
 import tempoquant
-from tempoquant import Diagnosis, diagnose
+from tempoquant import Diagnosis
 from tempoquant.errors import InputError
 from tempoquant.report import write_report
-from tempoquant.report.entries import Entry, confidence
+from tempoquant.report.entries import confidence
 from tempoquant.report.pictures import difference, reduced
-from tempoquant.report.verdict import chosen, level, verdict
 from tiny import small_recipe, unet_pipeline
 
 VOID = ("meta", "link", "img", "input", "br", "hr", "use", "path")
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> list[Path]:
-    """Two diagnosed folders of rtn, at 8 and 3 bits."""
-    place = tmp_path_factory.mktemp("models")
-    pipe = unet_pipeline()
-    for bits in (8, 3):
-        out = place / f"w{bits}"
-        quantized = tempoquant.quantize(pipe, small_recipe("rtn", weights=bits), out=out)
-        diagnose(quantized, pipe, samples=3, ranking_samples=1, batch_size=3, out=out / "diagnosis")
-    return [place / "w8", place / "w3"]
-
-
-@pytest.fixture(scope="module")
-def page(folders, tmp_path_factory) -> Path:
-    return write_report(folders, tmp_path_factory.mktemp("page") / "report.html")
 
 
 class Balanced(HTMLParser):
@@ -73,7 +53,7 @@ def test_the_page_is_whole_and_alone(page):
     assert len(found.ids) == len(set(found.ids))
     assert all(address.startswith(("data:", "#")) for address in found.addresses)
     assert "@import" not in text and not re.search(r"url\((?!#)", text)
-    assert all(image["alt"] for image in found.images)
+    assert all(image["alt"] for image in found.images) and "the original" in found.images[0]["alt"]
     assert text.count('<svg role="img"') == text.count("<svg ") > 10
     for said in ("rtn W8A8", "rtn W3A8", "blake2b", "tempoquant diagnose", "weight_bits", "prefers-color-scheme"):
         assert said in text
@@ -95,40 +75,22 @@ def test_what_the_page_says_is_escaped(folders, tmp_path, few):
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
 
 
+def test_a_model_of_another_tool(folders, tmp_path, few):
+    found = Diagnosis.load(folders[0] / "diagnosis")
+    quantized = {"name": "theirs", "recipe": None, "size": None}
+    replace(found, facts={**found.facts, "quantized": quantized}).save(tmp_path / "d")
+    text = write_report([tmp_path / "d"], tmp_path / "r.html").read_text()
+    assert "another tool&#39;s" in text and "not known" in text and "Use theirs: it draws" in text
+    assert "tempoquant diagnose" in text and "tempoquant quantize" not in text
+
+
 def test_markdown_has_the_same_content(folders, tmp_path):
     path = write_report(folders, tmp_path / "card.md")
     text = path.read_text()
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", text)
     assert len(pictures) > 10 and all((tmp_path / name).is_file() for name in pictures)
-    for said in ("Use ", "| rtn W3A8", "policy:", "tempoquant diagnose"):
+    for said in ("Use ", "| rtn W3A8", "policy:", "tempoquant diagnose", "on its way from noise"):
         assert said.lower() in text.lower()
-
-
-def test_verdicts():
-    def entry(name, psnr, ratio):
-        class Told:
-            facts = {"quantized": {"size": {"ratio": ratio, "total": 1}}}  # noqa: RUF012
-
-        told = Told()
-        told.psnr = torch.tensor([psnr, psnr])
-        return Entry(name, name, told)
-
-    small, large, broken = entry("small", 30.0, 7.4), entry("large", 40.0, 3.9), entry("broken", 18.0, 7.4)
-    tiny = entry("tiny", 15.0, 14.0)
-    assert [level(p) for p in (50, 30, 25, 10)] == [
-        "practically the same pictures",
-        "nearly the same pictures",
-        "similar pictures with visible differences",
-        "different pictures",
-    ]
-    assert chosen([large, broken, small, tiny]) is small
-    assert verdict([small, broken]) == (
-        "Use small: it is 7.4 times smaller than full precision and draws nearly the same pictures (PSNR 30.0 dB on 2 "
-        "images). broken is as small but draws different pictures (PSNR 18.0 dB)."
-    )
-    assert "large is larger" in verdict([small, large]) and "tiny is smaller but" in verdict([small, tiny])
-    assert verdict([broken, tiny]).startswith("Do not use any of these: the best of them, broken")
-    assert verdict([broken]).startswith("Do not use this: broken")
 
 
 def test_confidence_intervals_cover_the_mean():
@@ -166,38 +128,18 @@ def test_refusals(folders, tmp_path, few):
     assert f"tempoquant diagnose {plain}" in text and "has no diagnosis yet" in text
 
 
-@pytest.mark.skipif(not installed(), reason="no chromium with chromedriver here: the page is not opened in a browser")
-def test_in_a_browser(page, tmp_path):
-    with Browser() as browser:
-        browser.colours("light")
-        browser.open(page)
-        assert browser.run("return document.title") == "Which quantized model to use"
-        shown = "return [...document.querySelectorAll('.set')].map(s => getComputedStyle(s).display != 'none')"
-        assert browser.run(shown) == [True, False, False]
-        switch = "const s = document.getElementById('sample'); s.value = '2'; s.dispatchEvent(new Event('change'));"
-        assert browser.run(switch + shown) == [False, True, False]
-        place = "return document.querySelector('.strip').style.transform"
-        slide = "const s = document.getElementById('step'); s.value = 1; s.dispatchEvent(new Event('input'));"
-        assert browser.run(slide + place) == "translateX(-25%)"
-        assert browser.run("return document.getElementById('step-said').textContent") == "t = 50 (2 of 4)"
-        dark = "return getComputedStyle(document.body).backgroundColor"
-        light = browser.run(dark)
-        browser.screenshot(tmp_path / "light.png")
-        browser.colours("dark")
-        assert light == "rgb(255, 255, 255)" and browser.run(dark) == "rgb(20, 23, 27)"
-        browser.screenshot(tmp_path / "dark.png")
-        browser.width(390)
-        assert browser.run("return document.documentElement.scrollWidth") == 390
-        browser.screenshot(tmp_path / "phone.png")
-        assert browser.complaints() == []
-        assert all((tmp_path / f"{name}.png").stat().st_size > 10_000 for name in ("light", "dark", "phone"))
+def test_colours_are_readable_in_both_themes(page):
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-
-@pytest.mark.skipif(not installed(), reason="no chromium with chromedriver here: the page is not opened in a browser")
-def test_the_essentials_need_no_script(page):
-    with Browser() as browser:
-        browser.devtools("Emulation.setScriptExecutionDisabled", value=True)
-        browser.open(page)
-        browser.devtools("Emulation.setScriptExecutionDisabled", value=False)
-        assert browser.run("return [...document.querySelectorAll('.set')].every(s => s.offsetHeight > 0)")
-        assert browser.run("return [...document.querySelectorAll('.controls')].every(c => c.offsetHeight == 0)")
+    themes = [dict(re.findall(r"--(\w+): (#\w+)", rule)) for rule in re.findall(r":root {(.*?)}", page.read_text())]
+    themes = [theme for theme in themes if theme]
+    assert len(themes) == 2
+    for theme in themes:
+        # WCAG 2: text needs a contrast of 4.5.
+        for ink in ("ink", "soft", "good"):
+            for paper in ("paper", "field"):
+                light, dark = sorted((luminance(theme[ink]), luminance(theme[paper])), reverse=True)
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (theme, ink, paper)

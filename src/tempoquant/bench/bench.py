@@ -9,7 +9,7 @@ import torch
 
 from tempoquant.bench.board import Board, SilentBoard
 from tempoquant.bench.experiment import Experiment
-from tempoquant.bench.judge import Setup, judge
+from tempoquant.bench.judge import Setup, judge, kept_folder
 from tempoquant.bench.plan import Run, plan_runs
 from tempoquant.bench.pool import work
 from tempoquant.bench.records import Record, Records
@@ -28,12 +28,14 @@ class Outcome:
     Attributes:
         records: of all runs that are done, in the experiment's order. tables: the files that show them.
         failures: by run, the line it failed with. skipped: runs that an earlier bench had done.
+        models: folders of the quantized models, where they are kept.
     """
 
     records: list[Record]
     tables: list[Path]
     failures: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
+    models: list[Path] = field(default_factory=list)
 
 
 def run_bench(
@@ -44,6 +46,7 @@ def run_bench(
     jobs: int = 1,
     threads: int | None = None,
     plugins: Sequence[Path] = (),
+    keep: bool = False,
     board: Board | None = None,
 ) -> Outcome:
     """Do the runs of ``experiment`` that ``out`` holds no record of, and write its tables.
@@ -54,6 +57,7 @@ def run_bench(
         model: as on the command line, in the place of the experiment's.
         jobs: worker processes. threads: of each; this process's shared among them if not given.
         plugins: files of a user's own methods.
+        keep: leave the quantized models in ``models/``; runs whose model is not there are done again.
 
     Raises:
         InputError: something in the experiment is not valid, or not for this model; said before any long work.
@@ -66,29 +70,40 @@ def run_bench(
     load_plugins(plugins)
     runs = plan_runs(experiment)
     threads = threads or max(1, torch.get_num_threads() // jobs)
-    setup = Setup(experiment.model_dump_json(), named, str(out), tuple(map(str, plugins)), threads)
+    setup = Setup(experiment.model_dump_json(), named, str(out), tuple(map(str, plugins)), threads, keep)
     with _threads(threads):
         # Files may have changed since an earlier bench of this process.
         judge.cache_clear()
         own = judge(setup)
         shared = Shared(experiment, own.target, own.metrics, runs, out / "work", board or SilentBoard())
         results = Records(_made(out) / RESULTS)
-        before = len(results.by_id.keys() & shared.identities.values())
-        failures = _do(runs, shared, results, setup, jobs)
+        todo = [run for run in runs if _lacks(run, shared, results, setup)]
+        failures = _do(todo, len(runs) - len(todo), shared, results, setup, jobs)
         done = [run for run in runs if shared.identities[run.name] in results.by_id]
         estimates = shared.estimates(done, Records(out / ESTIMATES)) if experiment.paper_schedule else {}
     records = [
         results.by_id[shared.identities[run.name]] | {"label": run.label, "paper_schedule": estimates.get(run.name)}
         for run in done
     ]
-    return Outcome(records, write_tables(experiment, shared.target.name, records, out), failures, before)
+    kept = [folder for run in done if (folder := _kept(run, shared, setup)) and folder.is_dir()]
+    tables = write_tables(experiment, shared.target.name, records, out)
+    return Outcome(records, tables, failures, len(runs) - len(todo), kept)
 
 
-def _do(runs: list[Run], shared: Shared, results: Records, setup: Setup, jobs: int) -> dict[str, str]:
-    """Do the runs without a record; the line that each failed one ended with."""
-    done, board = results.by_id, shared.board
-    todo = [run for run in runs if shared.identities[run.name] not in done]
-    board.planned(len(todo), len(runs) - len(todo))
+def _kept(run: Run, shared: Shared, setup: Setup) -> Path | None:
+    return kept_folder(setup, run.name, shared.identities[run.name])
+
+
+def _lacks(run: Run, shared: Shared, results: Records, setup: Setup) -> bool:
+    """Whether a run has no record, or should have left a model and did not."""
+    record, kept = results.by_id.get(shared.identities[run.name]), _kept(run, shared, setup)
+    return record is None or (kept is not None and record["size"] is not None and not kept.is_dir())
+
+
+def _do(todo: list[Run], skipped: int, shared: Shared, results: Records, setup: Setup, jobs: int) -> dict[str, str]:
+    """Do these runs; the line that each failed one ended with."""
+    board = shared.board
+    board.planned(len(todo), skipped)
     failures: dict[str, str] = {}
     for task, result in work(setup, shared.chains(todo) if todo else [], jobs, board):
         if isinstance(result, dict):

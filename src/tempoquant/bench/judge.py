@@ -31,7 +31,7 @@ class Setup:
 
     Attributes:
         experiment: as JSON. model: what a user calls it. out: the bench's folder.
-        plugins: files of a user's own methods. threads: of each process.
+        plugins: files of a user's own methods. threads: of each process. keep: whether quantized models are kept.
     """
 
     experiment: str
@@ -39,6 +39,7 @@ class Setup:
     out: str
     plugins: tuple[str, ...]
     threads: int
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Judge:
             "policy": policy(recipe),
             "engine": integer_engine(recipe),
             **run_seconds(watch, task.recording, task.units, begun),
-            "size": _size(quantized),
+            "size": _size(quantized, kept_folder(self.setup, task.run.name, task.identity)),
             "evaluation": experiment.evaluation.model_dump(mode="json"),
             "paired": _plain(metrics),
             "distribution": columns(found),
@@ -120,11 +121,20 @@ def judge(setup: Setup) -> Judge:
     return Judge(setup)
 
 
-def _size(quantized: QuantizedPipeline) -> dict[str, Any] | None:
-    """What the model takes on disk; None if it has no form there."""
+def kept_folder(setup: Setup, name: str, identity: str) -> Path | None:
+    """Where the model of a run is kept; None if models are not."""
+    plain = name.replace("/", "_").replace(" ", "-")
+    return Path(setup.out) / "models" / f"{plain}-{identity[:8]}" if setup.keep else None
+
+
+def _size(quantized: QuantizedPipeline, kept: Path | None) -> dict[str, Any] | None:
+    """What the model takes on disk, where it is left if it is kept; None if it has no form there."""
     training = quantized.recipe.training
     if training is not None and training.sees != "time":
         return None
+    if kept is not None:
+        kept.parent.mkdir(exist_ok=True)
+        return quantized.save_pretrained(kept, overwrite=True).to_dict()
     with tempfile.TemporaryDirectory(prefix="tempoquant-") as folder:
         return quantized.write(Path(folder)).to_dict()
 

@@ -1,18 +1,25 @@
 """``tempoquant bench``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tempoquant.bench import load_experiment, run_bench
 from tempoquant.bench.board import RichBoard
 from tempoquant.bench.change import only, settings
-from tempoquant.bench.experiment import merged
+from tempoquant.bench.experiment import Experiment, merged
+from tempoquant.bench.truth import conditioning_of
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, read_classes
-from tempoquant.cli.options import Json, Overwrite, Plugins, check_new, console, write_json
+from tempoquant.cli.options import Json, Overwrite, Plugins, check_new, console, progress, write_json
+from tempoquant.diagnosis import diagnose
 from tempoquant.errors import InputError
+from tempoquant.job import full_precision
+from tempoquant.report import write_report
+from tempoquant.report.write import check_report
+
+REPORT_SAMPLES = 8
 
 
 @app.command("bench")
@@ -33,6 +40,9 @@ def bench_command(
     classes: Classes = None,
     guidance: Guidance = None,
     plugin: Plugins = None,
+    report: Annotated[
+        Path | None, typer.Option(help="also keep and diagnose the models, in OUT/models, and show them in this file")
+    ] = None,
     overwrite: Overwrite = False,
     json_file: Json = None,
 ) -> None:
@@ -42,6 +52,8 @@ def bench_command(
     """
     if json_file is not None:
         check_new(json_file, overwrite)
+    if report is not None:
+        check_report(report, overwrite)
     given = {
         "prompts": None if prompts is None else str(prompts),
         "classes": None if classes is None else read_classes(classes),
@@ -52,16 +64,31 @@ def bench_command(
     entries = merged(settings(changes or ()), {name: value for name, value in flags.items() if value})
     found = only(load_experiment(experiment, **entries), _names(methods), _names(bits))
     folder = Path("bench") / found.name if out is None else out
+    options: dict[str, Any] = {"jobs": jobs, "threads": threads, "plugins": plugin or (), "keep": report is not None}
     with RichBoard() as board:
-        outcome = run_bench(found, folder, model=model, jobs=jobs, threads=threads, plugins=plugin or (), board=board)
+        outcome = run_bench(found, folder, model=model, board=board, **options)
     for table in outcome.tables[:1]:
         console().print(table.read_text(), markup=False, soft_wrap=True)
     console().print(f"{folder}: {len(outcome.records)} runs ({outcome.skipped} done before)")
+    if report is not None and outcome.models:
+        _diagnose(outcome.models, found, model or found.model or "")
+        console().print(str(write_report(outcome.models, report, overwrite=overwrite)))
     write_json(json_file, outcome.records)
     if outcome.failures:
         for name, line in outcome.failures.items():
             typer.echo(f"tempoquant: {name}: {line}", err=True)
         raise typer.Exit(1)
+
+
+def _diagnose(models: list[Path], experiment: Experiment, reference: str) -> None:
+    """Diagnose those of ``models`` that are not, on what the experiment evaluates them on."""
+    target = full_precision(reference)
+    samples = min(REPORT_SAMPLES, experiment.evaluation.images)
+    given = conditioning_of(experiment, target, samples, evaluated=True)
+    for folder in models:
+        if not (folder / "diagnosis").exists():
+            options: dict[str, Any] = {"samples": samples, "conditioning": given, "reference_name": reference}
+            diagnose(folder, target, out=folder / "diagnosis", progress=progress(), **options)
 
 
 def _numbers(text: str) -> list[int]:

@@ -86,6 +86,7 @@ def diagnose_command(
         layers=layer or (),
         recording=recording,
         conditioning=conditioning_of(full, samples, prompts, classes, guidance, quantized),
+        reference_name=reference_model,
         overwrite=overwrite,
         progress=progress(),
     )

@@ -106,7 +106,8 @@ def quantize_command(
     if report is not None:
         samples = min(REPORT_SAMPLES, chosen.calibration.samples)
         given = conditioning_of(target, samples, prompts, classes, guidance)
-        diagnose(result, target, out=out / "diagnosis", samples=samples, conditioning=given, progress=progress())
+        options: dict[str, Any] = {"samples": samples, "conditioning": given, "reference_name": model}
+        diagnose(result, target, out=out / "diagnosis", progress=progress(), **options)
         console().print(str(write_report([out], report, overwrite=overwrite)))
     write_json(json_file, {"out": str(out), "recipe": chosen.model_dump(mode="json"), **facts})
 

@@ -2,11 +2,9 @@
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from tempoquant.calibration.recorder import record
 from tempoquant.calibration.store import Store
 from tempoquant.checkpoint.evidence import machine, versions
 from tempoquant.diagnosis.along import Along, intervals_in_use, measure_along
+from tempoquant.diagnosis.facts import speed, stored_bytes, told
 from tempoquant.diagnosis.fragment import keep_higher
 from tempoquant.diagnosis.pair import Pair, open_pair
 from tempoquant.diagnosis.result import Diagnosis, check_folder
@@ -25,19 +24,16 @@ from tempoquant.errors import InputError
 from tempoquant.evaluation import psnr, ssim
 from tempoquant.evaluation.paired import SSIM_WINDOW
 from tempoquant.graph import DenoiserGraph, read_denoiser
-from tempoquant.graph.nested import map_kind
 from tempoquant.intervals import Clock
 from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import state_hash, to_images
 from tempoquant.pipelines.precision import conditioning_in_float32
-from tempoquant.pipelines.sampling import device_of, evaluating
 from tempoquant.progress import Progress, Silent
 from tempoquant.reconstruction.plan import TEMPORAL, layer_roles
 
 DEFAULT_STEPS = 50
 SHOWN = 4
-TIMED_ROUNDS = 9
 
 
 def diagnose(
@@ -56,6 +52,7 @@ def diagnose(
     layers: Sequence[str] = (),
     recording: Path | str | None = None,
     conditioning: Mapping[str, Any] | None = None,
+    reference_name: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Diagnosis:
@@ -72,6 +69,7 @@ def diagnose(
         layers: patterns of layer names: whose activations are told and which are ranked; all if none are given.
         recording: folder of full-precision trajectories (float32) to make or reuse.
         conditioning: as ``Target.generate`` takes it.
+        reference_name: what the command line calls the reference, for the commands of a report.
         overwrite: replace ``out``.
 
     Raises:
@@ -103,7 +101,9 @@ def diagnose(
             **run,
         )
         walker = Walker(store, {**run, "batch_size": batch_size, "conditioning": given})
-        found = _Finding(pair, graph, walker, chosen, min(ranking_samples, samples), keep, shown).result()
+        name = reference_name or pair.full.name
+        options = {"reference": name, "keep": keep, "batch_size": batch_size, "layer": list(layers)}
+        found = _Finding(pair, graph, walker, chosen, min(ranking_samples, samples), options, shown).result()
     if out is not None:
         found.save(out, overwrite=overwrite)
     return found
@@ -119,11 +119,12 @@ class _Finding:
         walker: Walker,
         layers: list[str],
         ranked: int,
-        keep: int,
+        options: dict[str, Any],
         progress: Progress,
     ):
         self.pair, self.graph, self.walker, self.layers = pair, graph, walker, layers
-        self.ranked, self.keep, self.progress = ranked, keep, progress
+        # Options are kept as facts: a page names the command that makes the diagnosis again.
+        self.ranked, self.options, self.progress = ranked, options, progress
         self.store: Store = walker.store
         self.projections, self.units = pair.common(graph.projections), pair.common([u.name for u in graph.units])
 
@@ -145,7 +146,7 @@ class _Finding:
             layers=tuple(self.layers),
             culprits=culprits,
             step_ranges=ranges,
-            policy=keep_higher(self._widths([cost.name for cost in culprits[: self.keep]])),
+            policy=keep_higher(self._widths([cost.name for cost in culprits[: self.options["keep"]]])),
             timesteps=self.store.timesteps,
             rows=self.store.rows,
             intervals=intervals_in_use(self.pair, self.layers, self.store.timesteps),
@@ -204,15 +205,17 @@ class _Finding:
                 "made_with": own.get("versions", {}),
             }
         module = pair.full.denoiser.module
-        full = {"name": pair.full.name, "hash": state_hash(module), "bytes": _bytes(module)}
+        full = {"name": pair.full.name, "hash": state_hash(module), "bytes": stored_bytes(module)}
         return {
             "quantized": quantized,
             "reference": full,
             "samples": self.walker.trajectories,
             "ranking_samples": self.ranked,
             "schedule": {name: options[name] for name in ("steps", "sampler", "eta", "seed")},
+            "options": self.options,
+            "conditioning": told(options["conditioning"] or {}),
             "temporal_layers": self._layers_of(True),
-            "speed": _speed(pair, self.store),
+            "speed": speed(pair, self.store),
             "versions": versions(),
             "machine": machine(),
         }
@@ -271,27 +274,3 @@ def _recording_folder(given: Path | str | None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@torch.inference_mode()
-def _speed(pair: Pair, store: Store) -> float:
-    """Time of a full-precision call over that of a quantized one at batch 1: the median over rounds of one each."""
-    given = store.read(torch.tensor([store.steps // 2]), torch.tensor([0]))
-    ratios = []
-    for _ in range(TIMED_ROUNDS + 1):
-        taken = []
-        for denoiser in (pair.full.denoiser, pair.quantized.denoiser):
-            to_device = methodcaller("to", device_of(denoiser.module))
-            sample, t, conditioning = map_kind(given, Tensor, to_device)
-            with evaluating(denoiser.module):
-                start = time.perf_counter()
-                # Copying the result waits for an accelerator.
-                denoiser(sample, t, **conditioning).cpu()
-                taken.append(time.perf_counter() - start)
-        ratios.append(taken[0] / taken[1])
-    # The first warms up.
-    return round(float(torch.tensor(ratios[1:]).median()), 3)
-
-
-def _bytes(module: torch.nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters())

@@ -14,6 +14,7 @@ from tempoquant.api import is_quantized, load
 from tempoquant.errors import InputError
 from tempoquant.graph.nested import map_kind
 from tempoquant.intervals import Clock
+from tempoquant.layers.cached import UnreadLayer
 from tempoquant.layers.install import places_of
 from tempoquant.pipelines import Target, resolve
 from tempoquant.pipelines.precision import in_float32
@@ -41,9 +42,13 @@ class Pair:
         return [name for name in names if name in there]
 
     def differing(self, names: Sequence[str]) -> list[str]:
-        """Those of ``names`` whose layers are not the same in kind and value."""
-        sides = self.full.denoiser.module, self.quantized.denoiser.module
-        return [name for name in names if not _same(*(side.get_submodule(name) for side in sides))]
+        """Those of ``names`` whose layers are not the same in kind and value.
+
+        Layers that the quantized model never reads, because a table stands behind them, have nothing to compare.
+        """
+        full, quantized = self.full.denoiser.module, self.quantized.denoiser.module
+        read = [name for name in names if not isinstance(quantized.get_submodule(name), UnreadLayer)]
+        return [name for name in read if not _same(full.get_submodule(name), quantized.get_submodule(name))]
 
     @contextmanager
     def only(self, names: Collection[str]) -> Iterator[Target]:

@@ -44,6 +44,11 @@ class Entry:
         return float(self.size["ratio"]) if self.size else 1.0
 
     @property
+    def speed(self) -> float:
+        """How many times as fast as full precision one denoiser call was."""
+        return float(self.diagnosis.facts["speed"])
+
+    @property
     def psnr(self) -> float:
         """Mean over the images, dB."""
         return float(self.diagnosis.psnr.mean())

@@ -9,21 +9,26 @@ import yaml
 from tempoquant.diagnosis.figures import save_figure
 from tempoquant.evaluation import save_grid
 from tempoquant.files import write_whole
+from tempoquant.report.again import PROMPTS, commands, prompts
 from tempoquant.report.entries import Entry, Missing
-from tempoquant.report.page import MOST_IMAGES, TITLE, commands, findings, stored_metrics, table
+from tempoquant.report.page import MOST_IMAGES, TITLE, findings
 from tempoquant.report.pictures import GAIN, difference
 from tempoquant.report.plots import Plot, own_plots, shared_plots
-from tempoquant.report.verdict import verdict
+from tempoquant.report.tables import GLOSSARY, stored_metrics, table
+from tempoquant.report.verdict import others, verdict
 
 
 def write_markdown(path: Path, entries: Sequence[Entry], missing: Sequence[Missing], command: str) -> Path:
     """Write ``path`` and the folder ``<name>_files`` that it shows pictures from."""
     files = path.with_name(f"{path.stem}_files")
     files.mkdir(exist_ok=True)
-    lines = [f"# {TITLE}", "", f"**{verdict(entries)}**", "", *_table(entries), *_kept(entries), ""]
+    lines = [f"# {TITLE}", "", f"**{verdict(entries)}**", "", *(f"- {line}" for line in others(entries)), ""]
+    lines += [*_table(entries), *_kept(entries), "", *(f"- *{name}*: {words}" for name, words in GLOSSARY.items()), ""]
     lines += [f"{m.name} has no diagnosis yet. Make one: `{m.command}`\n" for m in missing]
-    save_grid(_rows(entries), files / "samples.png")
-    lines += [f"Pictures from the same noise; differences {GAIN} times:", "", _picture("samples", files.name), ""]
+    lines += _grid(
+        _rows(entries), "samples", f"Pictures from the same noise, differences {GAIN} times amplified", files
+    )
+    lines += _grid(_film(entries), "steps", "The first picture on its way from noise", files)
     for plot in shared_plots(entries):
         lines += _figure(plot, files, "shared")
     for number, entry in enumerate(entries):
@@ -43,9 +48,9 @@ def _table(entries: Sequence[Entry]) -> Iterator[str]:
 def _kept(entries: Sequence[Entry]) -> Iterator[str]:
     found = stored_metrics(entries)
     if found:
-        yield from ("", _cells(["model", "metric or requirement", "value", "on"]), _cells(["---"] * 4))
+        yield from ("", _cells(["model", "metric or requirement", "value", "note"]), _cells(["---"] * 4))
     for line in found:
-        yield _cells([line["model"], line["name"], line["value"], line["on"]])
+        yield _cells([line["model"], line["name"], line["value"], line["note"]])
 
 
 def _cells(cells: Sequence[str]) -> str:
@@ -54,11 +59,24 @@ def _cells(cells: Sequence[str]) -> str:
 
 def _rows(entries: Sequence[Entry]) -> dict[str, torch.Tensor]:
     full = _grey_or_colour(entries[0].diagnosis.full_images[:MOST_IMAGES])
-    rows = {"full precision": full}
+    rows = {"the original": full}
     for entry in entries:
         own = _grey_or_colour(entry.diagnosis.images[:MOST_IMAGES])
         rows |= {entry.label: own, f"{entry.label}, difference": difference(full, own)}
     return rows
+
+
+def _film(entries: Sequence[Entry]) -> dict[str, torch.Tensor]:
+    """The first sample at some steps, a row a model."""
+    first = entries[0].diagnosis
+    some = torch.linspace(0, len(first.frame_steps) - 1, min(MOST_IMAGES, len(first.frame_steps))).round().long()
+    rows = {"the original": _grey_or_colour(first.full_frames[some, 0])}
+    return rows | {entry.label: _grey_or_colour(entry.diagnosis.frames[some, 0]) for entry in entries}
+
+
+def _grid(rows: dict[str, torch.Tensor], name: str, title: str, files: Path) -> list[str]:
+    save_grid(rows, files / f"{name}.png")
+    return [f"{title}:", "", _picture(name, files.name, title), ""]
 
 
 def _grey_or_colour(images: torch.Tensor) -> torch.Tensor:
@@ -71,6 +89,8 @@ def _model(entry: Entry, number: int, files: Path) -> list[str]:
         lines += _figure(plot, files, f"model{number}")
     lines += _block("Keep in higher precision (`--policy`):", {"policy": list(entry.diagnosis.policy)})
     lines += ["To make it again:", "", *(f"    {line}" for line in commands(entry)), ""]
+    told = prompts(entry)
+    lines += [f"`{PROMPTS}`:", "", *(f"    {line}" for line in told), ""] if told else []
     recipe = entry.diagnosis.facts["quantized"]["recipe"]
     return lines + (_block("`recipe.yaml`:", recipe) if recipe else [])
 
@@ -85,5 +105,5 @@ def _figure(plot: Plot, files: Path, place: str) -> list[str]:
     return [_picture(name, files.name, plot.figure.axes[0].get_title()), "", plot.words, ""]
 
 
-def _picture(name: str, folder: str, words: str = "pictures") -> str:
+def _picture(name: str, folder: str, words: str) -> str:
     return f"![{words}]({folder}/{name}.png)"

@@ -1,12 +1,13 @@
 """Which figures a report shows, with a sentence under each that says what to look for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tempoquant.diagnosis import VARIANTS, Diagnosis
+from tempoquant.diagnosis import LEVELS, VARIANTS, Diagnosis
 from tempoquant.diagnosis.figures import (
     activation_ranges,
     interval_dynamics,
@@ -22,15 +23,23 @@ from tempoquant.report.entries import Entry
 
 WORST_LAYERS = 2
 MOVING = 1.01
+MOST_MOVING = 5
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the page: its name in addresses and files, and what it shows in words."""
+    """A figure of the page.
+
+    Attributes:
+        name: in addresses and files. words: what it shows. timesteps: (K,) along its horizontal axis, if those are.
+        series: (K,) by name, what it shows at each of them; its lines' own values if none are given.
+    """
 
     name: str
     figure: Figure
     words: str
+    timesteps: Tensor | None = None
+    series: Mapping[str, Tensor] | None = None
 
 
 def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
@@ -42,6 +51,7 @@ def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
         trajectory_deviation(t, {label: d.deviations[0] for label, d in by_label.items()}),
         "How far each model's picture on its way is from the full-precision one that began with the same noise. "
         "Lower is better; errors add up from left to right.",
+        t,
     )
     yield Plot(
         "temporal-only",
@@ -50,25 +60,29 @@ def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
         ),
         f"The same with the {len(first.facts['temporal_layers'])} temporal layers alone quantized: what layers that "
         "see only the time step contribute.",
+        t,
     )
     yield Plot(
         "noise",
         noise_sqnr(t, {label: d.noise_sqnr for label, d in by_label.items()}),
         "How much stronger the predicted noise is than the error that quantization leaves in it, step by step.",
+        t,
     )
-    if first.projections:
-        i = int(sum(d.feature_cosine for d in by_label.values()).amin(1).argmin())  # type: ignore[union-attr]
+    features = {label: _named(d.projections, d.feature_cosine) for label, d in by_label.items()}
+    for name in _worst(features, least=True):
         yield Plot(
             "temporal-cosine",
-            temporal_cosine(t, {label: d.feature_cosine[i] for label, d in by_label.items()}, first.projections[i]),
+            temporal_cosine(t, {label: found[name] for label, found in features.items()}, name),
             "The temporal feature that suffers most: 1 means that quantization left its direction as it was.",
+            t,
         )
-    if first.units:
-        i = int(sum(d.unit_cosine for d in by_label.values()).mean(1).argmin())  # type: ignore[union-attr]
+    units = {label: _named(d.units, d.unit_cosine) for label, d in by_label.items()}
+    for name in _worst(units, least=False):
         yield Plot(
             "unit-cosine",
-            unit_cosine(t, {label: d.unit_cosine[i] for label, d in by_label.items()}, first.units[i]),
+            unit_cosine(t, {label: found[name] for label, found in units.items()}, name),
             "The part of the network whose output suffers most, on the same inputs.",
+            t,
         )
 
 
@@ -81,6 +95,7 @@ def own_plots(entry: Entry) -> Iterator[Plot]:
             d.timesteps, dict(zip(VARIANTS, d.deviations, strict=True)), "Own trajectories by what is quantized"
         ),
         "Where the distance comes from: temporal layers alone, and all others.",
+        d.timesteps,
     )
     if d.culprits:
         yield Plot(
@@ -98,6 +113,7 @@ def own_plots(entry: Entry) -> Iterator[Plot]:
             "units",
             unit_map(d.timesteps, d.units, d.unit_sqnr),
             "Every part of the network at every step: dark parts lose most.",
+            d.timesteps,
         )
     if d.projections:
         yield Plot(
@@ -108,22 +124,61 @@ def own_plots(entry: Entry) -> Iterator[Plot]:
     yield from _ranges(d)
 
 
+def _named(names: Sequence[str], values: Tensor) -> dict[str, Tensor]:
+    """What was seen of them: another tool may compute a module's work elsewhere."""
+    return {name: row for name, row in zip(names, values, strict=True) if not bool(row.isnan().any())}
+
+
+def _worst(found: Mapping[str, Mapping[str, Tensor]], least: bool) -> list[str]:
+    """The one that suffers most of those that all models have, by its least or its mean cosine; none if there is none.
+
+    Args:
+        found: (K,) cosines by model and name.
+    """
+
+    def total(name: str) -> float:
+        cosines = torch.stack([values[name] for values in found.values()]).double().sum(0)
+        return float(cosines.min() if least else cosines.mean())
+
+    first, *rest = found.values()
+    common = [name for name in first if all(name in values for values in rest)]
+    return sorted(common, key=total)[:1]
+
+
 def _ranges(d: Diagnosis) -> Iterator[Plot]:
     for number, i in enumerate(_worst_layers(d)):
         yield Plot(
             f"range{number}",
             activation_ranges(d.timesteps, d.activations[i], d.intervals[i], d.layers[i]),
             "What the layer is given at every step, and what its quantized input can hold.",
+            d.timesteps,
+            _told(d, i),
         )
-    widths = d.intervals[..., 1] - d.intervals[..., 0]
-    moving = [i for i in range(len(d.layers)) if _spread(widths[i]) > MOVING]
+    moving = _moving(d)
     if moving:
-        moving = sorted(moving, key=lambda i: -_spread(widths[i]))[:5]
         yield Plot(
             "intervals",
             interval_dynamics(d.timesteps, {d.layers[i]: d.intervals[i] for i in moving}),
-            "Intervals that follow the time step: those that move most.",
+            "Intervals that follow the time step: those that move most, layers with the same ones shown once.",
+            d.timesteps,
         )
+
+
+def _moving(d: Diagnosis) -> list[int]:
+    """The layers whose intervals change most over the steps; of layers that read one input the first."""
+    widths = d.intervals[..., 1] - d.intervals[..., 0]
+    found: list[int] = []
+    for i in sorted(range(len(d.layers)), key=lambda i: -_spread(widths[i])):
+        if _spread(widths[i]) > MOVING and not any(torch.equal(d.intervals[i], d.intervals[j]) for j in found):
+            found.append(i)
+    return found[:MOST_MOVING]
+
+
+def _told(d: Diagnosis, layer: int) -> dict[str, Tensor]:
+    least, greatest, interval = d.activations[layer, :, 0], d.activations[layer, :, -1], d.intervals[layer]
+    told = {"least": least, "median": d.activations[layer, :, len(LEVELS) // 2], "greatest": greatest}
+    quantized = {"interval from": interval[:, 0], "to": interval[:, 1]}
+    return told if bool(interval.isnan().any()) else {**told, **quantized}
 
 
 def _spread(width: Tensor) -> float:

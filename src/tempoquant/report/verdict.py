@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from tempoquant.report.entries import Entry
+from tempoquant.report.entries import Entry, confidence
 
 LEVELS = (
     (35.0, "practically the same pictures"),
@@ -12,8 +12,10 @@ LEVELS = (
     (-math.inf, "different pictures"),
 )
 GOOD = 28.0
-ALIKE = 0.98
-"""Sizes within 2 % count as equal."""
+ALIKE = 0.95
+"""Sizes within 5 % count as equal."""
+FASTER = 1.1
+"""Times that differ by less say nothing: timing one model is not that exact."""
 
 
 def level(psnr: float) -> str:
@@ -34,23 +36,46 @@ def verdict(entries: Sequence[Entry]) -> str:
     """One line: which to use and why."""
     best = chosen(entries)
     images = f"{_decibels(best.psnr)} on {len(best.diagnosis.psnr)} images"
-    smaller = f"is {best.ratio:.1f} times smaller than full precision and " if best.size else ""
+    smaller = [f"is {best.ratio:.1f} times smaller than the original"] if best.size else []
+    faster = [f"runs {best.speed:.1f} times as fast"] if best.speed >= FASTER else []
+    slower = f", but takes {1 / best.speed:.1f} times as long here" if best.speed * FASTER <= 1 else ""
+    why = _listed([*smaller, *faster, f"draws {level(best.psnr)}"]) + f" ({images}){slower}"
     if best.psnr < GOOD:
-        all_of_them, which = ("any of these", "the best of them, ") if len(entries) > 1 else ("this", "")
-        return f"Do not use {all_of_them}: {which}{best.label}, {smaller}draws {level(best.psnr)} ({images})."
-    text = f"Use {best.label}: it {smaller}draws {level(best.psnr)} ({images})."
-    worse = [entry for entry in entries if entry is not best]
-    return " ".join([text, *(f"{entry.label} {_beside(entry, best)}." for entry in worse)])
+        if len(entries) > 1:
+            return f"Do not use any of these: the best of them, {best.label}, {why}."
+        return f"Do not use this: {best.label} {why}."
+    return f"Use {best.label}: it {why}."
+
+
+def others(entries: Sequence[Entry]) -> list[str]:
+    """A sentence on each model that is not to be used: what sets it apart from the one that is."""
+    best = chosen(entries)
+    return [f"{entry.label} {_beside(entry, best)}." for entry in entries if entry is not best]
 
 
 def _beside(entry: Entry, best: Entry) -> str:
-    """What sets ``entry`` apart from the model to use."""
     if entry.ratio < ALIKE * best.ratio:
         size = "is larger"
     else:
         size = "is as small" if best.ratio >= ALIKE * entry.ratio else "is smaller"
+    if size != "is smaller" and _alike(entry, best):
+        count = len(entry.diagnosis.psnr)
+        return f"{size} and, as far as {count} images can tell, as good ({_decibels(entry.psnr)})"
     link = "but" if (size != "is larger") == (entry.psnr < best.psnr) else "and"
     return f"{size} {link} draws {level(entry.psnr)} ({_decibels(entry.psnr)})"
+
+
+def _alike(entry: Entry, best: Entry) -> bool:
+    """Whether these images, drawn from the same noise, leave open which of two models is nearer."""
+    difference = best.diagnosis.psnr - entry.diagnosis.psnr
+    if len(difference) < 2 or not bool(difference.isfinite().all()):
+        return False
+    low, high = confidence(difference, "paired psnr", best.label, entry.label)
+    return low <= 0 <= high
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1])] * (len(parts) > 1) + [parts[-1]])
 
 
 def _decibels(psnr: float) -> str:

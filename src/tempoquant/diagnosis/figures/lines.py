@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tempoquant.diagnosis.figures.style import COLOURS, LINES, MARKERS, legend, one_axes, over_steps, styled
+from tempoquant.diagnosis.figures.style import COLOURS, INK, LINES, MARKERS, legend, one_axes, over_steps, styled
 from tempoquant.diagnosis.watch import LEVELS
 
 
@@ -54,8 +54,8 @@ def activation_ranges(timesteps: Tensor, quantiles: Tensor, interval: Tensor, la
         names = ("least to greatest", "1 % to 99 %", "25 % to 75 %")
         for i, name in enumerate(names):
             low, high = quantiles[:, i].tolist(), quantiles[:, -1 - i].tolist()
-            axes.fill_between(t, low, high, color=COLOURS[0], alpha=0.18 + 0.17 * i, linewidth=0, label=name)
-        axes.plot(t, quantiles[:, middle].tolist(), color=COLOURS[0], label="median")
+            axes.fill_between(t, low, high, color=COLOURS[0], alpha=0.25 + 0.2 * i, linewidth=0, label=name)
+        axes.plot(t, quantiles[:, middle].tolist(), color=INK, linewidth=1.0, label="median")
         if not bool(interval.isnan().all()):
             axes.plot(t, interval[:, 0].tolist(), color=COLOURS[1], linestyle="--", label="interval in use")
             axes.plot(t, interval[:, 1].tolist(), color=COLOURS[1], linestyle="--")

@@ -10,7 +10,7 @@ from tempoquant.diagnosis.walks import Cost
 
 MOST_ROWS = 40
 MOST_TICKS = 9
-ROW_INCHES = 0.19
+ROW_INCHES = 0.2
 BEST_DB, WORST_DB = 50.0, 0.0
 
 
@@ -49,7 +49,7 @@ def unit_map(timesteps: Tensor, units: Sequence[str], sqnr: Tensor) -> Figure:
         figure, axes = one_axes(width=7.2, height=1.1 + ROW_INCHES * max(4, len(worst)))
         shown = sqnr[worst].clamp(WORST_DB, BEST_DB)
         image = axes.imshow(shown, aspect="auto", cmap=MAP, interpolation="nearest")
-        axes.set_yticks(range(len(worst)), [units[i] for i in worst], fontsize=7)
+        axes.set_yticks(range(len(worst)), [units[i] for i in worst], fontsize=8)
         ticks = _ticks(len(timesteps))
         axes.set_xticks(ticks, [f"{float(timesteps[k]):g}" for k in ticks])
         axes.grid(False)
@@ -73,7 +73,7 @@ def ranking(costs: Sequence[Cost], title: str, marked: Sequence[str] = ()) -> Fi
         for bar, name in zip(bars, names, strict=True):
             bar.set_hatch("//" if name in marked else None)
         axes.set_yticks(range(len(costs)), names, fontsize=8)
-        axes.invert_yaxis()
+        axes.set_ylim(len(costs) - 0.4, -0.6)
         axes.margins(x=0.12)
         axes.grid(False, axis="y")
         axes.set(title=title, xlabel="share of the image error in %")
