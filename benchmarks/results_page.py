@@ -209,9 +209,9 @@ def diagnose_fashion32(found: dict[str, Any]) -> str:
     kept = ((r["name"], r["kept"], f"{r['psnr']:.2f}") for r in found["policies"])
     return f"{text}{table(('', 'kept in higher precision', 'PSNR dB'), kept)}\n" + (
         "Rounding to nearest at 4-bit weights disturbs every temporal feature, and TFMQ-DM heals them. On this small "
-        "model image layers cost more: temporal layers alone cause about a thirtieth of the distance. Keeping the layers "
-        "that the diagnosis of `rtn` names gains three times as much as the luckiest of five random draws; after TFMQ-DM "
-        "error is spread over all layers, and five of them gain no more than chance.\n"
+        "model image layers cost more: temporal layers alone cause about a thirtieth of the distance. Keeping layers "
+        "that the diagnosis of `rtn` names gains three times as much as the luckiest of five random draws; after "
+        "TFMQ-DM error is spread over all layers, and five of them gain no more than chance.\n"
     )
 
 
