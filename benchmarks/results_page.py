@@ -163,6 +163,37 @@ def inference(found: dict[str, Any]) -> str:
     return text + table(("model", "batch", "engine", "ms", "speed-up", "95 %"), rows)
 
 
+def export_fashion32(found: dict[str, Any]) -> str:
+    """Pictures of exported models."""
+    text = (
+        "## Pictures of exported models: fashion32\n\n`python benchmarks/export_fashion32.py`: DDIM 20 steps, all "
+        f"calibrated on the same {found['samples']} trajectories, {found['images']} images, {machine(found)}; drawn by "
+        'the runtime in float32 but for what is int8. "here": the integer engine.\n\n'
+    )
+    rows = ((r["name"], f"{r['psnr']:.2f}", f"{r['sqnr']:.2f}") for r in found["results"])
+    return text + table(("", "PSNR dB", "SQNR dB"), rows)
+
+
+def footprint(found: dict[str, Any]) -> str:
+    """Disk, memory and start."""
+    text = (
+        "## What a denoiser takes\n\n`python benchmarks/footprint.py`: the CIFAR-10 UNet, 35.7 M parameters, batch "
+        f"{found['batch']}, {machine(found)}; a process each. Peak memory while loading and predicting, less what the "
+        "imports take; seconds from the folder to the first prediction.\n\n"
+    )
+    rows = (
+        (
+            r["name"],
+            f"{r['disk_mb']:.1f}",
+            f"{r['peak_mb']:.0f}",
+            f"{r['first_seconds']:.2f}",
+            f"{r['next_seconds']:.3f}",
+        )
+        for r in found["results"]
+    )
+    return text + table(("", "MB on disk", "MB in memory", "s to the first", "s for the next"), rows)
+
+
 def range_search(found: dict[str, Any]) -> str:
     """The per-channel range search."""
     return (
@@ -264,6 +295,8 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "correction": correction,
     "effort_curve": effort_curve,
     "inference": inference,
+    "export_fashion32": export_fashion32,
+    "footprint": footprint,
     "range_search": range_search,
 }
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant import Denoiser, QuantizedPipeline, export, load_exported
+from tempoquant.runtime.exporting import tracing
 
 Run = Callable[[], Any]
 STEP = 50
@@ -60,7 +61,7 @@ def openvino_engines(denoiser: Denoiser, x: Tensor, context: dict[str, Tensor]) 
     import openvino as ov
 
     given = (x, torch.full((x.shape[0],), float(STEP)), *context.values())
-    with torch.no_grad():
+    with tracing():
         model = ov.convert_model(Called(denoiser, tuple(context)), example_input=given)
     model.reshape({port: list(value.shape) for port, value in zip(model.inputs, given, strict=True)})
     arrays = [value.numpy() for value in given]
