@@ -39,6 +39,12 @@ def test_tempo_is_tempo_fast_and_tuning():
     assert fast["tuning"] is None and best["tuning"]["iterations"] == 100
 
 
+def test_the_released_reading_keeps_the_policy_of_tfmq_dms_code():
+    ours, theirs = (method_recipe(name, reading="released") for name in ("tempo-fast", "tfmq-dm"))
+    assert (ours.policy, ours.attention) == (theirs.policy, theirs.attention)
+    assert (ours.weights.fit_bias, ours.temporal.cache) == (True, "float16")
+
+
 def test_tuning_is_what_tempo_adds(fast):
     best = tempoquant.quantize(unet_pipeline(), small_recipe("tempo", activations=6, calibration={"samples": 16}))
     assert "tuning" in best.facts["timings"] and "tuning" not in fast.facts["timings"]
