@@ -27,6 +27,8 @@ from tempoquant.pipelines import resolve
 from tempoquant.runtime import engine_report
 
 BASELINES = ("float32", "float32 channels_last")
+REST = 0.1
+"""Seconds before every call that is timed: other engines' threads spin on for more work, and would slow the next."""
 Run = Callable[[], Tensor]
 
 
@@ -138,6 +140,7 @@ def timed(engines: dict[str, Run], rounds: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {engine: [] for engine in engines}
     for round_number in range(rounds + 2):
         for engine, run in engines.items():
+            time.sleep(REST)
             start = time.perf_counter()
             run()
             if round_number >= 2:

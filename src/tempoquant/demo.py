@@ -20,7 +20,7 @@ from tempoquant.recipe import Recipe
 MODEL = "fashion32"
 STEPS = 20
 WIDTHS = ((8, 8), (4, 8), (4, 6))
-METHODS = ("rtn", "tfmq-dm")
+METHODS = ("rtn", "tfmq-dm", "tempo-fast")
 SHOWN = 10
 
 

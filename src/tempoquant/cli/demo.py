@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tempoquant.cli import app
 from tempoquant.cli.options import Json, Overwrite, Seed, check_new, console, progress, write_json
-from tempoquant.demo import MODEL, STEPS, DemoRow, run_demo
+from tempoquant.demo import METHODS, MODEL, STEPS, DemoRow, run_demo
 from tempoquant.errors import InputError
 
 
@@ -34,7 +34,7 @@ def demo_command(
     shutil.rmtree(out, ignore_errors=True)
     table, found = _table(images), []
     for row in run_demo(out, calibration_samples=samples, images=images, seed=seed, progress=progress()):
-        table.add_row(*_cells(row), end_section=row.recipe.method != "rtn")
+        table.add_row(*_cells(row), end_section=row.recipe.method == METHODS[-1])
         found.append(row.to_dict())
     shutil.rmtree(out / "work")
     console().print(table)
