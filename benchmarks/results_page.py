@@ -279,15 +279,16 @@ READ_AS = {
         "At equal policies `tempo` and `tempo-fast` lead, and every method that reconstructs weights is far above "
         "rounding to nearest. Among the published ones the order by PSNR is not the papers': their gain is in the "
         "temporal features, where TFMQ-DM ranks first here too (temporal cosine), and temporal layers cause a "
-        "thirtieth of this small model's error; what decides is 8 bits for `x_t` and one interval for all steps, so "
-        "rows that relax these (`released`, `s-20`, `tempo`) win. Why `q-diffusion` falls so far at W4A6 was not looked "
-        "into. One seed and 16 images: differences below about 2 dB of PSNR say nothing; SQNR is steadier."
+        "thirtieth of this small model's error; what decides is 8 bits for `x_t` and one interval for all steps, "
+        "so rows that relax these (`released`, `s-20`, `tempo`) win. Why `q-diffusion` falls so far at W4A6 was "
+        "not looked into. One seed and 16 images: differences below about 2 dB of PSNR say nothing; SQNR is "
+        "steadier."
     ),
     "tempo-ablation": (
-        "At W4A6 an interval of its own for every step buys the most, then 16 bits for `x_t` in the first layer; at W4A8 "
-        "the latter alone. Percentile ranges pay at six bits; cached features and fitted biases change little. Tuning "
-        "gains SQNR at both widths, learned rounding gains PSNR at W4A8 and loses it at W4A6; learned step sizes gain a "
-        "little SQNR and lose PSNR, and an output correction gains nothing."
+        "At W4A6 an interval of its own for every step buys the most, then 16 bits for `x_t` in the first layer; "
+        "at W4A8 the latter alone. Percentile ranges pay at six bits; cached features and fitted biases change "
+        "little. Tuning gains SQNR at both widths, learned rounding gains PSNR at W4A8 and loses it at W4A6; "
+        "learned step sizes gain a little SQNR and lose PSNR, and an output correction gains nothing."
     ),
 }
 """What a reader sees in a table; written by hand, without numbers that a table holds."""
