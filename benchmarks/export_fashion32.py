@@ -15,16 +15,14 @@ from typing import Any
 
 import nncf
 import numpy as np
-import openvino as ov
 import torch
-from rival_engines import Called
+from rival_engines import compiled, openvino_model
 
 import tempoquant
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.evaluation import compare, reference
 from tempoquant.pipelines import Target, resolve
 from tempoquant.pipelines.diffusers_target import DiffusersTarget, replaced
-from tempoquant.runtime.exporting import tracing
 from tempoquant.runtime.runner import ExportedDenoiser
 
 MODEL, STEPS, BATCH = "fashion32", 20, 8
@@ -52,7 +50,7 @@ def main() -> None:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 
     inputs = recorded(full, args.samples)
-    model = converted(full, inputs[0])
+    model = openvino_model(full.denoiser, tuple(map(torch.from_numpy, inputs[0])))
     judged("float32 in OpenVINO", drawing(full, model))
     for name, options in PRESETS.items():
         int8 = nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs), **options)
@@ -84,19 +82,12 @@ def recorded(full: Target, samples: int) -> list[list[np.ndarray]]:
     return seen
 
 
-def converted(full: Target, example: list[np.ndarray]) -> Any:
-    """The float denoiser as an OpenVINO model of (sample, time steps)."""
-    with tracing():
-        return ov.convert_model(Called(full.denoiser, ()), example_input=tuple(map(torch.from_numpy, example)))
-
-
 def drawing(full: Target, model: Any) -> Target:
     """The pipeline with an OpenVINO model in the place of its denoiser."""
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = ov.Core().compile_model(model, "CPU", settings)
+    made = compiled(model)
 
     def session(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        return compiled([arrays["sample"], arrays["timestep"]])[0]
+        return made([arrays["sample"], arrays["timestep"]])[0]
 
     assert isinstance(full, DiffusersTarget)
     config = {k: v for k, v in full.denoiser.module.config.items() if not k.startswith("_")}

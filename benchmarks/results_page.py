@@ -20,13 +20,11 @@ full-precision feature belongs to another step. Numbers on these small models ra
 
 
 def main() -> None:
-    parts = [INTRO]
+    parts = [INTRO, *benches()]
     for name, section in SECTIONS.items():
         path = RESULTS / f"{name}.json"
         if path.exists():
             parts.append(section(json.loads(path.read_text())))
-        if name == "anime64":
-            parts += benches()
     (RESULTS.parent / "results.md").write_text("\n".join(parts))
 
 
@@ -279,34 +277,13 @@ def spread(values: list[float]) -> str:
     return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
-READ_AS = {
-    "fashion32": (
-        "At equal policies `tempo` and `tempo-fast` lead, and every method that reconstructs weights is far above "
-        "rounding to nearest. Among the published ones the order by PSNR is not the papers': their gain is in the "
-        "temporal features, where TFMQ-DM ranks first here too (temporal cosine), and temporal layers cause a "
-        "thirtieth of this small model's error; what decides is 8 bits for `x_t` and one interval for all steps, "
-        "so rows that relax these (`released`, `s-20`, `tempo`) win. Why `q-diffusion` falls so far at W4A6 was "
-        "not looked into. One seed and 16 images: differences below about 2 dB of PSNR say nothing; SQNR is "
-        "steadier."
-    ),
-    "tempo-ablation": (
-        "At W4A6 an interval of its own for every step buys the most, then 16 bits for `x_t` in the first layer; "
-        "at W4A8 the latter alone. Percentile ranges pay at six bits; cached features and fitted biases change "
-        "little. Tuning gains SQNR at both widths, learned rounding gains PSNR at W4A8 and loses it at W4A6; "
-        "learned step sizes gain a little SQNR and lose PSNR, and an output correction gains nothing."
-    ),
-}
-"""What a reader sees in a table; written by hand, without numbers that a table holds."""
-
-
 def benches() -> list[str]:
-    """The tables of ``tempoquant bench``: each as the command left it beside its results."""
+    """The tables of ``tempoquant bench``, as it left them: beside the command, and notes on how to read them."""
     tables = []
     for place in sorted(RESULTS.glob("*/table.md")):
         title, _, rest = place.read_text().removeprefix("# ").partition("\n")
-        command = (place.parent / "command").read_text().strip()
+        command, told = ((place.parent / name).read_text().strip() for name in ("command", "notes.md"))
         lines = f"Results by run: [results.jsonl](results/{place.parent.name}/results.jsonl)."
-        told = READ_AS[place.parent.name]
         tables.append(f"## {title}\n\n`{command}`.{rest.rstrip()}\n\n{told}\n\n{lines}\n")
     return tables
 

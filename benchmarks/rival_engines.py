@@ -58,16 +58,12 @@ def torch_engines(denoiser: Denoiser, x: Tensor, context: dict[str, Tensor]) -> 
 
 def openvino_engines(denoiser: Denoiser, x: Tensor, context: dict[str, Tensor]) -> dict[str, Run]:
     """OpenVINO in float32 and bfloat16, and NNCF's post-training int8 in it."""
-    import openvino as ov
-
     given = (x, torch.full((x.shape[0],), float(STEP)), *context.values())
-    with tracing():
-        model = ov.convert_model(Called(denoiser, tuple(context)), example_input=given)
+    model = openvino_model(denoiser, given, tuple(context))
     model.reshape({port: list(value.shape) for port, value in zip(model.inputs, given, strict=True)})
     arrays = [value.numpy() for value in given]
     engines = {
-        f"OpenVINO {name}": compiled(ov, model, hint, arrays)
-        for name, hint in (("float32", "f32"), ("bfloat16", "bf16"))
+        f"OpenVINO {name}": calling(model, arrays, hint) for name, hint in (("float32", "f32"), ("bfloat16", "bf16"))
     }
     if importlib.util.find_spec("nncf"):
         import nncf
@@ -75,14 +71,29 @@ def openvino_engines(denoiser: Denoiser, x: Tensor, context: dict[str, Tensor]) 
         draw = np.random.default_rng(0)
         samples = [[draw.standard_normal(x.shape, np.float32), *arrays[1:]] for _ in range(CALIBRATION)]
         int8 = nncf.quantize(model, nncf.Dataset(samples), subset_size=CALIBRATION)
-        engines["NNCF int8 in OpenVINO"] = compiled(ov, int8, "f32", arrays)
+        engines["NNCF int8 in OpenVINO"] = calling(int8, arrays)
     return engines
 
 
-def compiled(ov: Any, model: Any, hint: str, arrays: list[np.ndarray]) -> Run:
-    """A call of the model, on as many threads as torch uses."""
+def openvino_model(denoiser: Denoiser, example: tuple[Tensor, ...], conditions: tuple[str, ...] = ()) -> Any:
+    """A float denoiser as an OpenVINO model of (sample, time steps, *conditions)."""
+    import openvino as ov
+
+    with tracing():
+        return ov.convert_model(Called(denoiser, conditions), example_input=example)
+
+
+def compiled(model: Any, hint: str = "f32") -> Any:
+    """An OpenVINO model, ready to be called, on as many threads as torch uses."""
+    import openvino as ov
+
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    made = ov.Core().compile_model(model, "CPU", options)
+    return ov.Core().compile_model(model, "CPU", options)
+
+
+def calling(model: Any, arrays: list[np.ndarray], hint: str = "f32") -> Run:
+    """One call of an OpenVINO model."""
+    made = compiled(model, hint)
     return lambda: made(arrays)
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from tempoquant.checkpoint import read_component, read_correction, read_evidence
-from tempoquant.checkpoint.blueprint import quantized_products
 from tempoquant.checkpoint.component import read_config
 from tempoquant.checkpoint.evidence import EVIDENCE, machine, told_evidence
 from tempoquant.checkpoint.features import described_stand_ins
@@ -19,6 +18,7 @@ from tempoquant.correction import check_correctable
 from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Places, Quantized, full_precision, run_job
+from tempoquant.layers import quantized_products
 from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, state_hash
 from tempoquant.pipelines.heads_unet import HeadsUNet2DModel
 from tempoquant.pipelines.precision import conditioning_in_float32

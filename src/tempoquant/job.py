@@ -15,7 +15,6 @@ from tempoquant.calibration.stage import ActivationStage, calibrate, first_call,
 from tempoquant.calibration.store import Store
 from tempoquant.calibration.temporal_cache import cache_features
 from tempoquant.checkpoint import Blueprint
-from tempoquant.checkpoint.blueprint import quantized_layers
 from tempoquant.correction import (
     CorrectionTables,
     Trajectories,
@@ -27,7 +26,7 @@ from tempoquant.correction import (
 from tempoquant.errors import InputError
 from tempoquant.graph import DenoiserGraph, Probe, temporal_program
 from tempoquant.intervals import Clock
-from tempoquant.layers import install_attention, install_splits
+from tempoquant.layers import install_attention, install_splits, quantized_layers
 from tempoquant.pipelines import Target, build_scheduler, condition_variants, resolve, set_steps
 from tempoquant.pipelines.precision import in_float32
 from tempoquant.progress import Progress

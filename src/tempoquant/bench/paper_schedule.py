@@ -11,7 +11,7 @@ import torch
 from tempoquant.bench.seconds import Kind, noted
 from tempoquant.job import Places, run_job
 from tempoquant.pipelines import Target
-from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
+from tempoquant.pipelines.precision import conditioning_in_float32
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction.effort import Effort, effort
@@ -38,7 +38,7 @@ def paper_seconds(
     calibration, but for the number of iterations.
 
     Args:
-        recording: of the recipe, finished.
+        target: in float32. recording: of the recipe, finished.
 
     Returns:
         ``cpu_seconds`` and ``seconds`` by stage, and the ``iterations`` of both trials.
@@ -92,4 +92,4 @@ def _trial(
     with tempfile.TemporaryDirectory(prefix="tempoquant-") as work, torch.inference_mode(False):
         places = Places.within(Path(work), recording)
         given = conditioning_in_float32(conditioning)
-        return run_job(in_float32(target), recipe, places, progress, given, settings).watch
+        return run_job(target, recipe, places, progress, given, settings).watch

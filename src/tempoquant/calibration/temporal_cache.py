@@ -5,7 +5,6 @@ selection.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from tempoquant.errors import TempoquantError
 from tempoquant.graph import TemporalProgram
 from tempoquant.intervals import Clock, TemporalTable
-from tempoquant.layers import CachedLayer, UnreadLayer, install_stand_ins
+from tempoquant.layers import look_up, look_up_or_drop
 from tempoquant.recipe import Temporal
 
 
@@ -41,15 +40,10 @@ def cache_features(
     rows = torch.arange(len(clock))
     if temporal.cache_choice == "least-error":
         made = {n: table for n, table in made.items() if cache_is_nearer(full[n], own[n], table.at(rows))}
-    _install(module, program, made)
-    if len(made) < len(program.projections):
-        return
-    if _reaches_output(module, program.shared, run):
-        _install(module, program, {n: TemporalTable.of(source[n], temporal.cache, clock) for n in program.shared})
-    else:
-        shapes = {n: tuple(source[n].shape[1:]) for n in program.shared}
-        unread = {n: UnreadLayer(shape, _count(program.modules[n])) for n, shape in shapes.items()}
-        install_stand_ins(module, unread)
+    look_up(module, made)
+    if len(made) == len(program.projections):
+        shared = {n: TemporalTable.of(source[n], temporal.cache, clock) for n in program.shared}
+        look_up_or_drop(module, shared, run)
 
 
 def cache_is_nearer(full: Tensor, own: Tensor, cached: Tensor) -> bool:
@@ -81,26 +75,3 @@ def _features(
         if call and not torch.equal(value, outputs[name]):
             raise TempoquantError(f"{name} is called more than once with different results: it cannot be cached")
     return {name: outputs[name].float() for name in program.layers}
-
-
-def _install(module: nn.Module, program: TemporalProgram, tables: Mapping[str, TemporalTable]) -> None:
-    install_stand_ins(module, {n: CachedLayer(table, _count(program.modules[n])) for n, table in tables.items()})
-
-
-def _count(layer: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in layer.parameters())
-
-
-def _reaches_output(module: nn.Module, names: tuple[str, ...], run: Callable[[], Tensor]) -> bool:
-    """Whether NaN in the place of these layers' outputs is seen in the denoiser's: something else reads them."""
-
-    def spoil(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return torch.full_like(output, torch.nan)
-
-    handles = [module.get_submodule(name).register_forward_hook(spoil) for name in names]
-    try:
-        with torch.no_grad():
-            return bool(run().isnan().any())
-    finally:
-        for handle in handles:
-            handle.remove()

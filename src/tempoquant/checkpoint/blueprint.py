@@ -10,7 +10,7 @@ from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
 from tempoquant.intervals import ConstantInterval, GroupInterval, IntervalProvider, SteppedInterval, TableInterval
-from tempoquant.layers import QuantizedLayer
+from tempoquant.layers import QuantizedLayer, quantized_layers, quantized_products
 from tempoquant.recipe import Recipe
 
 FORMAT_VERSION = 1
@@ -89,18 +89,6 @@ class Blueprint:
             # Folders of before there were any have no such key.
             dict(config.get("splits", {})),
         )
-
-
-def quantized_layers(module: nn.Module) -> dict[str, QuantizedLayer]:
-    """Layers with a quantized weight or input, by name, in module order."""
-    return {n: m for n, m in module.named_modules() if isinstance(m, QuantizedLayer) and m.is_quantized}
-
-
-def quantized_products(module: nn.Module) -> dict[str, Any]:
-    """Attention products by name, in module order."""
-    from tempoquant.layers import QuantizedProduct
-
-    return {n: m for n, m in module.named_modules() if isinstance(m, QuantizedProduct)}
 
 
 def interval_providers(module: nn.Module) -> list[IntervalProvider]:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.checkpoint.blueprint import interval_providers, is_symmetric, quantized_layers
+from tempoquant.checkpoint.blueprint import interval_providers, is_symmetric
 from tempoquant.checkpoint.features import feature_tensors
 from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
 from tempoquant.errors import FormatError
@@ -38,7 +38,7 @@ from tempoquant.intervals import (
     TableInterval,
     TemporalTable,
 )
-from tempoquant.layers import QuantizedLayer, stand_ins
+from tempoquant.layers import QuantizedLayer, quantized_layers, stand_ins
 from tempoquant.numerics import QParams, grid, pack, unpack
 
 

@@ -1,11 +1,10 @@
 """Diagnosing a quantized denoiser: where it leaves full precision, at which step, and which layers cost most."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -89,10 +88,11 @@ def diagnose(
     run = _schedule(pair, steps, sampler, eta) | {"seed": seed}
     graph = _graph(pair, run, given)
     chosen = _chosen(pair, graph, layers)
-    with _recording_folder(recording) as folder:
+    temporary = TemporaryDirectory(prefix="tempoquant-") if recording is None else nullcontext(str(recording))
+    with temporary as folder:
         store = record(
             pair.full,
-            folder,
+            Path(folder),
             samples=samples,
             dtype="float32",
             batch_size=batch_size,
@@ -262,15 +262,3 @@ def _chosen(pair: Pair, graph: DenoiserGraph, patterns: Sequence[str]) -> list[s
                 f"layer pattern {pattern!r} matches no layer that both models have; the first is {first!r}"
             )
     return [name for name in names if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
-
-
-@contextmanager
-def _recording_folder(given: Path | str | None) -> Iterator[Path]:
-    if given is not None:
-        yield Path(given)
-        return
-    folder = Path(tempfile.mkdtemp(prefix="tempoquant-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

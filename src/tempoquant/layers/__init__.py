@@ -1,9 +1,18 @@
 """Quantized Linear, Conv2d and attention products. They call a kernel; simulation is the default one."""
 
-from tempoquant.layers.attention import AttentionProducts, QuantizedProduct, simulate_product
-from tempoquant.layers.cached import CachedLayer, StandIn, UnreadLayer, install_stand_ins, stand_ins
+from tempoquant.layers.attention import AttentionProducts, QuantizedProduct, quantized_products, simulate_product
+from tempoquant.layers.cached import (
+    CachedLayer,
+    StandIn,
+    UnreadLayer,
+    install_stand_ins,
+    look_up,
+    look_up_or_drop,
+    parameter_count,
+    stand_ins,
+)
 from tempoquant.layers.install import install_attention, install_layers
-from tempoquant.layers.layer import QuantConv2d, QuantizedLayer, QuantLinear, to_quantized
+from tempoquant.layers.layer import QuantConv2d, QuantizedLayer, QuantLinear, quantized_layers, to_quantized
 from tempoquant.layers.simulation import simulate
 from tempoquant.layers.split import SplitLayer, install_splits
 from tempoquant.layers.straight_through import (
@@ -29,6 +38,11 @@ __all__ = [
     "install_stand_ins",
     "learn_with_gradients",
     "learning_kernels",
+    "look_up",
+    "look_up_or_drop",
+    "parameter_count",
+    "quantized_layers",
+    "quantized_products",
     "simulate",
     "simulate_product",
     "stand_ins",

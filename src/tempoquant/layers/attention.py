@@ -90,6 +90,11 @@ class QuantizedProduct(nn.Module):
         return self.product("pv", probabilities, value).to(dtype)
 
 
+def quantized_products(module: nn.Module) -> dict[str, QuantizedProduct]:
+    """Attention products by name, in module order."""
+    return {n: m for n, m in module.named_modules() if isinstance(m, QuantizedProduct)}
+
+
 def simulate_product(product: QuantizedProduct, names: str, left: Tensor, right: Tensor) -> Tensor:
     """``left @ right`` with both operands quantized: exact integers, then ``(acc * s) * s``, in left's dtype."""
     a, b = (product.intervals[name]().over(x) for name, x in zip(names, (left, right), strict=True))

@@ -120,3 +120,8 @@ def to_quantized(layer: nn.Module) -> QuantLinear | QuantConv2d:
     quantized.__dict__.update(layer.__dict__)
     quantized._start_float()
     return quantized
+
+
+def quantized_layers(module: nn.Module) -> dict[str, QuantizedLayer]:
+    """Layers with a quantized weight or input, by name, in module order."""
+    return {n: m for n, m in module.named_modules() if isinstance(m, QuantizedLayer) and m.is_quantized}

@@ -5,7 +5,7 @@ import warnings
 from torch import nn
 
 from tempoquant.errors import unknown
-from tempoquant.layers import QuantizedLayer, QuantizedProduct, simulate
+from tempoquant.layers import quantized_layers, quantized_products, simulate
 from tempoquant.layers.simulation import quantized_input
 from tempoquant.runtime.bytes import centred_floats
 from tempoquant.runtime.check import integers_are_exact
@@ -33,9 +33,9 @@ def use_engine(module: nn.Module, engine: str = "auto") -> dict[str, str]:
     integer = engine != "simulation" and integers_are_exact()
     if engine == "integer" and not integer:
         warnings.warn("this processor's int8 operators are not exact: layers are simulated in float", stacklevel=2)
-    for layer in _layers(module).values():
+    for layer in quantized_layers(module).values():
         layer.kernel = IntegerKernel() if integer and unsuitable(layer) is None else simulate
-    for product in (part for part in module.modules() if isinstance(part, QuantizedProduct)):
+    for product in quantized_products(module).values():
         product.centred = centred_floats if integer else quantized_input
     return engine_report(module)
 
@@ -43,12 +43,8 @@ def use_engine(module: nn.Module, engine: str = "auto") -> dict[str, str]:
 def engine_report(module: nn.Module) -> dict[str, str]:
     """The kernel of every quantized layer by name: "onednn int8", or "simulation (why)"."""
     report = {}
-    for name, layer in _layers(module).items():
+    for name, layer in quantized_layers(module).items():
         kernel, why = layer.kernel, unsuitable(layer)
         runs = isinstance(kernel, IntegerKernel) and why is None
         report[name] = IntegerKernel.name if runs else f"simulation ({why or 'chosen'})"
     return report
-
-
-def _layers(module: nn.Module) -> dict[str, QuantizedLayer]:
-    return {n: m for n, m in module.named_modules() if isinstance(m, QuantizedLayer) and m.is_quantized}

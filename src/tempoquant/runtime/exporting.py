@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock, Interval
-from tempoquant.layers import QuantizedLayer, QuantizedProduct
+from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers
 from tempoquant.pipelines import Denoiser
 from tempoquant.runtime.native import padding_of, unsuitable
 
@@ -69,8 +69,7 @@ class PlainGraph(nn.Module):
 
 def int8_names(module: nn.Module) -> list[str]:
     """Layers of a quantized module whose product the exported graph leaves to int8 kernels."""
-    layers = {n: part for n, part in module.named_modules() if isinstance(part, QuantizedLayer) and part.is_quantized}
-    return [name for name, layer in layers.items() if _fits_bytes(layer)]
+    return [name for name, layer in quantized_layers(module).items() if _fits_bytes(layer)]
 
 
 def plain_layer(layer: QuantizedLayer, x: Tensor) -> Tensor:

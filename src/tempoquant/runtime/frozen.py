@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock, TemporalTable
-from tempoquant.layers import CachedLayer, UnreadLayer, install_stand_ins, stand_ins
+from tempoquant.layers import look_up, look_up_or_drop, parameter_count, stand_ins
 
 Run = Callable[[Tensor], Any]
 
@@ -37,20 +37,12 @@ def freeze_schedule(
     if not projections:
         raise InputError("the denoiser has no layers that see the time step alone: nothing can be frozen")
     features = _features(module, names, clock, run)
-    counts = {name: sum(p.numel() for p in module.get_submodule(name).parameters()) for name in names}
-    tables = {
-        name: CachedLayer(TemporalTable.of(features[name], storage, clock), counts[name])
-        for name in projections
-        if name in counts
-    }
-    install_stand_ins(module, tables)
-    rest = [name for name in shared if name in counts]
-    if _reaches_output(module, rest, lambda: run(clock.timesteps[:1])):
-        kept = {name: CachedLayer(TemporalTable.of(features[name], storage, clock), counts[name]) for name in rest}
-        install_stand_ins(module, kept)
-    else:
-        install_stand_ins(module, {n: UnreadLayer(tuple(features[n].shape[1:]), counts[n]) for n in rest})
-    return sum(counts.values())
+    tables = {name: TemporalTable.of(features[name], storage, clock) for name in names}
+    count = sum(parameter_count(module.get_submodule(name)) for name in names)
+    look_up(module, {name: table for name, table in tables.items() if name in projections})
+    rest = {name: table for name, table in tables.items() if name not in projections}
+    look_up_or_drop(module, rest, lambda: run(clock.timesteps[:1]))
+    return count
 
 
 def _features(module: nn.Module, names: Sequence[str], clock: Clock, run: Run) -> dict[str, Tensor]:
@@ -83,17 +75,3 @@ def _the_same(name: str, outputs: Sequence[Tensor]) -> Tensor:
             "its schedule cannot be frozen"
         )
     return items[:1]
-
-
-def _reaches_output(module: nn.Module, names: Sequence[str], run: Callable[[], Any]) -> bool:
-    """Whether NaN in the place of these layers' outputs is seen in the denoiser's: something else reads them."""
-    handles = [
-        module.get_submodule(name).register_forward_hook(lambda layer, args, output: torch.full_like(output, torch.nan))
-        for name in names
-    ]
-    try:
-        with torch.no_grad():
-            return bool(run().isnan().any())
-    finally:
-        for handle in handles:
-            handle.remove()

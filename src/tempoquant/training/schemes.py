@@ -111,16 +111,11 @@ class LSQPlus(Scheme):
     learns_offset = True
 
 
-class PACT(Scheme):
-    """PACT: the clip a, moved where inputs are clipped and by its own square (Choi et al., 2018, section 3).
-
-    ``dx_hat/da`` is the derivative of the clip alone: rounding has none. Weights are LSQ's.
-    """
+class Clips(Scheme):
+    """What learns the clip a of an input alone: its step size is ``a`` over the steps above zero."""
 
     fields = ("a",)
-    summary = "learned clips"
     moves_zero = False
-    penalty = 2e-4
 
     def start(self, scale: Tensor, reach: Reach) -> Values:
         return (scale * reach.clip,)
@@ -128,6 +123,16 @@ class PACT(Scheme):
     def scales(self, values: Values, reach: Reach) -> tuple[Tensor, Tensor]:
         step = values[0] / reach.clip
         return step, step
+
+
+class PACT(Clips):
+    """PACT: the clip a, moved where inputs are clipped and by its own square (Choi et al., 2018, section 3).
+
+    ``dx_hat/da`` is the derivative of the clip alone: rounding has none. Weights are LSQ's.
+    """
+
+    summary = "learned clips"
+    penalty = 2e-4
 
     def fake_quantize(self, x: Tensor, interval: Interval, draws: torch.Generator | None) -> Tensor:
         with torch.no_grad():
@@ -141,24 +146,15 @@ class PACT(Scheme):
         return values[0], values[0]
 
 
-class NIPQ(Scheme):
+class NIPQ(Clips):
     """NIPQ: the clip a, learned under noise in the place of rounding (Shin et al., CVPR 2023, section 4).
 
     In training an input within the grid becomes ``x + n s``, where n is one of the rounding errors, in steps, that
     quantizing this very input makes, drawn anew for every element. Otherwise it is quantized as usual.
     """
 
-    fields = ("a",)
     summary = "learned clips, noise in the place of rounding"
     by_softplus = True
-    moves_zero = False
-
-    def start(self, scale: Tensor, reach: Reach) -> Values:
-        return (scale * reach.clip,)
-
-    def scales(self, values: Values, reach: Reach) -> tuple[Tensor, Tensor]:
-        step = values[0] / reach.clip
-        return step, step
 
     def fake_quantize(self, x: Tensor, interval: Interval, draws: torch.Generator | None) -> Tensor:
         if draws is None:
