@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tempoquant.intervals import Interval
 from tempoquant.layers.simulation import quantized_input
@@ -27,6 +27,15 @@ class Numbers(NamedTuple):
         return cls(float(interval.s_in), float(interval.zero), float(interval.q_min), float(interval.q_max))
 
 
+class GroupNorm(NamedTuple):
+    """What a group norm computes with, as it was when it was called: weights may be offloaded before it is read."""
+
+    groups: int
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
 def quantized_bytes(x: Tensor, numbers: Numbers) -> Tensor:
     """``clamp(round(x / s) + z, q_min, q_max)`` as uint8, laid out as ``x``."""
     made = _in_one_pass("tempoquant_bytes", x, numbers, torch.uint8)
@@ -44,11 +53,11 @@ def centred_floats(x: Tensor, interval: Interval) -> Tensor:
     return quantized_input(x, interval) if made is None else made
 
 
-def norm_silu_bytes(x: Tensor, norm: nn.GroupNorm, numbers: Numbers) -> Tensor | None:
-    """:func:`quantized_bytes` of ``silu(norm(x))`` in two readings of ``x``; None without a compiler.
+def norm_silu_bytes(x: Tensor, norm: GroupNorm, numbers: Numbers) -> Tensor | None:
+    """:func:`quantized_bytes` of ``silu(group_norm(x))`` in two readings of ``x``; None without a compiler.
 
     Args:
-        x: (B, C, H, W) float32 on the processor. norm: with float32 weight and bias.
+        x: (B, C, H, W) float32 on the processor.
 
     Returns:
         (B, C, H, W) uint8, channels last. Where rounding is a near tie an integer may be the neighbour of what torch's
@@ -61,8 +70,9 @@ def norm_silu_bytes(x: Tensor, norm: nn.GroupNorm, numbers: Numbers) -> Tensor |
     q = torch.empty_like(x, dtype=torch.uint8)
     items, channels, rows = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     work = torch.empty(items * channels * (2 * -(-rows // PIECE) + 2))
-    sizes = (items, rows, channels, norm.num_groups)
-    affine = (norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
+    sizes = (items, rows, channels, norm.groups)
+    weight, bias = norm.weight.contiguous(), norm.bias.contiguous()
+    affine = (weight.data_ptr(), bias.data_ptr(), norm.eps)
     library.tempoquant_norm_silu_bytes(x.data_ptr(), q.data_ptr(), work.data_ptr(), *sizes, *affine, *numbers)
     return q
 
