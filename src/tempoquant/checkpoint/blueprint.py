@@ -9,7 +9,14 @@ from torch import nn
 from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
-from tempoquant.intervals import ConstantInterval, GroupInterval, IntervalProvider, SteppedInterval, TableInterval
+from tempoquant.intervals import (
+    ConstantInterval,
+    GroupInterval,
+    IntervalProvider,
+    SteppedInterval,
+    TableInterval,
+    kept_networks,
+)
 from tempoquant.layers import QuantizedLayer, quantized_layers, quantized_products
 from tempoquant.recipe import Recipe
 
@@ -40,6 +47,14 @@ class Blueprint:
         """The ``quantization_config`` of ``module``: plain JSON data, without tensors."""
         providers = interval_providers(module)
         index = {id(provider): i for i, provider in enumerate(providers)}
+        networks = [
+            {
+                "form": kept.form,
+                "tensors": [[name, list(tensor.shape)] for name, tensor in kept.tensors.items()],
+                "tables": [[table.number, index[id(table)]] for table in tables],
+            }
+            for kept, tables in kept_networks(module).items()
+        ]
         return {
             "quant_method": QUANT_METHOD,
             "format_version": FORMAT_VERSION,
@@ -63,6 +78,7 @@ class Blueprint:
                 name: {operand: index[id(p)] for operand, p in product.intervals.items()}
                 for name, product in quantized_products(module).items()
             },
+            **({"networks": networks} if networks else {}),
         }
 
     @classmethod
