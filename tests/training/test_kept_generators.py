@@ -1,4 +1,4 @@
-"""Interval networks that stay beside the tables: the same bits for the trained schedule, their own values for others."""
+"""Interval networks that stay beside the tables: the same bits for the trained schedule, their own for others."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def test_tables_are_the_networks_own_values_at_every_schedule(method, recording)
     assert can_bake(module) and same(rows_of(made.sites, clock), own)
     assert bake(module, clock, OTHER).tolist() == [0, 7, 30, 60, 90] and same(rows_of(made.sites, clock), other)
     assert bake(module, clock, trained).tolist() == trained.tolist() and same(rows_of(made.sites, clock), own)
-    assert not same(other[:1], [[row[:1] for row in own[0]]] if len(own[0][0]) < 5 else own[:1])
+    assert all(fields[0].unique().numel() > 1 for fields in other)
 
 
 def test_networks_are_kept_only_when_asked(recording):

@@ -1,6 +1,19 @@
 """Importing this module registers every command."""
 
-from tempoquant.cli import bake, bench, demo, diagnose, evaluate, export, generate, methods, quantize, report, train
+from tempoquant.cli import (
+    bake,
+    bench,
+    demo,
+    diagnose,
+    evaluate,
+    export,
+    generate,
+    intervals,
+    methods,
+    quantize,
+    report,
+    train,
+)
 
 __all__ = [
     "bake",
@@ -10,6 +23,7 @@ __all__ = [
     "evaluate",
     "export",
     "generate",
+    "intervals",
     "methods",
     "quantize",
     "report",

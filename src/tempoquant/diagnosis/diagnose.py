@@ -155,7 +155,7 @@ class _Finding:
             policy=keep_higher(self._widths([cost.name for cost in culprits[: self.options["keep"]]])),
             timesteps=self.store.timesteps,
             rows=self.store.rows,
-            intervals=intervals_in_use(self.pair, self.layers, self.store.timesteps),
+            intervals=intervals_in_use(self.pair.own, self.layers, self.store.timesteps),
             deviations=torch.stack([course.deviation for course in courses[1:]]).float(),
             psnr=psnr(full.pixels, ours.pixels).float(),
             ssim=torch.full((len(ours.pixels),), torch.nan) if small else ssim(full.pixels, ours.pixels).float(),
