@@ -22,7 +22,7 @@ MAP = "viridis"
 INK = "#5b6068"
 """Text and axes: contrast of at least 4.5 with white; pages with a dark side recolour it."""
 WIDTH, HEIGHT = 5.4, 3.1
-DOTS = 160
+DOTS, PICTURE_DOTS = 160, 140
 PICTURES = (".png", ".svg")
 STYLE: Any = {
     "font.size": 9,
@@ -105,7 +105,7 @@ def save_picture(figure: Figure, path: Path) -> None:
         write_whole(path, svg(figure, path.stem))
         return
     staging = path.with_name(path.name + ".writing")
-    figure.savefig(staging, dpi=DOTS, facecolor="white", format="png")
+    figure.savefig(staging, dpi=PICTURE_DOTS, facecolor="white", format="png", pil_kwargs={"optimize": True})
     os.replace(staging, path)
 
 
