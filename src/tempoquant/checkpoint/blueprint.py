@@ -47,14 +47,7 @@ class Blueprint:
         """The ``quantization_config`` of ``module``: plain JSON data, without tensors."""
         providers = interval_providers(module)
         index = {id(provider): i for i, provider in enumerate(providers)}
-        networks = [
-            {
-                "form": kept.form,
-                "tensors": [[name, list(tensor.shape)] for name, tensor in kept.tensors.items()],
-                "tables": [[table.number, index[id(table)]] for table in tables],
-            }
-            for kept, tables in kept_networks(module).items()
-        ]
+        networks = _described_networks(module, index)
         return {
             "quant_method": QUANT_METHOD,
             "format_version": FORMAT_VERSION,
@@ -110,6 +103,18 @@ class Blueprint:
 def interval_providers(module: nn.Module) -> list[IntervalProvider]:
     """Every interval provider once, in module order."""
     return list(dict.fromkeys(m for m in module.modules() if isinstance(m, IntervalProvider)))
+
+
+def _described_networks(module: nn.Module, index: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Kept networks, their tables by place in the list of intervals."""
+    return [
+        {
+            "form": kept.form,
+            "tensors": [[name, list(tensor.shape)] for name, tensor in kept.tensors.items()],
+            "tables": [[table.number, index[id(table)]] for table in tables],
+        }
+        for kept, tables in kept_networks(module).items()
+    ]
 
 
 def _describe(provider: IntervalProvider) -> dict[str, Any]:
