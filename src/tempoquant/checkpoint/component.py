@@ -74,7 +74,8 @@ def fill(
     """Turn a stock module, its weights as they come or on the meta device, into the stored quantized one, in place.
 
     Args:
-        config: the ``quantization_config``. folder: where both come from, for messages.
+        config: the ``quantization_config``. tensors: weights are taken out of it, so that none is held twice.
+        folder: where both come from, for messages.
 
     Returns:
         Its clock, attached.

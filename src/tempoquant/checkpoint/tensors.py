@@ -76,25 +76,27 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
     return tensors | feature_tensors(module)
 
 
-def unpack_into(module: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor], clock: Clock) -> None:
+def unpack_into(module: nn.Module, config: Mapping[str, Any], tensors: dict[str, Tensor], clock: Clock) -> None:
     """Fill ``module``, whose layers and attention products are already installed, with stored tensors.
+
+    Args:
+        tensors: weights are taken out of it, so that none is held twice.
 
     Raises:
         FormatError: a tensor is missing, left over, or has the wrong length or shape.
     """
-    rest = dict(tensors)
-    reader = Reader(rest)
+    reader = Reader(tensors)
     providers = [_provider(entry, reader, clock) for entry in config["intervals"]]
     for name, entry in config["layers"].items():
-        _fill_layer(module.get_submodule(name), name, entry, reader, rest)  # type: ignore[arg-type]
+        _fill_layer(module.get_submodule(name), name, entry, reader, tensors)  # type: ignore[arg-type]
         if entry["input"] is not None:
             module.get_submodule(name).input_interval = providers[entry["input"]]
     for name, operands in config["operands"].items():
         intervals = nn.ModuleDict({operand: providers[i] for operand, i in operands.items()})
         module.get_submodule(name).intervals = intervals
-    _fill_plain(module, reader, rest)
+    _fill_plain(module, reader, tensors)
     reader.finish()
-    left = sorted(name for name in rest if not name.startswith(PREFIX))
+    left = sorted(name for name in tensors if not name.startswith(PREFIX))
     if left:
         raise FormatError(f"the folder stores a tensor {left[0]!r} that the denoiser has no place for")
 

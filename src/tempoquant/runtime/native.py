@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tempoquant.intervals import Interval
 from tempoquant.layers import QuantizedLayer, simulate
 from tempoquant.runtime.bytes import quantized_bytes
+from tempoquant.runtime.packed import keep_packed
 
 ops: Any = torch.ops.onednn
 NO_POST_OP: tuple[str, list[Any], str] = ("none", [], "")
@@ -22,8 +23,8 @@ SOME_ZERO_POINT = 128
 class IntegerKernel:
     """Computes one layer in uint8 x int8.
 
-    The weight is packed into the operators' own layout at the first call, on whatever machine that is; a copy of the
-    kernel packs again, because that layout cannot be copied.
+    The weight is packed into the operators' own layout at the first call, on whatever machine that is, and kept in that
+    layout alone; a copy of the kernel packs again, because the layout cannot be copied.
     """
 
     name = "onednn int8"
@@ -69,6 +70,7 @@ class IntegerKernel:
             self.packed = packed_convolution(weight, layer.weight_scale, geometry, x.shape)
         else:
             self.packed = ops.qlinear_prepack(weight, None)
+        keep_packed(layer, self.packed)
 
     def _run(self, layer: QuantizedLayer, x: Tensor, interval: Interval) -> Tensor:
         q = quantized_bytes(x, interval)
@@ -130,6 +132,6 @@ def unsuitable(layer: QuantizedLayer) -> str | None:
 
 def _largest_sum(weight: Tensor) -> int:
     """No sum of products with bytes is larger."""
-    bound = 128 * 255 * weight[0].numel()
+    bound = 128 * 255 * (weight.numel() // weight.shape[0])
     # The sums themselves take eight times the weight's memory, and no layer of today's denoisers needs them.
     return bound if bound < LARGEST_SUM else 255 * int(weight.long().abs().flatten(1).sum(1).max())
