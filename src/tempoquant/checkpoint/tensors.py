@@ -13,7 +13,8 @@
 | ``tempoquant.interval_widths`` | uint8 | bits of every row of the intervals that are ``stepped``, if any |
 | ``tempoquant.correction_*`` | float32 | gain (R, C), bias (R, C) and variance (R,) of a correction, if any |
 | ``tempoquant.timesteps`` | float32 (R,) | the rows' time steps |
-| ``tempoquant.features`` | float16 or uint8 | cached temporal features, R rows a layer |
+| ``tempoquant.features`` | float16 or uint8 | cached temporal features, R rows a layer, or R C |
+| ``tempoquant.condition.<argument>`` | its own | (C, ...) the C conditions that features are frozen to, if any |
 | ``tempoquant.feature_scale`` | float32 | those of uint8 features, one a row of each layer |
 | ``tempoquant.feature_zero`` | uint8 | their zero points |
 """
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import interval_providers, is_symmetric
-from tempoquant.checkpoint.features import feature_tensors
+from tempoquant.checkpoint.features import condition_tensors, feature_tensors
 from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
 from tempoquant.errors import FormatError
 from tempoquant.intervals import (
@@ -73,7 +74,7 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
     if widths:
         tensors[f"{PREFIX}interval_widths"] = joined(widths, torch.uint8)
     tensors[f"{PREFIX}timesteps"] = clock.timesteps.clone()
-    return tensors | feature_tensors(module)
+    return tensors | feature_tensors(module) | condition_tensors(clock)
 
 
 def unpack_into(module: nn.Module, config: Mapping[str, Any], tensors: dict[str, Tensor], clock: Clock) -> None:

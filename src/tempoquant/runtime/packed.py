@@ -32,7 +32,7 @@ class PackedWeight(Tensor):
         """The weight of this ``shape`` whose packed form is given."""
         # Not a tensor of inference mode: it outlives the call that packed it.
         with torch.inference_mode(False):
-            weight = cls._make_wrapper_subclass(cls, shape, dtype=torch.int8, device="cpu")  # type: ignore[attr-defined]
+            weight: Any = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.int8, device="cpu")  # type: ignore
         weight.packed = packed
         return weight
 
@@ -43,7 +43,9 @@ class PackedWeight(Tensor):
         return (weight.T if weight.dim() == 2 else weight).contiguous()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func is torch.ops.aten.detach.default:
             return PackedWeight.of(args[0].packed, args[0].shape)
         if func._schema.is_mutable:
