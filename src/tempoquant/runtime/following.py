@@ -30,7 +30,9 @@ def layers_of_vectors(module: nn.Module, names: Sequence[str], run: Callable[[],
     return [
         name
         for name in names
-        if all(output[0].numel() == module.get_submodule(name).get_parameter("weight").shape[0] for output in seen[name])
+        if all(
+            output[0].numel() == module.get_submodule(name).get_parameter("weight").shape[0] for output in seen[name]
+        )
     ]
 
 
