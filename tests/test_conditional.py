@@ -221,6 +221,25 @@ def test_the_command_line_goes_the_whole_way(run, model, given):
     assert found["psnr"]["mean"] > 5 and found["sqnr"]["db"] > 5
 
 
+def test_labels_are_frozen_from_the_command_line(run):
+    quantize = ("quantize", "mine.py:dit_pipeline", "--classes", "0,7", *FEW, "-o", "out")
+    for given, said in (
+        (("--freeze-schedule",), "frozen for given labels alone (freeze_conditioning, --freeze-labels)"),
+        (("--freeze-labels", "1"), "freeze_schedule (--freeze-schedule) was not"),
+        (("--freeze-schedule", "--freeze-labels", "2000"), "class label 2000 is out of range"),
+        (("--freeze-schedule", "--freeze-prompts", "mine.py"), "takes no --prompts"),
+    ):
+        code, err = run(*quantize, *given)
+        assert code == 2 and said in err and not Path("out").exists(), err
+    code, err = run(*quantize, "--freeze-schedule", "--freeze-labels", "1,7,207")
+    assert code == 0, err
+    assert json.loads(Path("out/tempoquant.json").read_text())["frozen_parameters"] == 21280
+    code, err = run("generate", "out", "-n", 2, "--classes", "207,1", "-o", "grid.png")
+    assert code == 0, err
+    code, err = run("generate", "out", "-n", 2, "--classes", "208", "-o", "other.png")
+    assert code == 2 and "class_labels 208 is none of the 4 conditions that this denoiser is frozen to" in err
+
+
 @pytest.mark.parametrize(
     ("model", "given", "said"),
     [

@@ -218,6 +218,25 @@ def test_conditional_denoisers_are_exported(to, case, tmp_path):
         assert distance(target.denoiser(x, t, **given), made.denoiser(x, t, **given)) < CLOSE
 
 
+@pytest.mark.parametrize("to", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+def test_a_class_conditional_denoiser_frozen_to_labels_takes_its_tables_along(to, tmp_path):
+    pytest.importorskip("openvino" if to == "openvino" else "onnxruntime")
+    made = quantized("per-step", dit_pipeline(), {"class_labels": [1, 2]})
+    made.freeze_schedule(conditioning={"class_labels": [1, 2, 7]})
+    target = tempoquant.load_exported(tempoquant.export(made, tmp_path / "out", to))
+    made.use_engine("simulation")
+    x, t = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([75, 25, 75])
+    labels = torch.tensor([7, 1000, 1])
+    with torch.no_grad():
+        found, wanted = (d(x, t, class_labels=labels) for d in (target.denoiser, made.denoiser))
+        others = made.denoiser(x, t, class_labels=labels.roll(1))
+    assert distance(found, wanted) < CLOSE < distance(others, wanted)
+    with pytest.raises(InputError, match="class_labels 3 is none of the 4 conditions"):
+        target.denoiser(x, t, class_labels=torch.tensor([7, 3, 1]))
+    with pytest.raises(InputError, match="draw with its own schedule"):
+        target.denoiser(x, 33, class_labels=labels)
+
+
 def test_inputs_that_were_not_exported_are_named(exported):
     target = tempoquant.load_exported(exported)
     x, t = inputs()

@@ -45,6 +45,7 @@ def quantize(
     overwrite: bool = False,
     conditioning: Mapping[str, Any] | None = None,
     freeze_schedule: bool = False,
+    freeze_conditioning: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> QuantizedPipeline:
     """Quantize a diffusion model.
@@ -61,6 +62,8 @@ def quantize(
             serves all), or of a bare denoiser its keyword tensors.
         freeze_schedule: replace layers that see the time step alone by a table; the result then knows its own
             schedule only. See :meth:`QuantizedPipeline.freeze_schedule`.
+        freeze_conditioning: the class labels or prompts that a frozen schedule is to know, where these layers follow
+            them too; its ``conditioning``.
         resume: continue at the last finished unit. overwrite: replace ``out``.
 
     Raises:
@@ -72,10 +75,8 @@ def quantize(
     target = full_precision(model)
     given = conditioning_in_float32(conditioning)
     target.check_conditioning(given, recipe.calibration.samples)
-    if freeze_schedule and "class_labels" in condition_examples(target.denoiser):
-        raise InputError(
-            f"{target.name}: its temporal layers follow the class label too: its schedule cannot be frozen"
-        )
+    if freeze_schedule or freeze_conditioning is not None:
+        _check_freezing(target, freeze_schedule, freeze_conditioning)
     if recipe.correction is not None:
         check_correctable(target.denoiser.scheduler)
     place = None if out is None else Path(out)
@@ -91,7 +92,7 @@ def quantize(
         result = QuantizedPipeline(made, quantized.blueprint, quantized.clock, facts, quantized.correction)
         result.use_engine("auto")
         if freeze_schedule:
-            result.freeze_schedule()
+            result.freeze_schedule(conditioning=freeze_conditioning)
         if place is not None:
             result.save_pretrained(place, overwrite=overwrite)
     return result
@@ -203,6 +204,20 @@ def is_quantized(folder: Path) -> bool:
     """Whether a folder holds a component with a ``quantization_config``."""
     configs = (folder / component / "config.json" for component in COMPONENTS)
     return any(path.is_file() and b"quantization_config" in path.read_bytes() for path in configs)
+
+
+def _check_freezing(target: Target, freeze: bool, conditioning: Mapping[str, Any] | None) -> None:
+    """Refuse what cannot be frozen, before any long work."""
+    if not freeze:
+        raise InputError("labels or prompts to freeze were given, and freeze_schedule (--freeze-schedule) was not")
+    if conditioning is not None:
+        counts = (len(value) for value in conditioning.values() if isinstance(value, (list, tuple, torch.Tensor)))
+        target.check_conditioning(conditioning, next(counts, 1))
+    elif "class_labels" in condition_examples(target.denoiser):
+        raise InputError(
+            f"{target.name}: its temporal layers follow the class label too: its schedule can be frozen for given "
+            "labels alone (freeze_conditioning, --freeze-labels)"
+        )
 
 
 def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[[dict[str, Any]], nn.Module]:

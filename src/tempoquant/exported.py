@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError, unknown
+from tempoquant.intervals import Conditions
 from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target
 from tempoquant.pipelines.diffusers_target import replaced
 from tempoquant.pipelines.resolve import first_line, load_pipeline
@@ -45,8 +46,8 @@ def export(
 
     Args:
         quantized: left as it is. to: "openvino" or "onnx".
-        freeze: put the temporal table in the place of the layers that see the time step alone, where there are such:
-            the folder then knows its own schedule only.
+        freeze: put the temporal table in the place of the layers that see the time step alone, where there are such
+            and they follow no class label: the folder then knows its own schedule only.
 
     Returns:
         The folder: ``model_index.json`` and the pipeline's other parts as they were, and the denoiser's component
@@ -65,9 +66,10 @@ def export(
     check_output(place, overwrite, resume=True)
     conditions = condition_examples(quantized.denoiser)
     # A class label enters the temporal layers, which are then no function of the time step.
-    frozen = freeze and "class_labels" not in conditions and bool(quantized.blueprint.projections)
+    freezes = freeze and "class_labels" not in conditions and bool(quantized.blueprint.projections)
+    frozen = freezes or quantized.clock.frozen
     chosen = quantized
-    if frozen:
+    if freezes:
         module, clock = copy.deepcopy((quantized.denoiser.module, quantized.clock))
         chosen = QuantizedPipeline(quantized.target.with_module(module), quantized.blueprint, clock, {})
         chosen.freeze_schedule()
@@ -95,6 +97,7 @@ def _write_component(
     given = tuple(value.expand(2, *value.shape[1:]).contiguous() for value in conditions.values())
     RUNTIMES[to].write(graph, (sample, steps, *given), folder)
     config = {k: v for k, v in dict(getattr(module, "config", {})).items() if k != "quantization_config"}
+    known = {} if quantized.clock.conditions is None else quantized.clock.conditions.values
     manifest = {
         "format_version": FORMAT_VERSION,
         "target": to,
@@ -103,6 +106,7 @@ def _write_component(
         "conditions": list(conditions),
         "recorded": quantized.clock.timesteps.tolist(),
         "frozen": frozen,
+        "known": {name: value.tolist() for name, value in known.items()},
         "int8_layers": int8_names(module),
         "recipe": quantized.recipe.model_dump(mode="json"),
     }
@@ -134,13 +138,16 @@ def load_exported(folder: Path | str, **options: Any) -> Target:
         manifest, config = (json.loads((place / name).read_text()) for name in (MANIFEST, "config.json"))
         newer = manifest["format_version"] > FORMAT_VERSION
         steps, conditions = torch.tensor(manifest["recorded"]), tuple(manifest["conditions"])
+        # Folders of before there were any have no such key.
+        known = {name: torch.tensor(values) for name, values in manifest.get("known", {}).items()}
         shape, runtime, name = tuple(manifest["sample_shape"]), RUNTIMES[manifest["target"]], manifest["name"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise FormatError(f"{found[0]} is damaged: {type(error).__name__}: {first_line(error)}") from None
     if newer:
         raise FormatError(f"{found[0]}: format version {manifest['format_version']} is newer: upgrade tempoquant")
     session = runtime.open(place, options)
-    module = ExportedDenoiser(session, config, conditions, steps if manifest["frozen"] else None)
+    frozen = steps if manifest["frozen"] else None
+    module = ExportedDenoiser(session, config, conditions, frozen, Conditions(known) if known else None)
     return _around(root, place.name, module, shape, name)
 
 

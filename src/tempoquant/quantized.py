@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tempoquant.correction import CorrectionTables, corrected_scheduler
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock, has_tables, kept_networks
 from tempoquant.pipelines import Denoiser, Target, build_scheduler, set_steps
+from tempoquant.pipelines.conditioning import condition_rows
 from tempoquant.recipe import Recipe
 from tempoquant.runtime import freeze_schedule, use_engine
 from tempoquant.runtime.exporting import condition_examples
@@ -120,31 +122,39 @@ class QuantizedPipeline:
                 table.networks = None
         self._let_bake()
 
-    def freeze_schedule(self, storage: str = "float16") -> int:
+    def freeze_schedule(self, storage: str = "float16", conditioning: Mapping[str, Any] | None = None) -> int:
         """Replace the layers that see the time step alone by tables of what they put out, for the recorded schedule.
 
-        The denoiser then refuses every other time step; saved, the folder does without those layers' weights.
+        The denoiser then refuses every other time step; saved, the folder does without those layers' weights. Where
+        they follow a class label or a pooled prompt too, it must be told which these may be, and refuses all others.
 
         Args:
             storage: "float16" or "int8".
+            conditioning: all that will be drawn from, as :meth:`generate` takes it, an entry each (``{"class_labels":
+                [1, 7, 207]}``, ``{"prompt": [...]}``). What guidance draws from beside it is found; a
+                ``guidance_scale`` of 1 does without.
 
         Returns:
             How many numbers the replaced layers held.
 
         Raises:
-            InputError: there are no such layers, or they follow a class label or a prompt too.
+            InputError: there are no such layers, or they follow a class label or a prompt and none are given.
         """
         self.return_to_schedule()
         denoiser, blueprint = self.denoiser, self.blueprint
-        draw = torch.Generator().manual_seed(0)
-        given = {name: torch.cat([row, _another(row, draw)]) for name, row in condition_examples(denoiser).items()}
-        sample = torch.zeros(2 if given else 1, *denoiser.sample_shape)
+        if conditioning is None:
+            given: list[dict[str, Any]] = [condition_examples(denoiser)]
+        else:
+            own = self.recipe.calibration
+            given = condition_rows(self.target, conditioning, steps=own.steps, sampler=own.sampler, seed=0)
+        sample = torch.randn(1, *denoiser.sample_shape, generator=torch.Generator().manual_seed(0))
 
-        def run(t: Tensor) -> Tensor:
+        def run(t: Tensor, row: Mapping[str, Any]) -> Tensor:
             with torch.no_grad():
-                return denoiser(sample, t.expand(len(sample)), **given)
+                return denoiser(sample, t, **row)
 
-        removed = freeze_schedule(denoiser.module, blueprint.shared, blueprint.projections, self.clock, run, storage)
+        block = denoiser.module, blueprint.shared, blueprint.projections, self.clock
+        removed = freeze_schedule(*block, run, storage, given, known=conditioning is not None)
         self.clock.frozen = True
         self.facts["frozen_parameters"] = removed
         self.drop_generators()
@@ -194,8 +204,3 @@ class QuantizedPipeline:
         can = self.correction is None and can_bake(module)
         self.denoiser.bake = functools.partial(bake, module, self.clock) if can else None
         make_savable(module, self.blueprint, self.clock, self.correction)
-
-
-def _another(row: Tensor, draw: torch.Generator) -> Tensor:
-    """A condition unlike the given one."""
-    return torch.randn(row.shape, generator=draw) if row.is_floating_point() else row + 1

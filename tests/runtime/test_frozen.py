@@ -12,6 +12,8 @@ from tempoquant.errors import InputError
 from tempoquant.layers import CachedLayer, UnreadLayer, stand_ins
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
+CLASSES = {"class_labels": [1, 2], "guidance_scale": 2.0}
+
 
 @pytest.fixture(scope="module")
 def made():
@@ -99,8 +101,10 @@ def test_a_prompt_does_not_reach_the_table_and_a_class_does(tmp_path):
     prompts = {"prompt": ["a b", "c"], "guidance_scale": 2.0}
     made = tempoquant.quantize(text_pipeline(tmp_path), small_recipe("rtn"), conditioning=prompts, freeze_schedule=True)
     assert made.facts["frozen_parameters"] > 0
-    classes = {"class_labels": [1, 2], "guidance_scale": 2.0}
+    assert made.clock.conditions is None
     with pytest.raises(InputError, match="follow the class label too"):
-        tempoquant.quantize(dit_pipeline(), small_recipe("rtn"), conditioning=classes, freeze_schedule=True)
-    with pytest.raises(InputError, match="follows more than the time step"):
-        tempoquant.quantize(dit_pipeline(), small_recipe("rtn"), conditioning=classes).freeze_schedule()
+        tempoquant.quantize(dit_pipeline(), small_recipe("rtn"), conditioning=CLASSES, freeze_schedule=True)
+    made = tempoquant.quantize(dit_pipeline(), small_recipe("rtn"), conditioning=CLASSES)
+    with pytest.raises(InputError, match=r"follows more than the time step \(class_labels\): give the conditions"):
+        made.freeze_schedule()
+    assert not made.clock.frozen

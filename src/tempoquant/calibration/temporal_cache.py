@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tempoquant.errors import TempoquantError
 from tempoquant.graph import TemporalProgram
 from tempoquant.intervals import Clock, TemporalTable
-from tempoquant.layers import look_up, look_up_or_drop
+from tempoquant.layers import drop_unread, look_up
 from tempoquant.recipe import Temporal
 
 
@@ -42,8 +42,8 @@ def cache_features(
         made = {n: table for n, table in made.items() if cache_is_nearer(full[n], own[n], table.at(rows))}
     look_up(module, made)
     if len(made) == len(program.projections):
-        shared = {n: TemporalTable.of(source[n], temporal.cache, clock) for n in program.shared}
-        look_up_or_drop(module, shared, run)
+        look_up(module, {n: TemporalTable.of(source[n], temporal.cache, clock) for n in program.shared})
+        drop_unread(module, program.shared, run)
 
 
 def cache_is_nearer(full: Tensor, own: Tensor, cached: Tensor) -> bool:

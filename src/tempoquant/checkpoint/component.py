@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import Blueprint
-from tempoquant.checkpoint.features import stored_stand_ins
+from tempoquant.checkpoint.features import stored_conditions, stored_stand_ins
 from tempoquant.checkpoint.tensors import layout, packed_tensors, unpack_into
 from tempoquant.checkpoint.vectors import PREFIX
 from tempoquant.correction.tables import PREFIX as CORRECTION
@@ -46,7 +46,9 @@ def write_component(
 
 def full_config(module: nn.Module, blueprint: Blueprint, clock: Clock) -> dict[str, Any]:
     """The ``quantization_config`` that a folder of ``module`` has."""
-    frozen = {"frozen": True} if clock.frozen else {}
+    frozen: dict[str, Any] = {"frozen": True} if clock.frozen else {}
+    if clock.conditions is not None:
+        frozen["conditions"] = list(clock.conditions.values)
     return blueprint.to_config(module) | {"layout": layout(module)} | frozen
 
 
@@ -74,7 +76,8 @@ def fill(
     """Turn a stock module, its weights as they come or on the meta device, into the stored quantized one, in place.
 
     Args:
-        config: the ``quantization_config``. folder: where both come from, for messages.
+        config: the ``quantization_config``. tensors: weights are taken out of it, so that none is held twice.
+        folder: where both come from, for messages.
 
     Returns:
         Its clock, attached.
@@ -88,6 +91,7 @@ def fill(
     clock = Clock(tensors[TIMESTEPS], argument.position, argument.name)
     clock.frozen = bool(config.get("frozen", False))
     with _damage_of(folder):
+        clock.conditions = stored_conditions(config.get("conditions", ()), tensors)
         install_splits(module, blueprint.splits)
         entries = _in_module_order(module, config.get("stand_ins", {}))
         install_stand_ins(module, stored_stand_ins(entries, tensors, clock))

@@ -1,6 +1,6 @@
 """Cached temporal features on disk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
 from tempoquant.errors import FormatError
-from tempoquant.intervals import Clock, TemporalTable
+from tempoquant.intervals import Clock, Conditions, TemporalTable
 from tempoquant.layers import CachedLayer, StandIn, UnreadLayer, stand_ins
 
 DTYPES = {"float16": torch.float16, "int8": torch.uint8}
@@ -39,6 +39,29 @@ def feature_tensors(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def condition_tensors(clock: Clock) -> dict[str, Tensor]:
+    """What a folder stores of the conditions it is frozen to, if any."""
+    known = {} if clock.conditions is None else clock.conditions.values
+    return {f"{PREFIX}condition.{name}": value.contiguous() for name, value in known.items()}
+
+
+def stored_conditions(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Conditions | None:
+    """The inverse of :func:`condition_tensors`.
+
+    Raises:
+        FormatError: a tensor is missing, or they are of different lengths.
+    """
+    if not names:
+        return None
+    missing = [name for name in names if f"{PREFIX}condition.{name}" not in tensors]
+    if missing:
+        raise FormatError(f"the folder's tensor {PREFIX + 'condition.' + missing[0]!r} is missing")
+    values = {name: tensors[f"{PREFIX}condition.{name}"] for name in names}
+    if len({len(value) for value in values.values()}) != 1:
+        raise FormatError(f"the folder's conditions {', '.join(names)} are of different lengths")
+    return Conditions(values)
+
+
 def stored_stand_ins(
     entries: Mapping[str, Mapping[str, Any]], tensors: Mapping[str, Tensor], clock: Clock
 ) -> dict[str, StandIn]:
@@ -47,7 +70,7 @@ def stored_stand_ins(
     Raises:
         FormatError: a tensor is missing, or has not the type and length that these layers need.
     """
-    reader, rows = Reader(tensors), len(clock)
+    reader, rows = Reader(tensors), clock.table_rows
     made: dict[str, StandIn] = {}
     for name, entry in entries.items():
         shape = tuple(entry["shape"])

@@ -92,6 +92,8 @@ class TempoquantQuantizer(DiffusersQuantizer):
     def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keep one file's tensors; with the last file the module is filled, before diffusers moves it anywhere."""
         self.tensors |= state_dict
+        # Whoever read the file holds on to it for now.
+        state_dict.clear()
         self.files_left -= 1
         if not self.files_left:
             self._fill()

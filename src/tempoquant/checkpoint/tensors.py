@@ -14,7 +14,8 @@
 | ``tempoquant.networks`` | float32 | tensors of the config's interval networks, one after another, if they are kept |
 | ``tempoquant.correction_*`` | float32 | gain (R, C), bias (R, C) and variance (R,) of a correction, if any |
 | ``tempoquant.timesteps`` | float32 (R,) | the rows' time steps |
-| ``tempoquant.features`` | float16 or uint8 | cached temporal features, R rows a layer |
+| ``tempoquant.features`` | float16 or uint8 | cached temporal features, R rows a layer, or R C |
+| ``tempoquant.condition.<argument>`` | its own | (C, ...) the C conditions that features are frozen to, if any |
 | ``tempoquant.feature_scale`` | float32 | those of uint8 features, one a row of each layer |
 | ``tempoquant.feature_zero`` | uint8 | their zero points |
 """
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import interval_providers, is_symmetric
-from tempoquant.checkpoint.features import feature_tensors
+from tempoquant.checkpoint.features import condition_tensors, feature_tensors
 from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
 from tempoquant.errors import FormatError
 from tempoquant.intervals import (
@@ -79,30 +80,32 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
     if networks:
         tensors[f"{PREFIX}networks"] = joined(networks, torch.float32)
     tensors[f"{PREFIX}timesteps"] = clock.timesteps.clone()
-    return tensors | feature_tensors(module)
+    return tensors | feature_tensors(module) | condition_tensors(clock)
 
 
-def unpack_into(module: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor], clock: Clock) -> None:
+def unpack_into(module: nn.Module, config: Mapping[str, Any], tensors: dict[str, Tensor], clock: Clock) -> None:
     """Fill ``module``, whose layers and attention products are already installed, with stored tensors.
+
+    Args:
+        tensors: weights are taken out of it, so that none is held twice.
 
     Raises:
         FormatError: a tensor is missing, left over, or has the wrong length or shape.
     """
-    rest = dict(tensors)
-    reader = Reader(rest)
+    reader = Reader(tensors)
     providers = [_provider(entry, reader, clock) for entry in config["intervals"]]
     for entry in config.get("networks", ()):
         _keep(entry, reader, providers)
     for name, entry in config["layers"].items():
-        _fill_layer(module.get_submodule(name), name, entry, reader, rest)  # type: ignore[arg-type]
+        _fill_layer(module.get_submodule(name), name, entry, reader, tensors)  # type: ignore[arg-type]
         if entry["input"] is not None:
             module.get_submodule(name).input_interval = providers[entry["input"]]
     for name, operands in config["operands"].items():
         intervals = nn.ModuleDict({operand: providers[i] for operand, i in operands.items()})
         module.get_submodule(name).intervals = intervals
-    _fill_plain(module, reader, rest)
+    _fill_plain(module, reader, tensors)
     reader.finish()
-    left = sorted(name for name in rest if not name.startswith(PREFIX))
+    left = sorted(name for name in tensors if not name.startswith(PREFIX))
     if left:
         raise FormatError(f"the folder stores a tensor {left[0]!r} that the denoiser has no place for")
 

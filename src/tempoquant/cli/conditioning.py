@@ -57,6 +57,16 @@ def conditioning_of(
     return made or None
 
 
+def every_condition_of(
+    target: Target, prompts: Path | None, classes: str | None, guidance: float | None
+) -> dict[str, Any] | None:
+    """:func:`conditioning_of` a sample for each of these prompts or classes; None if there are neither."""
+    if prompts is None and classes is None:
+        return None
+    count = len(read_classes(classes or "") if prompts is None else read_prompts(prompts))
+    return conditioning_of(target, count, prompts, classes, guidance)
+
+
 def read_classes(text: str) -> list[int]:
     """Class labels, such as ``0,1,2``; InputError if they are anything else."""
     try:

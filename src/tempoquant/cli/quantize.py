@@ -7,7 +7,7 @@ import typer
 
 from tempoquant.api import quantize
 from tempoquant.cli import app
-from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
+from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of, every_condition_of
 from tempoquant.cli.options import (
     Json,
     KeepGenerators,
@@ -63,6 +63,12 @@ def quantize_command(
         bool, typer.Option("--freeze-schedule", help="store temporal layers as a table of these steps, for no others")
     ] = False,
     keep_generators: KeepGenerators = False,
+    freeze_labels: Annotated[
+        str | None, typer.Option(help="class labels that the frozen schedule is to know, such as 1,7,207")
+    ] = None,
+    freeze_prompts: Annotated[
+        Path | None, typer.Option(help="prompts that it is to know, where temporal layers follow a pooled prompt")
+    ] = None,
     seed: Annotated[int, typer.Option(help="seed of every random draw")] = 0,
     plugin: Plugins = None,
     report: Annotated[
@@ -109,6 +115,7 @@ def quantize_command(
         overwrite=overwrite,
         conditioning=conditioning_of(target, chosen.calibration.samples, prompts, classes, guidance),
         freeze_schedule=freeze_schedule,
+        freeze_conditioning=every_condition_of(target, freeze_prompts, freeze_labels, guidance),
         progress=progress(),
     )
     facts = result.facts

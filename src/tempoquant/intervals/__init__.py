@@ -1,6 +1,7 @@
 """From a row of the recorded time steps to a quantization interval."""
 
 from tempoquant.intervals.clock import Clock, check_recorded
+from tempoquant.intervals.conditions import Conditions, named_arguments, tensor_arguments
 from tempoquant.intervals.generator import ARCHITECTURES, GeneratedInterval, Generators
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
@@ -13,6 +14,7 @@ from tempoquant.intervals.temporal_table import TemporalTable, has_tables
 __all__ = [
     "ARCHITECTURES",
     "Clock",
+    "Conditions",
     "ConstantInterval",
     "GeneratedInterval",
     "Generators",
@@ -30,4 +32,6 @@ __all__ = [
     "has_tables",
     "keep_step_sizes",
     "kept_networks",
+    "named_arguments",
+    "tensor_arguments",
 ]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tempoquant.errors import InputError, TempoquantError
+from tempoquant.intervals.conditions import Conditions, named_arguments
 
 SAME_STEP = 1e-5
 """Time steps this close, relative to the largest, are one: schedules compute them in different precisions."""
@@ -24,6 +25,7 @@ class Clock:
     Attributes:
         timestep: the current time step as the argument said it: of shape () or, mixed, (B,). row: its row, likewise.
         frozen: whether a time step that was not recorded is an error.
+        conditions: the only ones that a frozen denoiser knows, or None where its features follow none.
     """
 
     def __init__(self, timesteps: Tensor, position: int | None, name: str):
@@ -37,9 +39,22 @@ class Clock:
         self.edges = (self.timesteps[1:] + self.timesteps[:-1]) / 2
         self.timestep: Tensor | None = None
         self.row: Tensor | None = None
+        self.conditions: Conditions | None = None
 
     def __len__(self) -> int:
         return self.timesteps.numel()
+
+    @property
+    def table_rows(self) -> int:
+        """Rows of a temporal table: one a time step, or one a time step and condition."""
+        return len(self) * (1 if self.conditions is None else len(self.conditions))
+
+    @property
+    def table_row(self) -> Tensor | None:
+        """The current row of temporal tables, of shape () or (B,); conditions of a time step follow each other."""
+        if self.row is None or self.conditions is None:
+            return self.row
+        return None if self.conditions.index is None else self.row * len(self.conditions) + self.conditions.index
 
     def rows(self, timestep: Tensor | float) -> Tensor:
         """Rows of the given time steps, int64, of their shape."""
@@ -71,6 +86,8 @@ class Clock:
             self.set(args[self.position])
         else:
             raise TempoquantError(f"the denoiser was called without its time step argument {self.name!r}")
+        if self.conditions is not None:
+            self.conditions.set(named_arguments(module, args, kwargs))
 
 
 def check_recorded(timestep: Tensor, recorded: Tensor) -> None:

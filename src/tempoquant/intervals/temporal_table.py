@@ -18,7 +18,7 @@ class TemporalTable(KeepsPrecision):
 
     Args:
         values: (R, ...) the stored features: float16, or uint8 ``q`` of ``s_r (q - z_r)``.
-        clock: the clock whose rows these are.
+        clock: the clock whose ``table_rows`` these are.
         scale, zero: (R,) float32 and uint8, for uint8 values alone.
     """
 
@@ -28,8 +28,10 @@ class TemporalTable(KeepsPrecision):
 
     def __init__(self, values: Tensor, clock: Clock, scale: Tensor | None = None, zero: Tensor | None = None):
         super().__init__()
-        if values.shape[0] != len(clock):
-            raise TempoquantError(f"features of {values.shape[0]} time steps do not fit a clock of {len(clock)} rows")
+        if values.shape[0] != clock.table_rows:
+            raise TempoquantError(
+                f"features of {values.shape[0]} time steps do not fit a clock of {clock.table_rows} rows"
+            )
         self.register_buffer("values", values)
         self.register_buffer("scale", scale)
         self.register_buffer("zero", zero)
@@ -71,7 +73,7 @@ class TemporalTable(KeepsPrecision):
 
     def forward(self, batch: int) -> Tensor:
         """Features of the clock's current row for every item of a batch, or of the items' own rows: (B, ...)."""
-        row = self.clock.row
+        row = self.clock.table_row
         if row is None:
             raise TempoquantError("a temporal feature was asked for before the denoiser was called with a time step")
         if row.dim() and row.numel() != batch:

@@ -42,16 +42,20 @@ class UnreadLayer(nn.Module):
         self.shape, self.parameter_count = tuple(shape), parameters
 
     def forward(self, input: Tensor) -> Tensor:
-        return input.new_zeros(input.shape[0], *self.shape)
+        # Labels are whole numbers, which their embedding is not.
+        dtype = input.dtype if input.is_floating_point() else torch.float32
+        return input.new_zeros(input.shape[0], *self.shape, dtype=dtype)
 
 
 StandIn = CachedLayer | UnreadLayer
 
 
 def install_stand_ins(module: nn.Module, stand_ins: Mapping[str, StandIn]) -> None:
-    """Put these in the place of the named layers."""
+    """Put these in the place of the named layers, with their sizes, which some pipelines read."""
     places = places_of(module)
     for name, stand_in in stand_ins.items():
+        sizes = {n: v for n, v in vars(module.get_submodule(name)).items() if n in ("in_features", "out_features")}
+        vars(stand_in).update(sizes)
         for parent, child in places[id(module.get_submodule(name))]:
             setattr(parent, child, stand_in)
 
@@ -66,33 +70,42 @@ def look_up(module: nn.Module, tables: Mapping[str, TemporalTable]) -> None:
     install_stand_ins(module, {n: CachedLayer(t, parameter_count(module.get_submodule(n))) for n, t in tables.items()})
 
 
-def look_up_or_drop(module: nn.Module, tables: Mapping[str, TemporalTable], run: Callable[[], Any]) -> None:
-    """As :func:`look_up`, of layers that the module may no longer read: those that are not put out zeros instead.
+def drop_unread(module: nn.Module, names: Collection[str], run: Callable[[], Any]) -> None:
+    """Let those of the named layers put out zeros that the module no longer reads.
 
     Args:
         run: one call of the denoiser.
     """
-    if _reaches_output(module, tables, run):
-        look_up(module, tables)
-        return
-    counts = {name: parameter_count(module.get_submodule(name)) for name in tables}
-    install_stand_ins(module, {n: UnreadLayer(tuple(t.values.shape[1:]), counts[n]) for n, t in tables.items()})
+    shapes: dict[str, tuple[int, ...]] = {}
+    handles = [
+        module.get_submodule(name).register_forward_hook(
+            lambda layer, args, output, name=name: shapes.update({name: tuple(output.shape[1:])})
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        run()
+    for handle in handles:
+        handle.remove()
+    unread = [name for name in shapes if not _reaches_output(module, name, run)]
+    counts = {name: parameter_count(module.get_submodule(name)) for name in unread}
+    install_stand_ins(module, {name: UnreadLayer(shapes[name], counts[name]) for name in unread})
 
 
 def parameter_count(layer: nn.Module) -> int:
-    """How many numbers a layer holds."""
+    """How many numbers a layer holds, or the one had that it stands for."""
+    if isinstance(layer, StandIn):
+        return layer.parameter_count
     return sum(parameter.numel() for parameter in layer.parameters())
 
 
-def _reaches_output(module: nn.Module, names: Collection[str], run: Callable[[], Any]) -> bool:
-    """Whether NaN in the place of these layers' outputs is seen in the denoiser's: something else reads them."""
-    handles = [
-        module.get_submodule(name).register_forward_hook(lambda layer, args, output: torch.full_like(output, torch.nan))
-        for name in names
-    ]
-    try:
-        with torch.no_grad():
-            return bool(run().isnan().any())
-    finally:
-        for handle in handles:
+def _reaches_output(module: nn.Module, name: str, run: Callable[[], Any]) -> bool:
+    """Whether a change of this layer's output is seen in the denoiser's: something reads it."""
+    with torch.no_grad():
+        before = run()
+        # Not NaN: integers have none.
+        handle = module.get_submodule(name).register_forward_hook(lambda layer, args, output: 1 - 2 * output)
+        try:
+            return not torch.equal(run(), before)
+        finally:
             handle.remove()

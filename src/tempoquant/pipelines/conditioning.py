@@ -15,6 +15,7 @@ from tempoquant.pipelines.sampling import device_of, evaluating
 if TYPE_CHECKING:
     from tempoquant.pipelines.targets import Seen, Target
 
+ROWS_AT_ONCE = 8
 NEVER_CONDITIONING = ("return_dict", "cross_attention_kwargs")
 
 
@@ -88,6 +89,27 @@ def condition_variants(
     return lambda batch, variant: _batch(variants[variant], batch)
 
 
+def condition_rows(target: "Target", conditioning: Mapping[str, Any], **run: Any) -> list[dict[str, Any]]:
+    """The denoiser's keyword arguments for every given sample, batch 1 each: all that guidance makes of them.
+
+    Args:
+        conditioning: as ``Target.generate`` takes it. run: steps, sampler and eta of ``Target.walk``.
+
+    Raises:
+        InputError: the denoiser is given something that is no tensor with a row a sample.
+    """
+    many = {name: value for name, value in conditioning.items() if isinstance(value, (list, tuple, Tensor))}
+    count = min((len(value) for value in many.values()), default=1)
+    target.check_conditioning(conditioning, count)
+    rows = []
+    for start in range(0, count, ROWS_AT_ONCE):
+        some = list(range(start, min(start + ROWS_AT_ONCE, count)))
+        given = {name: _pick(value, some) if name in many else value for name, value in conditioning.items()}
+        seen = _call_of(target, some, given, run)
+        rows += [_row(seen.conditioning, i, seen.sample.shape[0]) for i in range(seen.sample.shape[0])]
+    return rows
+
+
 def _first_call(target: "Target", conditioning: Mapping[str, Any], run: Mapping[str, Any]) -> "Seen":
     """What the denoiser is given at its first call for two samples of unlike conditions."""
     many = {name: value for name, value in conditioning.items() if isinstance(value, (list, tuple, Tensor))}
@@ -98,6 +120,11 @@ def _first_call(target: "Target", conditioning: Mapping[str, Any], run: Mapping[
 
     pair = [0, max(range(1, count), key=unlike)] if count > 1 else [0]
     some = {n: _pick(value, pair) if n in many else value for n, value in conditioning.items()}
+    return _call_of(target, pair, some, run)
+
+
+def _call_of(target: "Target", samples: list[int], conditioning: Mapping[str, Any], run: Mapping[str, Any]) -> "Seen":
+    """The first of the denoiser's calls."""
     calls: list[Seen] = []
 
     def visit(seen: "Seen") -> None:
@@ -105,7 +132,7 @@ def _first_call(target: "Target", conditioning: Mapping[str, Any], run: Mapping[
         raise _Enough
 
     try:
-        target.walk(pair, visit, conditioning=some, batch_size=len(pair), **run)
+        target.walk(samples, visit, conditioning=conditioning, batch_size=len(samples), **run)
     except _Enough:
         return calls[0]
     raise InputError(f"{target.name} made no denoiser call")

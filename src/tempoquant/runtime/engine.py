@@ -11,6 +11,7 @@ from tempoquant.runtime.bytes import centred_floats
 from tempoquant.runtime.check import integers_are_exact
 from tempoquant.runtime.native import IntegerKernel, unsuitable
 from tempoquant.runtime.norms import let_norms_wait
+from tempoquant.runtime.packed import keep_plain
 
 ENGINES = ("auto", "integer", "simulation")
 
@@ -36,6 +37,8 @@ def use_engine(module: nn.Module, engine: str = "auto") -> dict[str, str]:
         warnings.warn("this processor's int8 operators are not exact: layers are simulated in float", stacklevel=2)
     for layer in quantized_layers(module).values():
         layer.kernel = IntegerKernel() if integer and unsuitable(layer) is None else simulate
+        if layer.kernel is simulate:
+            keep_plain(layer)
     for product in quantized_products(module).values():
         product.centred = centred_floats if integer else quantized_input
     let_norms_wait(module, integer)

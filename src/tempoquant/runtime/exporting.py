@@ -64,6 +64,8 @@ class PlainGraph(nn.Module):
         # Edges are compared, not searched: every runtime can compare.
         self.clock.row = (steps.float()[:, None] > self.clock.edges).sum(1)
         given = dict(zip(self.conditions, conditions, strict=True))
+        if self.clock.conditions is not None:
+            self.clock.conditions.index = self.clock.conditions.locate(given)[0]
         return self.call(self.module, sample, steps, **given)
 
 
@@ -187,7 +189,8 @@ def condition_examples(denoiser: Denoiser) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(0)
     if config.get("addition_embed_type") or config.get("encoder_hid_dim"):
         raise InputError(
-            f"a {type(denoiser.module).__name__} that takes a pooled prompt can be neither exported nor frozen yet"
+            f"a {type(denoiser.module).__name__} that takes a pooled prompt cannot be exported, and frozen for given "
+            "prompts alone"
         )
     if "cross_attention_dim" in config and hasattr(denoiser.module, "down_blocks"):
         return {"encoder_hidden_states": torch.randn(1, TEXT_LENGTH, config["cross_attention_dim"], generator=draw)}

@@ -13,6 +13,7 @@ from tempoquant.intervals import Interval
 from tempoquant.layers import QuantizedLayer, simulate
 from tempoquant.runtime.bytes import Numbers
 from tempoquant.runtime.norms import bytes_of
+from tempoquant.runtime.packed import keep_packed
 
 ops: Any = torch.ops.onednn
 NO_POST_OP: tuple[str, list[Any], str] = ("none", [], "")
@@ -33,8 +34,8 @@ class Packed(NamedTuple):
 class IntegerKernel:
     """Computes one layer in uint8 x int8.
 
-    The layer is packed into the operators' own layout at the first call, on whatever machine that is; a copy of the
-    kernel packs again, because that layout cannot be copied.
+    The weight is packed into the operators' own layout at the first call, on whatever machine that is, and kept in that
+    layout alone; a copy of the kernel packs again, because the layout cannot be copied.
     """
 
     name = "onednn int8"
@@ -67,6 +68,7 @@ class IntegerKernel:
         interval = layer.input_interval()
         if self.packed is None:
             self.packed = packed_layer(layer, x.shape)
+            keep_packed(layer, self.packed.weight)
         if interval.s_in.dim() == 0:
             return self._run(self.packed, x, interval)
         # A batch of mixed time steps: the operators take one scale a call.
@@ -151,6 +153,6 @@ def unsuitable(layer: QuantizedLayer) -> str | None:
 
 def _largest_sum(weight: Tensor) -> int:
     """No sum of products with bytes is larger."""
-    bound = 128 * 255 * weight[0].numel()
+    bound = 128 * 255 * (weight.numel() // weight.shape[0])
     # The sums themselves take eight times the weight's memory, and no layer of today's denoisers needs them.
     return bound if bound < LARGEST_SUM else 255 * int(weight.long().abs().flatten(1).sum(1).max())

@@ -11,7 +11,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
 from tempoquant.errors import InputError
-from tempoquant.intervals import check_recorded
+from tempoquant.intervals import Conditions, check_recorded
 
 
 class Session(Protocol):
@@ -27,6 +27,7 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
         session: computes. config: the original module's, for pipelines that read it.
         conditions: names of its inputs beside ``sample`` and ``timestep``.
         frozen: (R,) the time steps of its tables, if it knows no others; else None.
+        known: the conditions of its tables, likewise.
     """
 
     config_name = "config.json"  # type: ignore[assignment]
@@ -37,9 +38,10 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
         config: Mapping[str, Any],
         conditions: tuple[str, ...] = (),
         frozen: Tensor | None = None,
+        known: Conditions | None = None,
     ):
         super().__init__()
-        self.session, self.conditions, self.frozen = session, conditions, frozen
+        self.session, self.conditions, self.frozen, self.known = session, conditions, frozen, known
         self.register_to_config(**config)
 
     @property
@@ -58,7 +60,7 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
         """The prediction for ``sample`` (B, ...) at ``timestep``, one or (B,); further inputs by name or in order.
 
         Raises:
-            InputError: an input that was not exported, one that is missing, or a step of another schedule.
+            InputError: an input that was not exported or is missing, or a step or condition that its tables lack.
         """
         conditions = {
             n: v for n, v in (*zip(self.conditions, given, strict=False), *conditions.items()) if v is not None
@@ -71,6 +73,8 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
         steps = torch.as_tensor(timestep, dtype=torch.float32).reshape(-1).expand(sample.shape[0])
         if self.frozen is not None:
             check_recorded(steps, self.frozen)
+        if self.known is not None:
+            self.known.set(conditions)
         arrays = {"sample": _array(sample), "timestep": _array(steps)}
         arrays |= {name: _array(conditions[name]) for name in self.conditions}
         made = torch.from_numpy(self.session(arrays)).to(sample.dtype)
