@@ -11,6 +11,7 @@ its 95 % interval (bootstrap).
 
 import argparse
 import copy
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -146,6 +147,9 @@ def engines_of(
 
 def timed(engines: dict[str, Run], rounds: int) -> dict[str, list[float]]:
     """Seconds of a call of every engine in every round, after a round that is not counted."""
+    # As timeit does: collections go over whatever all engines together have imported.
+    gc.collect()
+    gc.disable()
     seconds: dict[str, list[float]] = {engine: [] for engine in engines}
     for round_number in range(rounds + 1):
         for engine, run in engines.items():

@@ -268,7 +268,8 @@ def tdq_fashion32(found: dict[str, Any]) -> str:
         "\n![samples from the same noise: full precision, LSQ, TDQ, and post-training at W4A4]"
         "(results/tdq_fashion32.png)\n\n"
         "Post-training breaks at four-bit activations; a few minutes of training bring the pictures back, and "
-        "intervals generated from the time step bring them nearer than static ones, by more than two seeds differ.\n"
+        "intervals generated from the time step bring them nearer than static ones: at W4A4 and W3A3 every seed of TDQ "
+        "is better than every seed of LSQ, by PSNR, SQNR and distance. At eight-bit activations they are alike.\n"
     )
 
 
