@@ -15,8 +15,8 @@ demo: .venv/.installed
 # and begun again, it goes on where it was. DEMO_DATA names images to train on instead (idx files of Fashion-MNIST).
 demo-qat: .venv/.installed
 	mkdir -p demo-qat
-	$(BIN)/python benchmarks/tdq_fashion32.py --rows "tfmq-dm W4A4;tdq-ptq W4A4;tdq W4A4" --seeds 0 --steps 1200 \
-	  --batch 16 --samples 64 --images 16 --work demo-qat/work --json demo-qat/demo.json \
+	$(BIN)/python benchmarks/tdq_fashion32.py --rows "tfmq-dm W4A4;tdq-ptq W4A4;tdq W4A4" --seeds 0 --steps 300 \
+	  --batch 16 --effort fast --samples 64 --images 16 --drawn 256 --work demo-qat/work --json demo-qat/demo.json \
 	  --picture demo-qat/samples.png $(if $(DEMO_DATA),--data $(DEMO_DATA))
 
 # Every method on the bundled model; stopped and begun again, it goes on where it was.

@@ -204,7 +204,8 @@ def range_search(found: dict[str, Any]) -> str:
 
 def machine(found: dict[str, Any]) -> str:
     """The machine in words."""
-    return f"{found['machine']['threads']} threads, {found['machine']['cpu']}"
+    threads = found["machine"]["threads"]
+    return f"{threads} thread{'s' * (threads != 1)}, {found['machine']['cpu']}"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -269,7 +270,8 @@ def tdq_fashion32(found: dict[str, Any]) -> str:
         "(results/tdq_fashion32.png)\n\n"
         "Post-training breaks at four-bit activations; a few minutes of training bring the pictures back, and "
         "intervals generated from the time step bring them nearer than static ones: at W4A4 and W3A3 every seed of TDQ "
-        "is better than every seed of LSQ, by PSNR, SQNR and distance. At eight-bit activations they are alike.\n"
+        "is better than every seed of LSQ by PSNR and SQNR, and than LSQ at the same seed by distance. At eight-bit "
+        "activations they are alike.\n"
     )
 
 

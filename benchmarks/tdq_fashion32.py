@@ -47,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--ema", type=float, default=0.995)
+    parser.add_argument("--effort", default="balanced", help="of post-training rows: fast, balanced or paper")
     parser.add_argument("--samples", type=int, default=256, help="recorded trajectories")
     parser.add_argument("--images", type=int, default=32, help="paired images to judge by")
     parser.add_argument("--drawn", type=int, default=512, help="samples of the distance between distributions")
@@ -97,6 +98,7 @@ def command(args: argparse.Namespace) -> str:
         "batch",
         "lr",
         "ema",
+        "effort",
         "samples",
         "images",
         "drawn",
@@ -115,7 +117,7 @@ def recipe_of(row: str, seed: int, args: argparse.Namespace) -> tempoquant.Recip
         weights=weights,
         activations=activations,
         reading=READINGS.get(method, "paper"),
-        effort="fast" if method in ("lsq", "tdq") else "balanced",
+        effort="fast" if method in ("lsq", "tdq") else args.effort,
         calibration={"steps": STEPS, "samples": args.samples, "rows_per_step": 4},
         seed=seed,
     )
