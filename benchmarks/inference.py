@@ -3,12 +3,14 @@
     python benchmarks/inference.py --json docs/results/inference.json [--models fashion32,cifar10] [--batches 1,4]
 
 Models: fashion32; anime64 (TEMPOQUANT_ANIME64 names its folder); cifar10, the UNet of CIFAR-10 papers, and sd1, that
-of Stable Diffusion v1 at 64x64 latents, both with random weights, on which latency does not depend. Every round times
-each engine once, in turn (those of ``rival_engines.py`` with --rivals, as far as they are installed); ratios are taken
-within a round, and their median stands with its 95 % interval (bootstrap).
+of Stable Diffusion v1 at 64x64 latents, both with random weights, on which latency does not depend. In every round
+each engine has its turn (those of ``rival_engines.py`` with --rivals, as far as they are installed): some calls in a
+row, as a sampler makes them, after one that is not timed. Ratios are taken within a round, and their median stands with
+its 95 % interval (bootstrap).
 """
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable
@@ -28,7 +30,9 @@ from tempoquant.runtime import engine_report
 
 BASELINES = ("float32", "float32 channels_last")
 REST = 0.1
-"""Seconds before every call that is timed: other engines' threads spin on for more work, and would slow the next."""
+"""Seconds before every turn: other engines' threads spin on for more work, and would slow the next."""
+CALLS = 3
+"""Timed calls of a turn."""
 Run = Callable[[], Tensor]
 
 
@@ -130,21 +134,28 @@ def engines_of(
         engines[f"integer {label}"] = lambda d=quantized.denoiser: d(last, 50, **context)
         if with_rivals:
             engines |= exported(label, quantized, x, context)
+        if recipe is plain:
+            frozen = copy.deepcopy(quantized)
+            frozen.freeze_schedule()
+            step = float(frozen.clock.timesteps[0])
+            engines[f"integer {label}, temporal table"] = lambda d=frozen.denoiser, t=step: d(last, t, **context)
     if with_rivals:
         engines |= rivals(denoiser, x, context)
     return engines, kernels
 
 
 def timed(engines: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every engine in every round, after two calls that are not counted."""
+    """Seconds of a call of every engine in every round, after a round that is not counted."""
     seconds: dict[str, list[float]] = {engine: [] for engine in engines}
-    for round_number in range(rounds + 2):
+    for round_number in range(rounds + 1):
         for engine, run in engines.items():
             time.sleep(REST)
-            start = time.perf_counter()
             run()
-            if round_number >= 2:
-                seconds[engine].append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                run()
+            if round_number:
+                seconds[engine].append((time.perf_counter() - start) / CALLS)
     return seconds
 
 

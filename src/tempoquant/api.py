@@ -158,7 +158,13 @@ def train(
 
 
 def load(
-    folder: Path | str, *, denoiser: Denoiser | None = None, engine: str = "auto", verify: bool = False
+    folder: Path | str,
+    *,
+    denoiser: Denoiser | None = None,
+    engine: str = "auto",
+    verify: bool = False,
+    steps: int | None = None,
+    sampler: str | None = None,
 ) -> QuantizedPipeline:
     """Load a quantized folder; its images equal those before saving, bit for bit.
 
@@ -166,10 +172,11 @@ def load(
         denoiser: the float denoiser to fill, for a folder that was made from a bare one.
         engine: what computes its layers: "integer", "simulation", or "auto" for the fastest that is right here.
         verify: refuse a folder without evidence, and print what its evidence says. Hashes are checked in any case.
+        steps, sampler: make the tables for this schedule; see :meth:`QuantizedPipeline.bake`.
 
     Raises:
         FormatError: not ours, incomplete, tampered with, of a newer format, or, to be verified, without evidence.
-        InputError: no such folder, or a bare denoiser is needed and not given.
+        InputError: no such folder, a bare denoiser is needed and not given, or tables cannot be made.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -188,6 +195,8 @@ def load(
     correction = read_correction(root / component, blueprint, clock)
     result = QuantizedPipeline(target, blueprint, clock, facts, correction)
     result.use_engine(engine)
+    if steps is not None or sampler is not None:
+        result.bake(steps, sampler)
     return result
 
 

@@ -61,6 +61,7 @@ def export(
         raise unknown("export target", to, RUNTIMES)
     if quantized.correction is not None:
         raise InputError("a correction acts in the scheduler, which an export has none of: quantize without it")
+    quantized.return_to_schedule()
     place = Path(out)
     check_output(place, overwrite, resume=True)
     conditions = condition_examples(quantized.denoiser)

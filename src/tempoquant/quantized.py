@@ -1,5 +1,6 @@
 """What quantization gives back: a pipeline that generates, saves and loads like the one it was made from."""
 
+import functools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +14,13 @@ from tempoquant.checkpoint.hf_quantizer import TempoquantQuantizer
 from tempoquant.checkpoint.tensors import full_bytes
 from tempoquant.correction import CorrectionTables, corrected_scheduler
 from tempoquant.errors import InputError
-from tempoquant.intervals import Clock, has_tables
-from tempoquant.pipelines import Denoiser, Target
+from tempoquant.intervals import Clock, has_tables, kept_networks
+from tempoquant.pipelines import Denoiser, Target, build_scheduler, set_steps
 from tempoquant.pipelines.conditioning import condition_rows
 from tempoquant.recipe import Recipe
 from tempoquant.runtime import PromptTables, freeze_schedule, use_engine
 from tempoquant.runtime.exporting import condition_examples
+from tempoquant.training.baking import bake, can_bake
 from tempoquant.workplace import check_output, partial_of, publish
 
 
@@ -29,6 +31,7 @@ class QuantizedPipeline:
         target: the resolved model, its denoiser quantized. blueprint: the denoiser's structure, with the recipe.
         facts: what is known of the model: schedule, seeds, timings, metrics (the content of ``tempoquant.json``).
         correction: what its scheduler does to the predicted noise, or None.
+        timesteps: (R,) what saved tables have rows for. With kept networks those in use follow each run's schedule.
 
     Raises:
         InputError: the model's scheduler cannot be corrected.
@@ -43,15 +46,15 @@ class QuantizedPipeline:
         correction: CorrectionTables | None = None,
     ):
         self.target, self.blueprint, self.clock, self.facts = target, blueprint, clock, facts
-        self.correction = correction
+        self.correction, self.timesteps = correction, clock.timesteps
         wanted = blueprint.recipe.correction
         if correction is not None and wanted is not None:
             plain = target.denoiser.scheduler
             corrected = corrected_scheduler(plain, correction, clock.timesteps, wanted.reduces_noise)
             self.target = target.with_scheduler(corrected)
         by_step = correction is not None or has_tables(target.denoiser.module)
-        make_savable(self.denoiser.module, blueprint, clock, correction)
-        self.target.denoiser.recorded = clock.timesteps if by_step else None
+        self.denoiser.recorded = clock.timesteps if by_step else None
+        self._let_bake()
 
     @property
     def recipe(self) -> Recipe:
@@ -76,6 +79,50 @@ class QuantizedPipeline:
         """
         return use_engine(self.denoiser.module, engine)
 
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """Steps, sampler and eta that its tables were made for."""
+        own, told = self.recipe.calibration, self.facts.get("schedule", {})
+        baked = {name: told[name] for name in ("steps", "sampler")} if told.get("baked") else {}
+        return {"steps": own.steps, "sampler": own.sampler, "eta": own.eta, **baked}
+
+    def bake(self, steps: int | None = None, sampler: str | None = None) -> None:
+        """Make the tables for another schedule, from the networks that were kept: what is saved from now on.
+
+        Drawing needs no call of this: it makes tables for its own schedule, for as long as that lasts.
+
+        Args:
+            steps, sampler: of the schedule; those that the tables were made for, where not given.
+
+        Raises:
+            InputError: no networks were kept, or a value is not valid.
+        """
+        if self.denoiser.bake is None:
+            some = bool(kept_networks(self.denoiser.module))
+            why = "some of its tables come from none" if some else "train or quantize with --keep-generators"
+            raise InputError(f"{self.recipe.name} has no networks to make all of its tables from: {why}")
+        own = self.schedule
+        chosen: dict[str, Any] = {"steps": own["steps"] if steps is None else steps}
+        chosen["sampler"] = sampler or own["sampler"]
+        scheduler = build_scheduler(self.denoiser.scheduler, chosen["sampler"])
+        set_steps(scheduler, chosen["steps"])
+        self.denoiser.recorded = self.timesteps = self.denoiser.bake(scheduler.timesteps)
+        entries = {**chosen, "timesteps": self.timesteps.tolist(), "baked": True}
+        self.facts["schedule"] = {**self.facts.get("schedule", {}), **entries}
+
+    def return_to_schedule(self) -> None:
+        """Put back the tables that are saved, if a run had others made for its own schedule."""
+        if self.denoiser.bake is not None and not torch.equal(self.timesteps, self.clock.timesteps):
+            self.denoiser.recorded = self.denoiser.bake(self.timesteps)
+
+    def drop_generators(self) -> None:
+        """Forget the networks that made the tables: what is saved is smaller, and knows its own schedule's steps."""
+        self.return_to_schedule()
+        for tables in kept_networks(self.denoiser.module).values():
+            for table in tables:
+                table.networks = None
+        self._let_bake()
+
     def freeze_schedule(self, storage: str = "float16", conditioning: Mapping[str, Any] | None = None) -> int:
         """Replace the layers that see the time step alone by tables of what they put out, for the recorded schedule.
 
@@ -94,6 +141,7 @@ class QuantizedPipeline:
         Raises:
             InputError: there are no such layers, or they follow a class label or a prompt and none are given.
         """
+        self.return_to_schedule()
         denoiser, blueprint = self.denoiser, self.blueprint
         if conditioning is None:
             given: list[dict[str, Any]] = [condition_examples(denoiser)]
@@ -110,7 +158,7 @@ class QuantizedPipeline:
         removed = freeze_schedule(*block, run, storage, given, known=conditioning is not None)
         self.clock.frozen = True
         self.facts["frozen_parameters"] = removed
-        make_savable(denoiser.module, blueprint, self.clock, self.correction)
+        self.drop_generators()
         return removed
 
     def generate(self, samples: int, **options: Any) -> Tensor:
@@ -147,6 +195,7 @@ class QuantizedPipeline:
 
     def write(self, folder: Path) -> SizeReport:
         """Write all files into an existing empty folder, the evidence last."""
+        self.return_to_schedule()
         self.target.save_shell(folder)
         component = folder / self.target.component
         write_component(component, self.denoiser.module, self.blueprint, self.clock, self.correction)
@@ -154,6 +203,13 @@ class QuantizedPipeline:
         self.facts["size"] = size.to_dict()
         write_evidence(folder, self.facts)
         return size
+
+    def _let_bake(self) -> None:
+        """Let runs make tables for their own schedules, if all were made by networks; diffusers saves what is left."""
+        module = self.denoiser.module
+        can = self.correction is None and can_bake(module)
+        self.denoiser.bake = functools.partial(bake, module, self.clock) if can else None
+        make_savable(module, self.blueprint, self.clock, self.correction)
 
 
 def prompt_tables(pipe: Any) -> PromptTables:

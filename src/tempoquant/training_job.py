@@ -84,7 +84,9 @@ def run_training(
     with watch.stage("training"):
         train_steps(trainer, folder, identity, rhythm, progress, draw)
     trainer.use(trainer.ema)
-    module = fold(trainee).cpu()
+    # Where tables will be made again, should the networks be kept.
+    trainee.module.cpu()
+    module = fold(trainee, recipe.activations.keep_generators)
     graph = reading.graph
     blueprint = Blueprint(
         recipe, graph.time_argument, graph.shared, graph.projections, reading.products, reading.splits

@@ -7,12 +7,15 @@ from PIL import Image
 
 from tempoquant.diagnosis import Cost
 from tempoquant.diagnosis.figures import (
+    activation_maps,
     activation_ranges,
     interval_dynamics,
+    interval_panels,
     mismatch_map,
     noise_sqnr,
     ranking,
     save_figure,
+    save_picture,
     svg,
     temporal_cosine,
     trajectory_deviation,
@@ -20,10 +23,13 @@ from tempoquant.diagnosis.figures import (
     unit_map,
 )
 from tempoquant.diagnosis.figures.style import COLOURS
+from tempoquant.errors import InputError
 
 T = torch.tensor([75, 50, 25, 0])
 VALUES = {"one": torch.tensor([1.0, 0.9, 0.8, 0.7]), "two": torch.tensor([1.0, 1.0, 0.99, 0.98])}
 INTERVALS = torch.tensor([[-1.0, 1.0], [-2.0, 2.0], [-3.0, 3.0], [-4.0, 4.0]])
+RUNS = {"tdq": torch.stack([INTERVALS, INTERVALS / 2]).expand(3, 2, 4, 2), "lsq": INTERVALS.expand(1, 2, 4, 2)}
+SHARES = torch.tensor([[0.25, 0.5, 0.25, 0.0]]).expand(2, 4, 4)
 FIGURES = {
     "cosine": lambda: temporal_cosine(T, VALUES, "emb"),
     "unit": lambda: unit_cosine(T, VALUES, "block"),
@@ -31,6 +37,8 @@ FIGURES = {
     "deviation": lambda: trajectory_deviation(T, VALUES),
     "ranges": lambda: activation_ranges(T, torch.linspace(-1, 1, 7).expand(4, 7), INTERVALS, "layer"),
     "intervals": lambda: interval_dynamics(T, {"layer": INTERVALS}),
+    "panels": lambda: interval_panels(T, ["a", "b"], torch.linspace(-1, 1, 7).expand(2, 4, 7), RUNS),
+    "maps": lambda: activation_maps(T, ["a", "b"], torch.linspace(-4, 4, 5).expand(2, 5), SHARES, RUNS),
     "map": lambda: unit_map(T, ["a", "b"], torch.tensor([[20.0] * 4, [torch.inf] * 4])),
     "mismatch": lambda: mismatch_map(T.flip(0), torch.tensor([[0, 1, 2, 3], [1, 1, 2, 3]])),
     "ranking": lambda: ranking([Cost("a", 3.0, 0.75), Cost("b", 1.0, 0.25)], "Layers", ["b"]),
@@ -72,6 +80,34 @@ def test_intervals_are_drawn_only_where_there_are_some():
     quantiles = torch.linspace(-1, 1, 7).expand(4, 7)
     drawn, none = (activation_ranges(T, quantiles, i, "x").axes[0] for i in (INTERVALS, INTERVALS * torch.nan))
     assert [len(axes.lines) for axes in (drawn, none)] == [3, 1]
+
+
+@pytest.mark.parametrize("name", ["panels", "maps"])
+def test_every_run_has_its_two_lines_in_every_panel_and_every_recipe_its_colour(name):
+    figure = FIGURES[name]()
+    for i, axes in enumerate(figure.axes[:2]):
+        assert axes.get_title() == "ab"[i] and len(axes.lines) == 2 * (3 + 1)
+        assert axes.lines[1].get_ydata() == pytest.approx(RUNS["tdq"][0, i, :, 1].tolist())
+        assert [line.get_color() for line in axes.lines] == [COLOURS[1]] * 6 + [COLOURS[2]] * 2
+        assert axes.get_xlim()[0] > axes.get_xlim()[1]
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[-2:] == ["interval of tdq, 3 runs", "interval of lsq"]
+
+
+def test_a_map_shows_shares_by_value_and_step():
+    (mesh,) = FIGURES["maps"]().axes[0].collections
+    # Rows: values from the least; columns: steps. What never occurs is as pale as the rarest that is told apart.
+    assert mesh.get_array().tolist() == [pytest.approx([share] * 4) for share in (0.25, 0.5, 0.25, 1e-4)]
+
+
+def test_one_picture_by_its_ending(tmp_path):
+    figure = FIGURES["panels"]()
+    save_picture(figure, tmp_path / "a.png")
+    save_picture(figure, tmp_path / "a.svg")
+    assert Image.open(tmp_path / "a.png").size[0] > 250 and (tmp_path / "a.svg").read_text().startswith("<?xml")
+    with pytest.raises(InputError, match=r"a.pdf is no figure's name: it must end in .png or .svg"):
+        save_picture(figure, tmp_path / "a.pdf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.svg"]
 
 
 def test_colours_stand_out_from_black_and_white():

@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals import Clock, TableInterval
-from tempoquant.layers import QuantizedProduct
+from tempoquant.layers import QuantizedProduct, attention
 from tempoquant.numerics import QParams
 
 
@@ -90,6 +90,19 @@ def test_quantized_mode_is_exact_integer_arithmetic():
     scores = ((acc.astype(np.float32) * s_q) * s_k) * np.float32(8**-0.5)
     acc = _integers(torch.from_numpy(_softmax(scores)), s_p, 0) @ _integers(v, s_v, 131)
     np.testing.assert_array_equal(product.attend(q, k, v).numpy(), (acc.astype(np.float32) * s_p) * s_v)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("at_once", [1, 7, 60, 10**6])
+def test_pieces_of_any_size_give_the_same_bits(at_once, folded, monkeypatch):
+    product = QuantizedProduct()
+    give_intervals(product)
+    q, k, v = (seeded(2, 4, n, 8, seed=i) for i, n in enumerate((6, 5, 5)))
+    whole = product.attend(q, k, v)
+    monkeypatch.setattr(attention, "AT_ONCE", at_once)
+    if folded:
+        assert torch.equal(product.attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, (2, 4)), whole)
+    assert torch.equal(product.attend(q, k, v), whole)
 
 
 @pytest.mark.parametrize("length", [40, 4000])

@@ -20,8 +20,9 @@ from tempoquant.numerics import QParams, affine_qparams, quantize
 from tempoquant.numerics.weights import nearest, weight_qparams
 from tempoquant.runtime import bytes as byte_pass
 from tempoquant.runtime import engine_report, use_engine
-from tempoquant.runtime.bytes import centred_floats, compiled_passes, quantized_bytes
+from tempoquant.runtime.bytes import Numbers, centred_floats, quantized_bytes
 from tempoquant.runtime.check import integers_are_exact
+from tempoquant.runtime.compiled import COMPILER, compiled_passes
 from tempoquant.runtime.native import IntegerKernel, unsuitable
 from tiny import small_recipe, unet_pipeline
 
@@ -228,7 +229,7 @@ def test_bytes_are_those_of_quantize_with_and_without_a_compiler(layout, monkeyp
     assert compiled_passes() is not None
     for passes in (compiled_passes, lambda: None):
         monkeypatch.setattr(byte_pass, "compiled_passes", passes)
-        q = quantized_bytes(x, interval)
+        q = quantized_bytes(x, Numbers.of(interval))
         assert q.dtype == torch.uint8
         assert torch.equal(q.float(), wanted)
         assert torch.equal(centred_floats(x, interval), wanted - 3)
@@ -237,6 +238,6 @@ def test_bytes_are_those_of_quantize_with_and_without_a_compiler(layout, monkeyp
 def test_without_a_compiler_there_is_no_compiled_pass(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for compiler in ("", "no-such-compiler", "false"):
-        monkeypatch.setenv(byte_pass.COMPILER, compiler)
+        monkeypatch.setenv(COMPILER, compiler)
         assert compiled_passes.__wrapped__() is None
     assert not list(tmp_path.glob("**/*.so"))

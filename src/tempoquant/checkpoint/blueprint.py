@@ -9,7 +9,14 @@ from torch import nn
 from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
-from tempoquant.intervals import ConstantInterval, GroupInterval, IntervalProvider, SteppedInterval, TableInterval
+from tempoquant.intervals import (
+    ConstantInterval,
+    GroupInterval,
+    IntervalProvider,
+    SteppedInterval,
+    TableInterval,
+    kept_networks,
+)
 from tempoquant.layers import QuantizedLayer, quantized_layers, quantized_products
 from tempoquant.recipe import Recipe
 
@@ -40,6 +47,7 @@ class Blueprint:
         """The ``quantization_config`` of ``module``: plain JSON data, without tensors."""
         providers = interval_providers(module)
         index = {id(provider): i for i, provider in enumerate(providers)}
+        networks = _described_networks(module, index)
         return {
             "quant_method": QUANT_METHOD,
             "format_version": FORMAT_VERSION,
@@ -63,6 +71,7 @@ class Blueprint:
                 name: {operand: index[id(p)] for operand, p in product.intervals.items()}
                 for name, product in quantized_products(module).items()
             },
+            **({"networks": networks} if networks else {}),
         }
 
     @classmethod
@@ -94,6 +103,18 @@ class Blueprint:
 def interval_providers(module: nn.Module) -> list[IntervalProvider]:
     """Every interval provider once, in module order."""
     return list(dict.fromkeys(m for m in module.modules() if isinstance(m, IntervalProvider)))
+
+
+def _described_networks(module: nn.Module, index: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Kept networks, their tables by place in the list of intervals."""
+    return [
+        {
+            "form": kept.form,
+            "tensors": [[name, list(tensor.shape)] for name, tensor in kept.tensors.items()],
+            "tables": [[table.number, index[id(table)]] for table in tables],
+        }
+        for kept, tables in kept_networks(module).items()
+    ]
 
 
 def _describe(provider: IntervalProvider) -> dict[str, Any]:

@@ -67,9 +67,10 @@ def add_evidence(folder: Path, key: str, value: Any) -> None:
 def told_evidence(evidence: dict[str, Any]) -> list[str]:
     """What evidence says, line by line: origin, schedule, hashes, and the requirements that were held against it."""
     schedule = evidence["schedule"]
+    made = "tables baked" if schedule.get("baked") else "calibrated"
     lines = [
         f"made from {evidence['model']} (state {evidence['model_hash']}), seed {evidence['seed']}",
-        f"calibrated for {schedule['steps']} steps of {schedule['sampler'] or 'its own sampler'}",
+        f"{made} for {schedule['steps']} steps of {schedule['sampler'] or 'its own sampler'}",
         f"{len(evidence['files'])} files have their recorded hashes",
         "made with " + ", ".join(f"{name} {version}" for name, version in evidence["versions"].items()),
     ]

@@ -18,6 +18,7 @@ class SizeReport:
     Attributes:
         total: all tensors. weights: packed weights. headers: file headers. features: cached temporal features.
         tables: scales, zero points and widths that move with the step.
+        networks: interval networks that are kept for other schedules.
         full: all tensors of the float32 original.
     """
 
@@ -27,6 +28,7 @@ class SizeReport:
     headers: int
     full: int
     features: int = 0
+    networks: int = 0
 
     @property
     def ratio(self) -> float:
@@ -53,7 +55,8 @@ def component_sizes(folder: Path, full_bytes: int) -> SizeReport:
     outs = sum(rows for entry in moving if entry.get("scale_out"))
     tables = entries * (4 + tensors["tempoquant.interval_zero"].element_size()) + 4 * outs + _bytes(widths)
     features = sum(_bytes(t) for name, t in tensors.items() if name.startswith("tempoquant.feature"))
-    return SizeReport(total, weights, tables, path.stat().st_size - total, full_bytes, features)
+    networks = sum(_bytes(t) for name, t in tensors.items() if name == "tempoquant.networks")
+    return SizeReport(total, weights, tables, path.stat().st_size - total, full_bytes, features, networks)
 
 
 def _bytes(tensor: Tensor) -> int:

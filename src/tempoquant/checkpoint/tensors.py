@@ -11,6 +11,7 @@
 | ``tempoquant.interval_zero`` | uint8 or int32 | their zero points |
 | ``tempoquant.interval_scale_out`` | float32 | output scales of the intervals that have their own (DuQ, QIL), if any |
 | ``tempoquant.interval_widths`` | uint8 | bits of every row of the intervals that are ``stepped``, if any |
+| ``tempoquant.networks`` | float32 | tensors of the config's interval networks, one after another, if they are kept |
 | ``tempoquant.correction_*`` | float32 | gain (R, C), bias (R, C) and variance (R,) of a correction, if any |
 | ``tempoquant.timesteps`` | float32 (R,) | the rows' time steps |
 | ``tempoquant.features`` | float16 or uint8 | cached temporal features, R rows a layer, or R C |
@@ -35,9 +36,11 @@ from tempoquant.intervals import (
     ConstantInterval,
     GroupInterval,
     IntervalProvider,
+    KeptNetworks,
     SteppedInterval,
     TableInterval,
     TemporalTable,
+    kept_networks,
 )
 from tempoquant.layers import QuantizedLayer, quantized_layers, stand_ins
 from tempoquant.numerics import QParams, grid, pack, unpack
@@ -73,6 +76,9 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
     widths = [p.widths for p in providers if isinstance(p, SteppedInterval)]
     if widths:
         tensors[f"{PREFIX}interval_widths"] = joined(widths, torch.uint8)
+    networks = [tensor for kept in kept_networks(module) for tensor in kept.tensors.values()]
+    if networks:
+        tensors[f"{PREFIX}networks"] = joined(networks, torch.float32)
     tensors[f"{PREFIX}timesteps"] = clock.timesteps.clone()
     return tensors | feature_tensors(module) | condition_tensors(clock)
 
@@ -88,6 +94,8 @@ def unpack_into(module: nn.Module, config: Mapping[str, Any], tensors: dict[str,
     """
     reader = Reader(tensors)
     providers = [_provider(entry, reader, clock) for entry in config["intervals"]]
+    for entry in config.get("networks", ()):
+        _keep(entry, reader, providers)
     for name, entry in config["layers"].items():
         _fill_layer(module.get_submodule(name), name, entry, reader, tensors)  # type: ignore[arg-type]
         if entry["input"] is not None:
@@ -150,6 +158,17 @@ def _provider(entry: Mapping[str, Any], reader: Reader, clock: Clock) -> Interva
     if kind == "table":
         return TableInterval(qparams, entry["bits"], clock, scale_out)
     return ConstantInterval(qparams, entry["bits"], scale_out)
+
+
+def _keep(entry: Mapping[str, Any], reader: Reader, providers: list[IntervalProvider]) -> None:
+    """Give tables the networks that made them."""
+    shapes = {name: torch.Size(shape) for name, shape in entry["tensors"]}
+    kept = KeptNetworks(entry["form"], {n: reader.take("networks", s.numel()).view(s) for n, s in shapes.items()})
+    for number, index in entry["tables"]:
+        table = providers[index]
+        if not isinstance(table, TableInterval):
+            raise FormatError(f"the folder keeps networks of interval {index}, which is no table")
+        table.networks, table.number = kept, number
 
 
 def _fill_layer(

@@ -1,14 +1,29 @@
 """Importing this module registers every command."""
 
-from tempoquant.cli import bench, demo, diagnose, evaluate, export, generate, methods, quantize, report, train
+from tempoquant.cli import (
+    bake,
+    bench,
+    demo,
+    diagnose,
+    evaluate,
+    export,
+    generate,
+    intervals,
+    methods,
+    quantize,
+    report,
+    train,
+)
 
 __all__ = [
+    "bake",
     "bench",
     "demo",
     "diagnose",
     "evaluate",
     "export",
     "generate",
+    "intervals",
     "methods",
     "quantize",
     "report",

@@ -21,6 +21,9 @@ Factory = Annotated[str | None, typer.Option("--denoiser", help="FILE.py:FACTORY
 Seed = Annotated[int, typer.Option(help="seed of the initial noise")]
 Json = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace existing output")]
+KeepGenerators = Annotated[
+    bool, typer.Option("--keep-generators", help="keep TDQ's interval networks, to make tables for other schedules")
+]
 Steps = Annotated[int | None, typer.Option(help="sampling steps; the folder's own schedule if not given")]
 SAMPLER_HELP = "ddim, ddim-quadratic, plms, dpm++ or ddpm; the model's own if not given"
 Sampler = Annotated[str | None, typer.Option(help=SAMPLER_HELP)]
@@ -60,11 +63,11 @@ def bare_denoiser(factory: str) -> Denoiser:
 
 
 def schedule(quantized: QuantizedPipeline | None, steps: int | None, sampler: str | None) -> dict[str, Any]:
-    """Steps, sampler and eta to draw with: as given, else those the folder was calibrated for."""
+    """Steps, sampler and eta to draw with: as given, else those the folder's tables were made for."""
     if quantized is None:
         return {"steps": DEFAULT_STEPS if steps is None else steps, "sampler": sampler, "eta": 0.0}
-    own = quantized.recipe.calibration
-    return {"steps": own.steps if steps is None else steps, "sampler": sampler or own.sampler, "eta": own.eta}
+    own = quantized.schedule
+    return {**own, "steps": own["steps"] if steps is None else steps, "sampler": sampler or own["sampler"]}
 
 
 def check_new(path: Path, overwrite: bool) -> None:
@@ -79,6 +82,12 @@ def write_json(path: Path | None, result: Any) -> None:
     """Write a result where the user asked for it."""
     if path is not None:
         path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def told_size(size: dict[str, Any]) -> str:
+    """A stored denoiser's bytes, of which interval networks are named."""
+    networks = f"; {size['networks'] / 1e6:.2f} MB are interval networks" if size.get("networks") else ""
+    return f"{size['total'] / 1e6:.2f} MB ({size['ratio']:.2f}x smaller than float32{networks})"
 
 
 def console() -> Console:

@@ -8,7 +8,19 @@ import typer
 from tempoquant.api import quantize
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of, every_condition_of
-from tempoquant.cli.options import Json, Model, Overwrite, Plugins, Sampler, check_new, console, progress, write_json
+from tempoquant.cli.options import (
+    Json,
+    KeepGenerators,
+    Model,
+    Overwrite,
+    Plugins,
+    Sampler,
+    check_new,
+    console,
+    progress,
+    told_size,
+    write_json,
+)
 from tempoquant.diagnosis import diagnose, read_fragment, with_overrides
 from tempoquant.errors import InputError, unknown
 from tempoquant.methods import load_plugins, method_recipe
@@ -50,6 +62,7 @@ def quantize_command(
     freeze_schedule: Annotated[
         bool, typer.Option("--freeze-schedule", help="store temporal layers as a table of these steps, for no others")
     ] = False,
+    keep_generators: KeepGenerators = False,
     freeze_labels: Annotated[
         str | None, typer.Option(help="class labels that the frozen schedule is to know, such as 1,7,207")
     ] = None,
@@ -84,6 +97,7 @@ def quantize_command(
             seed=seed,
             **_correction(correction, step_bits),
         )
+    chosen = chosen.keeping_generators() if keep_generators else chosen
     if policy is not None:
         chosen = with_overrides(chosen, read_fragment(policy))
     if json_file is not None:
@@ -107,8 +121,7 @@ def quantize_command(
     facts = result.facts
     size, seconds = facts["size"], sum(facts["timings"].values())
     console().print(
-        f"{out}: {chosen.name}, {size['total'] / 1e6:.2f} MB ({size['ratio']:.2f}x smaller than float32), "
-        f"{seconds:.0f} s\n{_summary(facts)}",
+        f"{out}: {chosen.name}, {told_size(size)}, {seconds:.0f} s\n{_summary(facts)}",
     )
     if report is not None:
         samples = min(REPORT_SAMPLES, chosen.calibration.samples)

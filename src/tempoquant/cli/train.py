@@ -8,7 +8,18 @@ import typer
 from tempoquant.api import train
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
-from tempoquant.cli.options import Json, Model, Overwrite, Sampler, check_new, console, progress, write_json
+from tempoquant.cli.options import (
+    Json,
+    KeepGenerators,
+    Model,
+    Overwrite,
+    Sampler,
+    check_new,
+    console,
+    progress,
+    told_size,
+    write_json,
+)
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import resolve
 from tempoquant.progress import Silent
@@ -36,6 +47,7 @@ def train_command(
     loss: Annotated[str, typer.Option(help="l2 or l1")] = "l2",
     bf16: Annotated[bool, typer.Option("--bf16", help="compute layers in bfloat16")] = False,
     lora: Annotated[int | None, typer.Option(help="train adapters of this rank instead of all weights")] = None,
+    keep_generators: KeepGenerators = False,
     samples: Annotated[int, typer.Option(help="recorded trajectories")] = 64,
     steps: Annotated[int, typer.Option(help="steps of the schedule that the tables are for")] = 50,
     sampler: Sampler = None,
@@ -72,6 +84,7 @@ def train_command(
         }
         calibration = {"samples": samples, "steps": steps, "sampler": sampler}
         chosen = _recipe(method, weights, activations, training, calibration, seed)
+    chosen = chosen.keeping_generators() if keep_generators else chosen
     writes = Processes().writes
     if writes:
         check_output(out, overwrite, resume)
@@ -93,8 +106,7 @@ def train_command(
         return
     size, seconds = result.facts["size"], result.facts["timings"]["training"]
     console().print(
-        f"{out}: {chosen.name}, {size['total'] / 1e6:.2f} MB ({size['ratio']:.2f}x smaller than float32), "
-        f"trained in {seconds:.0f} s; log and samples in {out / 'training'}"
+        f"{out}: {chosen.name}, {told_size(size)}, trained in {seconds:.0f} s; log and samples in {out / 'training'}"
     )
     write_json(json_file, {"out": str(out), "recipe": chosen.model_dump(mode="json"), **result.facts})
 

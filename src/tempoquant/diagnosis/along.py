@@ -18,6 +18,7 @@ from tempoquant.layers import QuantizedLayer
 from tempoquant.pipelines import Denoiser
 from tempoquant.pipelines.sampling import check_finite, device_of, evaluating
 from tempoquant.progress import Progress
+from tempoquant.quantized import QuantizedPipeline
 
 NOISE = "predicted noise"
 
@@ -64,8 +65,8 @@ def measure_along(
         for k in range(steps):
             for batch in batches:
                 given = store.read(torch.full_like(batch, k), batch)
-                a = _run(pair.full.denoiser, given, k, [*projections, *units], layers, seen)
-                b = _run(pair.quantized.denoiser, given, k, [*projections, *units])
+                a = call_watched(pair.full.denoiser, given, k, [*projections, *units], layers, seen)
+                b = call_watched(pair.quantized.denoiser, given, k, [*projections, *units])
                 for sums in (features, compared, noise):
                     # Another tool may compute a module's work elsewhere.
                     for name in sums.row.keys() & a.keys() & b.keys():
@@ -79,7 +80,7 @@ def measure_along(
     return Along(features, compared, noise, _nearest(store, projections, *rows), seen.quantiles)
 
 
-def _run(
+def call_watched(
     denoiser: Denoiser,
     given: tuple[Tensor, Tensor, dict[str, Any]],
     k: int,
@@ -87,7 +88,11 @@ def _run(
     layers: Sequence[str] = (),
     seen: Distributions | None = None,
 ) -> dict[str, Tensor]:
-    """Outputs of the named modules and of the denoiser itself."""
+    """Call a denoiser on recorded inputs of step index ``k``: outputs of the named modules, and of itself.
+
+    Args:
+        given: of ``Store.read``. seen: is shown the inputs of ``layers``.
+    """
     module = denoiser.module
     sample, t, conditioning = map_kind(given, Tensor, lambda x: x.to(device_of(module)))
     watched: dict[str, Any] = {name: module.get_submodule(name) for name in layers}
@@ -109,18 +114,18 @@ def _nearest(
     return torch.stack(found) if found else torch.zeros(0, len(first), dtype=torch.int64)
 
 
-def intervals_in_use(pair: Pair, layers: Sequence[str], timesteps: Tensor) -> Tensor:
+def intervals_in_use(own: QuantizedPipeline | None, layers: Sequence[str], timesteps: Tensor) -> Tensor:
     """Least and greatest value that each layer's input can take, (L, K, 2); NaN where nothing is quantized.
 
     Of a layer in two parts, both parts' together.
 
     Args:
-        timesteps: (K,) in step order.
+        own: the quantized model; of another tool's, None, nothing is known. timesteps: (K,) in step order.
     """
     found = torch.full((len(layers), len(timesteps), 2), torch.nan)
-    if pair.own is None:
+    if own is None:
         return found
-    module, clock = pair.quantized.denoiser.module, pair.own.clock
+    module, clock = own.denoiser.module, own.clock
     for k, t in enumerate(timesteps):
         clock.set(t.to(device_of(module)))
         for i, name in enumerate(layers):

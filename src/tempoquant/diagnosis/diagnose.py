@@ -26,8 +26,9 @@ from tempoquant.graph import DenoiserGraph, read_denoiser
 from tempoquant.intervals import Clock
 from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
-from tempoquant.pipelines import state_hash, to_images
+from tempoquant.pipelines import build_scheduler, set_steps, state_hash, to_images
 from tempoquant.pipelines.precision import conditioning_in_float32
+from tempoquant.pipelines.recorded import meet_schedule
 from tempoquant.progress import Progress, Silent
 from tempoquant.reconstruction.plan import TEMPORAL, layer_roles
 
@@ -100,6 +101,11 @@ def diagnose(
             progress=shown,
             **run,
         )
+        if pair.own is not None:
+            # Both are called on recorded inputs, before any run of the quantized one's own.
+            scheduler = build_scheduler(pair.quantized.denoiser.scheduler, run["sampler"])
+            set_steps(scheduler, run["steps"])
+            meet_schedule(pair.quantized.denoiser, scheduler)
         walker = Walker(store, {**run, "batch_size": batch_size, "conditioning": given})
         name = reference_name or pair.full.name
         options = {"reference": name, "keep": keep, "batch_size": batch_size, "layer": list(layers)}
@@ -149,7 +155,7 @@ class _Finding:
             policy=keep_higher(self._widths([cost.name for cost in culprits[: self.options["keep"]]])),
             timesteps=self.store.timesteps,
             rows=self.store.rows,
-            intervals=intervals_in_use(self.pair, self.layers, self.store.timesteps),
+            intervals=intervals_in_use(self.pair.own, self.layers, self.store.timesteps),
             deviations=torch.stack([course.deviation for course in courses[1:]]).float(),
             psnr=psnr(full.pixels, ours.pixels).float(),
             ssim=torch.full((len(ours.pixels),), torch.nan) if small else ssim(full.pixels, ours.pixels).float(),
@@ -235,11 +241,9 @@ def _sums(along: Along) -> dict[str, Tensor]:
 
 def _schedule(pair: Pair, steps: int | None, sampler: str | None, eta: float | None) -> dict[str, Any]:
     """As given, else what the quantized model was calibrated for."""
-    own = None if pair.own is None else pair.own.recipe.calibration
-    known = (DEFAULT_STEPS, None, 0.0) if own is None else (own.steps, own.sampler, own.eta)
-    given = (steps, sampler, eta)
-    chosen = [default if value is None else value for value, default in zip(given, known, strict=True)]
-    return dict(zip(("steps", "sampler", "eta"), chosen, strict=True))
+    known = {"steps": DEFAULT_STEPS, "sampler": None, "eta": 0.0} if pair.own is None else pair.own.schedule
+    given = {"steps": steps, "sampler": sampler, "eta": eta}
+    return {name: known[name] if value is None else value for name, value in given.items()}
 
 
 def _graph(pair: Pair, run: Mapping[str, Any], conditioning: Mapping[str, Any] | None) -> DenoiserGraph:

@@ -68,3 +68,21 @@ class Distributions:
                 found[0], found[-1] = min(self._extremes[name]), max(self._extremes[name])
                 self.quantiles[self.row[name], step] = found
             self._sampled[name], self._extremes[name] = [], []
+
+
+class SampledDistributions(Distributions):
+    """Distributions that keep the sampled values too.
+
+    Attributes:
+        kept: by layer, the values of every step that ended, (M,) each.
+    """
+
+    def __init__(self, names: Sequence[str], steps: int, batches: int):
+        super().__init__(names, steps, batches)
+        self.kept: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def end_step(self, step: int) -> None:
+        """See the base class."""
+        for name, sampled in self._sampled.items():
+            self.kept[name].append(torch.cat(sampled))
+        super().end_step(step)

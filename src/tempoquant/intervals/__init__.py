@@ -6,6 +6,7 @@ from tempoquant.intervals.generator import ARCHITECTURES, GeneratedInterval, Gen
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
 from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, TableInterval
+from tempoquant.intervals.kept import KeptNetworks, keep_step_sizes, kept_networks
 from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.intervals.stepped import SteppedInterval
 from tempoquant.intervals.temporal_table import TemporalTable, has_tables
@@ -21,6 +22,7 @@ __all__ = [
     "Interval",
     "IntervalProvider",
     "KeepsPrecision",
+    "KeptNetworks",
     "SteppedInterval",
     "TableInterval",
     "TemporalTable",
@@ -28,6 +30,8 @@ __all__ = [
     "fake_quantize",
     "group_of",
     "has_tables",
+    "keep_step_sizes",
+    "kept_networks",
     "named_arguments",
     "tensor_arguments",
 ]

@@ -29,12 +29,16 @@ class Clock:
     """
 
     def __init__(self, timesteps: Tensor, position: int | None, name: str):
+        self.position, self.name = position, name
+        self.frozen = False
+        self.use(timesteps)
+
+    def use(self, timesteps: Tensor) -> None:
+        """Let rows be those of ``timesteps``, as given to a new clock; all that has rows must be made anew."""
         self.timesteps = torch.unique(timesteps.detach().float().cpu())
         self.edges = (self.timesteps[1:] + self.timesteps[:-1]) / 2
-        self.position, self.name = position, name
         self.timestep: Tensor | None = None
         self.row: Tensor | None = None
-        self.frozen = False
         self.conditions: Conditions | None = None
 
     def __len__(self) -> int:

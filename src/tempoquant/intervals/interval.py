@@ -1,6 +1,6 @@
 """Intervals and what provides them. The contract: row -> (s_in, z, s_out, q_min, q_max)."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from tempoquant.intervals.clock import Clock
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.numerics import QParams
+
+if TYPE_CHECKING:
+    from tempoquant.intervals.kept import KeptNetworks
 
 
 class Interval(NamedTuple):
@@ -98,11 +101,15 @@ class TableInterval(IntervalProvider):
         qparams: scale and zero of shape (R,).
         clock: the clock whose current row selects the entry.
         scale_out: (R,) the output scales of quantizers that have one of their own.
+
+    Attributes:
+        networks: what made it, where that is kept, and ``number``, its own among these.
     """
 
     scale: Tensor
     zero: Tensor
     scale_out: Tensor | None
+    networks: "KeptNetworks | None"
 
     def __init__(self, qparams: QParams, bits: int, clock: Clock, scale_out: Tensor | None = None):
         super().__init__(bits, qparams.q_min, qparams.q_max)
@@ -111,6 +118,8 @@ class TableInterval(IntervalProvider):
         self.register_buffer("scale", qparams.scale.float())
         self.register_buffer("zero", qparams.zero.float())
         self.register_buffer("scale_out", None if scale_out is None else scale_out.float())
+        self.register_module("networks", None)
+        self.number = 0
         self.clock = clock
 
     def at(self, row: Tensor | None) -> Interval:

@@ -19,6 +19,8 @@ from tempoquant.intervals import Interval
 from tempoquant.layers.simulation import EXACT, quantized_input
 
 OPERANDS = ("q", "k", "v", "p")
+AT_ONCE = 2**19
+"""Scores that attention holds at a time: some passes go over them, which should find them in the processor's cache."""
 
 
 class QuantizedProduct(nn.Module):
@@ -75,8 +77,10 @@ class QuantizedProduct(nn.Module):
         dtype = query.dtype
         # Unscaled scores would overflow half precision.
         query, key, value = query.float(), key.float(), value.float()
-        scores = self.product("qk", query, key.transpose(-2, -1))
-        scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        if attn_mask is None and not is_causal and self.watch is None:
+            return self._in_pieces(query, key, value, scale).to(dtype)
+        scores = self.product("qk", query, key.transpose(-2, -1)) * scale
         if is_causal:
             causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
             scores = scores.masked_fill(~causal, float("-inf"))
@@ -88,6 +92,19 @@ class QuantizedProduct(nn.Module):
             # A query that may see nothing attends to nothing, as in the stock function.
             probabilities = probabilities.masked_fill(scores.isneginf().all(-1, keepdim=True), 0)
         return self.product("pv", probabilities, value).to(dtype)
+
+    def _in_pieces(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention of all queries to all keys, a head and some queries at a time: sums are the same integers."""
+        scores = query.shape[:-1].numel() * key.shape[-2]
+        if scores > AT_ONCE and query.dim() == 4 and query.shape[1] > 1:
+            heads = zip(query.split(1, 1), key.split(1, 1), value.split(1, 1), strict=True)
+            return torch.cat([self._in_pieces(q, k, v, scale) for q, k, v in heads], 1)
+        rows = max(1, AT_ONCE * query.shape[-2] // max(scores, 1))
+        out = [
+            self.product("pv", (self.product("qk", part, key.transpose(-2, -1)) * scale).softmax(-1), value)
+            for part in query.split(rows, -2)
+        ]
+        return torch.cat(out, -2)
 
 
 def quantized_products(module: nn.Module) -> dict[str, QuantizedProduct]:
@@ -109,7 +126,7 @@ def _fits_float32(x: Tensor, a: Interval, b: Interval) -> bool:
     if left * right * x.shape[-1] < EXACT:
         return True
     # Rows of a softmax add up to one, so their integers to far less than the worst case.
-    return float(x.abs().sum(-1, dtype=torch.float64).max()) * right < EXACT
+    return float(torch.linalg.vector_norm(x, 1, -1).max()) * right < EXACT
 
 
 def _aligned(scale: Tensor, acc: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tempoquant.errors import InputError, unknown
 from tempoquant.pipelines.noise import pipeline_generators, sample_indices, step_generators
-from tempoquant.pipelines.recorded import warn_unrecorded
+from tempoquant.pipelines.recorded import meet_schedule
 from tempoquant.pipelines.sampling import check_finite, check_run, evaluating
 from tempoquant.pipelines.schedulers import build_scheduler, set_steps
 from tempoquant.pipelines.targets import Seen
@@ -54,7 +54,7 @@ def run_pipeline(
     scheduler = build_scheduler(target.pipe.scheduler, sampler)
     set_steps(scheduler, steps)
     check_run(scheduler, indices, eta, batch_size, None)
-    warn_unrecorded(target.denoiser, scheduler)
+    meet_schedule(target.denoiser, scheduler)
     per_sample = _per_sample(conditioning, len(indices))
     options = {"num_inference_steps": steps, **_pipeline_options(target, conditioning, eta, decode)}
     drawn = []

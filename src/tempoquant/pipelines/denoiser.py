@@ -39,6 +39,7 @@ class Denoiser:
         call: ``call(module, sample, timestep, **conditioning) -> Tensor`` of the sample's shape.
         name: what reports call it.
         recorded: (R,) the time steps that its per-step tables have rows for; None without such tables.
+        bake: makes these tables for other time steps, in any order, and returns the rows'; None: they stay as they are.
     """
 
     module: nn.Module
@@ -47,6 +48,7 @@ class Denoiser:
     call: Call = plain_call
     name: str = "denoiser"
     recorded: Tensor | None = None
+    bake: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, sample: Tensor, timestep: Tensor | int, **conditioning: Any) -> Tensor:
         """The network's output for ``sample`` (B, *sample_shape) at ``timestep`` (one value, or (B,))."""

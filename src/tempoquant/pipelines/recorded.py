@@ -1,4 +1,4 @@
-"""One warning where a run's schedule leaves the time steps that per-step tables were made for."""
+"""Before a run: per-step tables for its schedule, or one warning where it leaves the time steps they were made for."""
 
 import warnings
 from typing import Any
@@ -6,12 +6,14 @@ from typing import Any
 from tempoquant.pipelines.denoiser import Denoiser
 
 
-def warn_unrecorded(denoiser: Denoiser, scheduler: Any) -> None:
-    """Say once, before a run, how far its worst time step is from the nearest recorded one.
+def meet_schedule(denoiser: Denoiser, scheduler: Any) -> None:
+    """Let tables be made for a run's time steps; or say once how far its worst is from the nearest recorded one.
 
     Args:
         denoiser: says nothing unless it has recorded steps. scheduler: its steps are set; a repeated one counts once.
     """
+    if denoiser.bake is not None:
+        denoiser.recorded = denoiser.bake(scheduler.timesteps)
     if denoiser.recorded is None:
         return
     steps = scheduler.timesteps.float().cpu().unique()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tempoquant.errors import InputError, NumericsError
 from tempoquant.pipelines.denoiser import Conditioning, Denoiser
 from tempoquant.pipelines.noise import noise_batch, sample_indices, step_generators
-from tempoquant.pipelines.recorded import warn_unrecorded
+from tempoquant.pipelines.recorded import meet_schedule
 from tempoquant.pipelines.schedulers import build_scheduler, check_eta, set_steps, step_options
 from tempoquant.progress import Progress, Silent
 
@@ -53,7 +53,7 @@ def sample(
     scheduler = build_scheduler(denoiser.scheduler, sampler)
     set_steps(scheduler, steps, device_of(denoiser.module))
     check_run(scheduler, indices, eta, batch_size, conditioning)
-    warn_unrecorded(denoiser, scheduler)
+    meet_schedule(denoiser, scheduler)
     drawn = []
     batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     total = len(batches) * len(scheduler.timesteps)

@@ -63,6 +63,7 @@ class Activations(Part):
         symmetric: zero points in the middle of the grid (softmax outputs stay unsigned).
         steps: one interval; one a time step; one for each of ``groups`` equal runs of training time steps; or those of
             a network of the time step, which must learn (``generator``: TDQ's, or its thin one).
+        keep_generators: keep the networks beside the tables that they became, for other schedules.
         learn: learn the step sizes of each unit against its full-precision output, zero points fixed.
         learn_inputs: what a unit sees while its step sizes learn: the output of the units quantized before it, or the
             full-precision network's (as the public codes do).
@@ -74,6 +75,8 @@ class Activations(Part):
     steps: Literal["constant", "per-step", "groups", "generator"] = "constant"
     groups: int = Field(4, ge=1)
     generator: Literal["tdq", "thin"] = "tdq"
+    # Left out where it says nothing: runs begun, and folders made, before there was such an entry are of equal recipes.
+    keep_generators: bool = Field(False, exclude_if=lambda keep: not keep)
     learn: bool = False
     learn_inputs: Literal["quantized", "full-precision"] = "quantized"
 
@@ -83,6 +86,8 @@ class Activations(Part):
     def _generators_learn(self) -> "Activations":
         if self.steps == "generator" and not self.learn:
             raise ValueError("steps = 'generator' needs learn = true")
+        if self.keep_generators and self.steps != "generator":
+            raise ValueError(f"keep_generators needs steps = 'generator': there are none with {self.steps!r}")
         return self
 
 

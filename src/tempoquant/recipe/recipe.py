@@ -39,6 +39,12 @@ class Recipe(Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tables_of_networks_alone(self) -> "Recipe":
+        if self.activations.keep_generators and (self.tuning is not None or self.correction is not None):
+            raise ValueError("activations.keep_generators: tuning and correction know the recorded steps alone")
+        return self
+
     @field_validator("correction")
     @classmethod
     def _has_bits_to_step(cls, correction: Correction | None, info: ValidationInfo) -> Correction | None:
@@ -50,6 +56,11 @@ class Recipe(Part):
     def with_activation_bits(self, bits: int) -> "Recipe":
         """The same recipe at another activation width."""
         return self.model_copy(update={"activations": self.activations.model_copy(update={"bits": bits})})
+
+    def keeping_generators(self) -> "Recipe":
+        """The same recipe, its interval networks kept beside the tables; InputError if it has none."""
+        data = self.model_dump(mode="json")
+        return Recipe.parse({**data, "activations": {**data["activations"], "keep_generators": True}})
 
     @property
     def name(self) -> str:

@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.intervals import Clock, GeneratedInterval, Generators, IntervalProvider, TableInterval
+from tempoquant.intervals import (
+    Clock,
+    GeneratedInterval,
+    Generators,
+    IntervalProvider,
+    KeptNetworks,
+    TableInterval,
+    keep_step_sizes,
+)
 from tempoquant.intervals.generator import Architecture
 from tempoquant.layers import learning_kernels
 from tempoquant.numerics import QParams
@@ -63,6 +71,7 @@ class StepLearner:
 
     Attributes:
         module: the unit. call: its rows. clock: the module's. key: names the random draws.
+        keep: let tables keep the networks that made them.
     """
 
     module: nn.Module
@@ -70,6 +79,7 @@ class StepLearner:
     clock: Clock
     effort: StepEffort
     key: tuple
+    keep: bool = False
 
     def learn(self, sites: list[Site], architecture: Architecture | None, train_timesteps: int) -> None:
         """Learn the scales of ``sites`` in place; with an ``architecture``, single scales become generated tables.
@@ -86,9 +96,11 @@ class StepLearner:
                 site.provider = GeneratedInterval(provider, generators, i, self.clock)
         with torch.enable_grad(), learning_kernels(self.module):
             self._optimize([provider.scale for provider in before], generators)
-        for site in sites:
-            if isinstance(site.provider, GeneratedInterval):
+        if generators is not None:
+            kept = keep_step_sizes(generators, before) if self.keep else None
+            for site in sites:
                 site.provider = site.provider.fold()
+            keep_in(sites, kept)
         # So written, a loss that is not a number is no gain either.
         if not self.loss() <= loss:
             for site, provider, scale in zip(sites, before, scales, strict=True):
@@ -125,6 +137,17 @@ class StepLearner:
             return [{"params": [*generators.parameters()], "lr": self.effort.generator_lr}]
         share = [float(scale.mean()) if self.effort.relative else 1.0 for scale in scales]
         return [{"params": [s.requires_grad_()], "lr": self.effort.lr * w} for s, w in zip(scales, share, strict=True)]
+
+
+def keep_in(sites: list[Site], kept: KeptNetworks | None) -> None:
+    """Let the tables of ``sites`` keep the networks that made them, in this order."""
+    for number, site in enumerate(sites):
+        site.provider.networks, site.provider.number = kept, number
+
+
+def kept_in(sites: list[Site]) -> KeptNetworks | None:
+    """The networks that :func:`keep_in` was given."""
+    return getattr(sites[0].provider, "networks", None)
 
 
 def with_scale(provider: IntervalProvider, scale: Tensor, clock: Clock) -> IntervalProvider:

@@ -12,13 +12,17 @@ from typing import Any
 from torch import nn
 
 from tempoquant.graph import Unit
-from tempoquant.intervals import ARCHITECTURES, Clock
+from tempoquant.intervals import ARCHITECTURES, Clock, KeptNetworks
+from tempoquant.intervals.generator import Architecture
+from tempoquant.intervals.kept import STEP_SIZES
 from tempoquant.layers import AttentionProducts
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
-from tempoquant.reconstruction.step_learning import Call, Site, StepLearner, with_scale
+from tempoquant.reconstruction.step_learning import Call, Site, StepLearner, keep_in, kept_in, with_scale
 from tempoquant.reconstruction.unit import first_tensor
 from tempoquant.reconstruction.weights import WeightStage
+
+NETWORKS = "networks:"
 
 
 @dataclass
@@ -37,6 +41,12 @@ class StepStage:
     train_timesteps: int
     cache: UnitCache
 
+    @property
+    def architecture(self) -> Architecture | None:
+        """Of the networks that give step sizes; None where these learn themselves."""
+        how = self.weights.recipe.activations
+        return ARCHITECTURES[how.generator] if how.steps == "generator" else None
+
     def sites(self, unit: Unit) -> list[Site]:
         """The quantized activations of a unit: inputs of its layers, operands of products that run inside of it."""
         layers = [(name, self.weights.layers[name]) for name in unit.layers if name in self.weights.layers]
@@ -54,11 +64,16 @@ class StepStage:
             return False
         for site in sites:
             site.provider = with_scale(site.provider, tensors[site.name], self.clock)
+        networks = {n.removeprefix(NETWORKS): t for n, t in tensors.items() if n.startswith(NETWORKS)}
+        if networks and self.architecture is not None:
+            keep_in(sites, KeptNetworks.of(STEP_SIZES, self.architecture, self.train_timesteps, networks))
         return True
 
     def keep(self, unit: str, sites: list[Site]) -> None:
         """Put the step sizes of a finished unit into the cache."""
-        self.cache.save(unit, {site.name: site.provider.scale for site in sites})
+        kept = kept_in(sites)
+        networks = {} if kept is None else {NETWORKS + name: tensor for name, tensor in kept.tensors.items()}
+        self.cache.save(unit, {site.name: site.provider.scale for site in sites} | networks)
 
     def read_first_half(self, *_: Any) -> None:
         """Let the clock know the quantized stream alone: nothing else asks it."""
@@ -110,8 +125,7 @@ class _Learning:
         timestep = clock.timestep
         assert timestep is not None
         call = Call(take_rows(args, stream, batch), take_rows(kwargs, stream, batch), target, timestep)
-        architecture = ARCHITECTURES[how.generator] if how.steps == "generator" else None
-        learner = StepLearner(module, call, clock, stage.effort.steps, key)
+        learner = StepLearner(module, call, clock, stage.effort.steps, key, how.keep_generators)
         with self.lockstep.paused():
-            learner.learn(sites, architecture, self.stage.train_timesteps)
+            learner.learn(sites, self.stage.architecture, self.stage.train_timesteps)
         clock.set(timestep)

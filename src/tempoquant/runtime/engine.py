@@ -10,6 +10,7 @@ from tempoquant.layers.simulation import quantized_input
 from tempoquant.runtime.bytes import centred_floats
 from tempoquant.runtime.check import integers_are_exact
 from tempoquant.runtime.native import IntegerKernel, unsuitable
+from tempoquant.runtime.norms import let_norms_wait
 from tempoquant.runtime.packed import keep_plain
 
 ENGINES = ("auto", "integer", "simulation")
@@ -40,6 +41,7 @@ def use_engine(module: nn.Module, engine: str = "auto") -> dict[str, str]:
             keep_plain(layer)
     for product in quantized_products(module).values():
         product.centred = centred_floats if integer else quantized_input
+    let_norms_wait(module, integer)
     return engine_report(module)
 
 

@@ -4,20 +4,31 @@ The operators accumulate in int32 and finish with ``(acc * s_x) * s_w + b`` in f
 means, so their results are simulation's bit for bit.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tempoquant.intervals import Interval
 from tempoquant.layers import QuantizedLayer, simulate
-from tempoquant.runtime.bytes import quantized_bytes
+from tempoquant.runtime.bytes import Numbers
+from tempoquant.runtime.norms import bytes_of
 from tempoquant.runtime.packed import keep_packed
 
 ops: Any = torch.ops.onednn
 NO_POST_OP: tuple[str, list[Any], str] = ("none", [], "")
 LARGEST_SUM = 2.0**31
 SOME_ZERO_POINT = 128
+
+
+class Packed(NamedTuple):
+    """What a layer gives its operator at every call: all but the input."""
+
+    weight: Tensor
+    scale: Tensor | None
+    zeros: Tensor
+    bias: Tensor | None
+    geometry: tuple[Any, ...] | None
 
 
 class IntegerKernel:
@@ -30,62 +41,72 @@ class IntegerKernel:
     name = "onednn int8"
 
     def __init__(self) -> None:
-        self.packed: Tensor | None = None
-        self.zeros: Tensor | None = None
+        self.packed: Packed | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "IntegerKernel":
         return IntegerKernel()
 
     def __getstate__(self) -> dict[str, None]:
-        return {"packed": None, "zeros": None}
+        return {"packed": None}
+
+    def __call__(self, layer: QuantizedLayer, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self._apart(layer, x)
+        # Nobody watches the operators, and every watch of torch functions costs more than a small one of them.
+        with torch._C.DisableTorchFunction():
+            return self._compute(layer, x)
 
     @torch.compiler.disable
-    def __call__(self, layer: QuantizedLayer, x: Tensor) -> Tensor:
+    def _apart(self, layer: QuantizedLayer, x: Tensor) -> Tensor:
+        return self._compute(layer, x)
+
+    def _compute(self, layer: QuantizedLayer, x: Tensor) -> Tensor:
         assert layer.input_interval is not None
         if x.device.type != "cpu":
             # Moved since the engine was chosen.
             return simulate(layer, x)
         interval = layer.input_interval()
         if self.packed is None:
-            self._pack(layer, x)
+            self.packed = packed_layer(layer, x.shape)
+            keep_packed(layer, self.packed.weight)
         if interval.s_in.dim() == 0:
-            return self._run(layer, x, interval)
+            return self._run(self.packed, x, interval)
         # A batch of mixed time steps: the operators take one scale a call.
         groups, which = torch.unique(torch.stack(torch.broadcast_tensors(*interval)), dim=1, return_inverse=True)
         which = which.repeat_interleave(x.shape[0] // which.numel())
         out: Tensor | None = None
         for number, fields in enumerate(groups.unbind(1)):
             rows = (which == number).nonzero()[:, 0]
-            part = self._run(layer, x[rows], Interval(*fields.unbind()))
+            part = self._run(self.packed, x[rows], Interval(*fields.unbind()))
             out = part.new_empty((x.shape[0], *part.shape[1:])) if out is None else out
             out[rows] = part
         assert out is not None
         return out
 
-    def _pack(self, layer: QuantizedLayer, x: Tensor) -> None:
-        weight = layer.weight.detach()
-        self.zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
-        if isinstance(layer, nn.Conv2d):
-            geometry = (list(layer.stride), padding_of(layer), list(layer.dilation), layer.groups)
-            self.packed = packed_convolution(weight, layer.weight_scale, geometry, x.shape)
-        else:
-            self.packed = ops.qlinear_prepack(weight, None)
-        keep_packed(layer, self.packed)
-
-    def _run(self, layer: QuantizedLayer, x: Tensor, interval: Interval) -> Tensor:
-        q = quantized_bytes(x, interval)
-        scale, zero = float(interval.s_out), int(interval.zero)
-        bias = None if layer.bias is None else layer.bias.float()
-        weight = (self.packed, layer.weight_scale, self.zeros, bias)
-        if isinstance(layer, nn.Conv2d):
-            geometry = (list(layer.stride), padding_of(layer), list(layer.dilation), layer.groups)
+    def _run(self, packed: Packed, x: Tensor, interval: Interval) -> Tensor:
+        numbers = Numbers.of(interval)
+        q = bytes_of(x, numbers)
+        scale = numbers.scale if interval.s_out is interval.s_in else float(interval.s_out)
+        given = (scale, int(numbers.zero), packed.weight, packed.scale, packed.zeros, packed.bias)
+        if packed.geometry is not None:
             q = q.contiguous(memory_format=torch.channels_last)
-            out = ops.qconv2d_pointwise(q, scale, zero, *weight, *geometry, 1.0, 0, torch.float32, *NO_POST_OP)
+            out = ops.qconv2d_pointwise(q, *given, *packed.geometry, 1.0, 0, torch.float32, *NO_POST_OP)
         else:
             flat = q.reshape(-1, q.shape[-1])
-            out = ops.qlinear_pointwise(flat, scale, zero, *weight, 1.0, 0, torch.float32, *NO_POST_OP)
+            out = ops.qlinear_pointwise(flat, *given, 1.0, 0, torch.float32, *NO_POST_OP)
             out = out.reshape(*x.shape[:-1], -1)
-        return out.to(x.dtype)
+        return out if x.dtype == torch.float32 else out.to(x.dtype)
+
+
+def packed_layer(layer: QuantizedLayer, shape: torch.Size) -> Packed:
+    """A layer in the layout that the operators want for inputs of ``shape``."""
+    weight, scale = layer.weight.detach(), layer.weight_scale
+    zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
+    bias = None if layer.bias is None else layer.bias.detach().float()
+    if not isinstance(layer, nn.Conv2d):
+        return Packed(ops.qlinear_prepack(weight, None), scale, zeros, bias, None)
+    geometry = (list(layer.stride), padding_of(layer), list(layer.dilation), layer.groups)
+    return Packed(packed_convolution(weight, scale, geometry, shape), scale, zeros, bias, geometry)
 
 
 def packed_convolution(weight: Tensor, scale: Any, geometry: tuple[Any, ...], shape: torch.Size) -> Tensor:

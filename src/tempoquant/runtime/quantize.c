@@ -1,6 +1,11 @@
-/* One pass over an activation: q = clamp(rint(x / s) + z, low, high). Ties go to even, as in torch.round. */
+/* Passes over activations that end in integers: q = clamp(rint(x / s) + z, low, high). Ties go to even, as in
+   torch.round. Work is cut into pieces whose sizes depend on the shape alone: any number of threads gives the same. */
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
+
+#define MANY 32768
+#define PIECE 64
 
 static inline float quantized(float x, float scale, float zero, float low, float high) {
   float value = rintf(x / scale) + zero;
@@ -10,12 +15,95 @@ static inline float quantized(float x, float scale, float zero, float low, float
 
 /* q as bytes. */
 void tempoquant_bytes(const float *x, uint8_t *q, int64_t count, float scale, float zero, float low, float high) {
-#pragma omp parallel for simd schedule(static) if (count > 32768)
+#pragma omp parallel for simd schedule(static) if (count > MANY)
   for (int64_t i = 0; i < count; i++) q[i] = (uint8_t)(int32_t)quantized(x[i], scale, zero, low, high);
 }
 
 /* q - z as floats. */
 void tempoquant_centred(const float *x, float *q, int64_t count, float scale, float zero, float low, float high) {
-#pragma omp parallel for simd schedule(static) if (count > 32768)
+#pragma omp parallel for simd schedule(static) if (count > MANY)
   for (int64_t i = 0; i < count; i++) q[i] = quantized(x[i], scale, zero, low, high) - zero;
+}
+
+/* e^x within two units in the last place: a power of two times a polynomial (Cephes' coefficients); no call, so that
+   loops around it become vectors. */
+static inline float exponential(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  float n = rintf(x * 1.44269504f), r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  union { int32_t i; float f; } power = {((int32_t)n + 127) << 23};
+  return p * power.f;
+}
+
+/* Of one piece of an item: sums and sums of squares of every channel. */
+static void add_up(const float *x, int64_t rows, int64_t channels, float *sums, float *squares) {
+  memset(sums, 0, channels * sizeof *sums);
+  memset(squares, 0, channels * sizeof *squares);
+  for (int64_t row = 0; row < rows; row++, x += channels)
+#pragma omp simd
+    for (int64_t c = 0; c < channels; c++) {
+      sums[c] += x[c];
+      squares[c] += x[c] * x[c];
+    }
+}
+
+/* Group norm of one item as y = x * a + b, from the sums of its pieces. */
+static void as_affine(const float *sums, int64_t pieces, int64_t rows, int64_t channels, int64_t groups, float eps,
+                      const float *gamma, const float *beta, float *a, float *b) {
+  int64_t width = channels / groups;
+  for (int64_t first = 0; first < channels; first += width) {
+    double sum = 0, square = 0;
+    for (int64_t piece = 0; piece < pieces; piece++)
+      for (int64_t c = first; c < first + width; c++) {
+        sum += sums[2 * piece * channels + c];
+        square += sums[(2 * piece + 1) * channels + c];
+      }
+    double count = (double)(rows * width), mean = sum / count, variance = square / count - mean * mean;
+    double inverse = 1 / sqrt((variance > 0 ? variance : 0) + eps);
+    for (int64_t c = first; c < first + width; c++) {
+      a[c] = (float)(gamma[c] * inverse);
+      b[c] = (float)(beta[c] - mean * gamma[c] * inverse);
+    }
+  }
+}
+
+/* Group norm, SiLU and bytes of x (items, rows, channels): what stands between two convolutions.
+   work: floats, items * channels * (2 * ceil(rows / PIECE) + 2). */
+void tempoquant_norm_silu_bytes(const float *x, uint8_t *q, float *work, int64_t items, int64_t rows, int64_t channels,
+                                int64_t groups, const float *gamma, const float *beta, float eps, float scale,
+                                float zero, float low, float high) {
+  int64_t pieces = (rows + PIECE - 1) / PIECE, held = channels * (2 * pieces + 2);
+  int many = items * rows * channels > MANY;
+#pragma omp parallel if (many)
+  {
+#pragma omp for schedule(static)
+    for (int64_t k = 0; k < items * pieces; k++) {
+      int64_t item = k / pieces, first = k % pieces * PIECE, last = first + PIECE < rows ? first + PIECE : rows;
+      float *sums = work + item * held + 2 * (k % pieces) * channels;
+      add_up(x + (item * rows + first) * channels, last - first, channels, sums, sums + channels);
+    }
+#pragma omp for schedule(static)
+    for (int64_t item = 0; item < items; item++) {
+      float *sums = work + item * held, *a = sums + 2 * pieces * channels;
+      as_affine(sums, pieces, rows, channels, groups, eps, gamma, beta, a, a + channels);
+    }
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < items * rows; row++) {
+      const float *a = work + row / rows * held + 2 * pieces * channels, *b = a + channels, *in = x + row * channels;
+      uint8_t *out = q + row * channels;
+#pragma omp simd
+      for (int64_t c = 0; c < channels; c++) {
+        float y = in[c] * a[c] + b[c];
+        y = y / (1.0f + exponential(-y));
+        out[c] = (uint8_t)(int32_t)quantized(y, scale, zero, low, high);
+      }
+    }
+  }
 }

@@ -7,12 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import TempoquantError
-from tempoquant.intervals import Clock, ConstantInterval, Generators, Interval, IntervalProvider, TableInterval
+from tempoquant.intervals import (
+    Clock,
+    ConstantInterval,
+    Generators,
+    Interval,
+    IntervalProvider,
+    KeptNetworks,
+    TableInterval,
+)
 from tempoquant.intervals.generator import Architecture
 from tempoquant.numerics import QParams
 from tempoquant.training.draws import Draws
 from tempoquant.training.rules import straight_round
-from tempoquant.training.schemes import Reach, Scheme, Values
+from tempoquant.training.schemes import Reach, Scheme, Values, name_of
 
 SILU_MINIMUM = 0.2785
 
@@ -72,6 +80,18 @@ class Bank(nn.Module):
         """Compute what every :class:`LearnedInterval` gives until the next call."""
         self.current = self(timestep)
 
+    @torch.no_grad()
+    def at_rows(self, clock: Clock) -> Tensor:
+        """What :meth:`forward` returns for all time steps of a clock, a row each."""
+        return self(clock.timesteps.to(self.zero.device))
+
+    def keep(self) -> KeptNetworks | None:
+        """The networks and all that makes intervals of what they give; None of parameters, which are constants."""
+        if self.generators is None:
+            return None
+        own = self.generators
+        return KeptNetworks.of(name_of(self.scheme), own.architecture, own.train_timesteps, self.state_dict())
+
     def values(self, index: int, found: Tensor) -> Values:
         """One quantizer's fields of what :meth:`forward` returned."""
         return tuple(found[index :: self.count])
@@ -95,7 +115,7 @@ class Bank(nn.Module):
 class LearnedInterval(IntervalProvider):
     """The interval of one quantizer of a :class:`Bank`, one for every item of a batch of mixed time steps."""
 
-    def __init__(self, start: ConstantInterval, bank: Bank, index: int, clock: Clock):
+    def __init__(self, start: IntervalProvider, bank: Bank, index: int, clock: Clock):
         super().__init__(start.bits, int(start.q_min), int(start.q_max))
         self.bank, self.index, self.clock = bank, index, clock
 
@@ -116,9 +136,13 @@ class LearnedInterval(IntervalProvider):
         return self.bank.interval(self.index, self.bank.values(self.index, found), self.q_min, self.q_max)
 
     @torch.no_grad()
-    def fold(self) -> ConstantInterval | TableInterval:
-        """The same intervals as every other method's: one, or one a row of the clock."""
-        found = self._of(self.bank(self.clock.timesteps.to(self.q_min.device)))
+    def fold(self, at_rows: Tensor) -> ConstantInterval | TableInterval:
+        """The same intervals as every other method's: one, or one a row of the clock.
+
+        Args:
+            at_rows: of the bank, see :meth:`Bank.at_rows`.
+        """
+        found = self._of(at_rows)
         scale, out = found.s_in.detach().cpu(), found.s_out.detach().cpu()
         zero = found.zero.detach().cpu().expand_as(scale).clone()
         qparams = QParams(scale.clone(), zero, int(self.q_min), int(self.q_max))

@@ -82,18 +82,25 @@ def make_trainable(
     return Trainee(module, bank, draws, dict(layers), sites, clock, hook)
 
 
-def fold(trainee: Trainee) -> nn.Module:
+def fold(trainee: Trainee, keep: bool = False) -> nn.Module:
     """The network quantized, in place: integers, constants and tables, nothing that learns.
 
     Intervals that follow the input itself stay what they are: such a network runs, but has no form on disk.
+
+    Args:
+        keep: let tables keep the networks that made them.
     """
     trainee.hook.remove()
     for layer in trainee.layers.values():
         fold_weight(layer)
     dynamic = _from_inputs(trainee.sites)
-    for site in trainee.sites:
-        if not dynamic:
-            site.provider = site.provider.fold()
+    if trainee.bank is not None and not dynamic:
+        at_rows, kept = trainee.bank.at_rows(trainee.clock), trainee.bank.keep() if keep else None
+        for number, site in enumerate(trainee.sites):
+            folded = site.provider.fold(at_rows)
+            if kept is not None:
+                folded.networks, folded.number = kept, number
+            site.provider = folded
     learn_with_gradients(trainee.module, dynamic)
     return trainee.module.requires_grad_(False).eval()
 

@@ -238,3 +238,8 @@ SCHEMES: dict[str, Scheme] = {
     "qil": QIL(),
 }
 """Schemes by the names that recipes know."""
+
+
+def name_of(scheme: Scheme) -> str:
+    """What recipes call it."""
+    return next(name for name, found in SCHEMES.items() if found is scheme)

@@ -1,6 +1,7 @@
 """How all figures look, and how they are saved: readable on light and dark paper, for colour-blind readers too."""
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tempoquant.errors import InputError
+from tempoquant.files import write_whole
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8a6d00", "#56B4E9")
 """Of Okabe and Ito's palette those that stand out from white and from black."""
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -18,6 +22,8 @@ MAP = "viridis"
 INK = "#5b6068"
 """Text and axes: contrast of at least 4.5 with white; pages with a dark side recolour it."""
 WIDTH, HEIGHT = 5.4, 3.1
+DOTS, PICTURE_DOTS = 160, 140
+PICTURES = (".png", ".svg")
 STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": INK,
@@ -84,5 +90,26 @@ def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
     paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
     # The first drawing moves the layout a little, so that the second one's bytes would be others.
     paths[1].write_text(svg(figure, stem.name))
-    figure.savefig(paths[0], dpi=160, facecolor="white")
+    figure.savefig(paths[0], dpi=DOTS, facecolor="white")
     return paths
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write one file, PNG on white or SVG, by its ending; whole or not at all.
+
+    Raises:
+        InputError: another ending.
+    """
+    check_picture(path)
+    if path.suffix == ".svg":
+        write_whole(path, svg(figure, path.stem))
+        return
+    staging = path.with_name(path.name + ".writing")
+    figure.savefig(staging, dpi=PICTURE_DOTS, facecolor="white", format="png", pil_kwargs={"optimize": True})
+    os.replace(staging, path)
+
+
+def check_picture(path: Path) -> None:
+    """Raise InputError unless a figure can be written there."""
+    if path.suffix not in PICTURES:
+        raise InputError(f"{path} is no figure's name: it must end in {' or '.join(PICTURES)}")
