@@ -101,6 +101,8 @@ def test_norms_wait_only_where_nothing_learns_and_floats_are_wide():
         assert type(norm(x.flatten(2))) is torch.Tensor
         assert type(norm(x)) is Awaited
         assert not torch.equal(norm(x) + 0, twin(x) + 0), "a copy computes with its own weight"
+        traced = torch.jit.trace(norm, x)
+        assert "group_norm" in str(traced.graph)
         let_norms_wait(nn.Sequential(norm), False)
         assert type(norm(x)) is torch.Tensor
         assert "forward" not in vars(norm)

@@ -78,7 +78,8 @@ class QuantizedProduct(nn.Module):
         # Unscaled scores would overflow half precision.
         query, key, value = query.float(), key.float(), value.float()
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        if attn_mask is None and not is_causal and self.watch is None:
+        bare = attn_mask is None and not is_causal and self.watch is None
+        if bare and not torch.jit.is_tracing() and _scores(query, key) > AT_ONCE:
             return self._in_pieces(query, key, value, scale).to(dtype)
         scores = self.product("qk", query, key.transpose(-2, -1)) * scale
         if is_causal:
@@ -95,16 +96,16 @@ class QuantizedProduct(nn.Module):
 
     def _in_pieces(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention of all queries to all keys, a head and some queries at a time: sums are the same integers."""
-        scores = query.shape[:-1].numel() * key.shape[-2]
-        if scores > AT_ONCE and query.dim() == 4 and query.shape[1] > 1:
+        if query.dim() == 4 and query.shape[1] > 1:
             heads = zip(query.split(1, 1), key.split(1, 1), value.split(1, 1), strict=True)
             return torch.cat([self._in_pieces(q, k, v, scale) for q, k, v in heads], 1)
-        rows = max(1, AT_ONCE * query.shape[-2] // max(scores, 1))
-        out = [
-            self.product("pv", (self.product("qk", part, key.transpose(-2, -1)) * scale).softmax(-1), value)
-            for part in query.split(rows, -2)
-        ]
-        return torch.cat(out, -2)
+        rows = max(1, AT_ONCE * query.shape[-2] // _scores(query, key))
+        parts = (self.product("qk", part, key.transpose(-2, -1)) * scale for part in query.split(rows, -2))
+        return torch.cat([self.product("pv", scores.softmax(-1), value) for scores in parts], -2)
+
+
+def _scores(query: Tensor, key: Tensor) -> int:
+    return query.shape[:-1].numel() * key.shape[-2]
 
 
 def quantized_products(module: nn.Module) -> dict[str, QuantizedProduct]:

@@ -20,6 +20,7 @@ from tempoquant.intervals import Clock, Interval
 from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers
 from tempoquant.pipelines import Denoiser
 from tempoquant.runtime.native import padding_of, unsuitable
+from tempoquant.runtime.norms import let_norms_wait
 
 BYTE, MIDDLE = 255, 128
 TEXT_LENGTH = 77
@@ -52,6 +53,7 @@ class PlainGraph(nn.Module):
         for key, hook in list(self.module._forward_pre_hooks.items()):
             if getattr(hook, "__self__", None) is self.clock:
                 del self.module._forward_pre_hooks[key]
+        let_norms_wait(self.module, False)
         for part in self.module.modules():
             if isinstance(part, QuantizedLayer):
                 part.kernel = plain_layer

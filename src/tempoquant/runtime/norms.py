@@ -68,9 +68,13 @@ class Waiting:
 
     def __call__(self, input: Tensor) -> Tensor:
         norm = self.norm
-        learns = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        followed = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
         tensors = (input, norm.weight, norm.bias)
-        if learns or input.dim() != 4 or not all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors):
+        if (
+            followed
+            or input.dim() != 4
+            or not all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+        ):
             return nn.GroupNorm.forward(norm, input)
         return Awaited(input, GroupNorm(norm.num_groups, norm.weight, norm.bias, norm.eps), False)
 
