@@ -6,7 +6,7 @@ from tempoquant.diagnosis import Diagnosis, diagnose
 from tempoquant.exported import export, load_exported
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import Denoiser
-from tempoquant.quantized import QuantizedPipeline
+from tempoquant.quantized import QuantizedPipeline, prompt_tables
 from tempoquant.recipe import Recipe
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "load",
     "load_exported",
     "method_recipe",
+    "prompt_tables",
     "quantize",
     "train",
 ]

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, make_savable, write_component, write_evidence
+from tempoquant.checkpoint.hf_quantizer import TempoquantQuantizer
 from tempoquant.checkpoint.tensors import full_bytes
 from tempoquant.correction import CorrectionTables, corrected_scheduler
 from tempoquant.errors import InputError
@@ -17,7 +18,7 @@ from tempoquant.intervals import Clock, has_tables, kept_networks
 from tempoquant.pipelines import Denoiser, Target, build_scheduler, set_steps
 from tempoquant.pipelines.conditioning import condition_rows
 from tempoquant.recipe import Recipe
-from tempoquant.runtime import freeze_schedule, use_engine
+from tempoquant.runtime import PromptTables, freeze_schedule, use_engine
 from tempoquant.runtime.exporting import condition_examples
 from tempoquant.training.baking import bake, can_bake
 from tempoquant.workplace import check_output, partial_of, publish
@@ -161,8 +162,13 @@ class QuantizedPipeline:
         return removed
 
     def generate(self, samples: int, **options: Any) -> Tensor:
-        """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Target.generate`."""
-        return self.target.generate(samples, **options)
+        """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Target.generate`.
+
+        Layers that see no sample run once for all batches of the same prompts, see :func:`prompt_tables`.
+        """
+        block = (*self.blueprint.shared, *self.blueprint.projections)
+        with PromptTables(self.denoiser.module, block, self.clock.name):
+            return self.target.generate(samples, **options)
 
     def save_pretrained(self, folder: Path | str, *, overwrite: bool = False) -> SizeReport:
         """Write a diffusers folder; whole or not at all.
@@ -204,3 +210,29 @@ class QuantizedPipeline:
         can = self.correction is None and can_bake(module)
         self.denoiser.bake = functools.partial(bake, module, self.clock) if can else None
         make_savable(module, self.blueprint, self.clock, self.correction)
+
+
+def prompt_tables(pipe: Any) -> PromptTables:
+    """A ``with`` block in which a plain diffusers pipeline runs its temporal layers once a prompt and step.
+
+    These see the time step, and a class label or pooled prompt, alone, so that further batches of the same prompts look
+    up what they put out: the same bits. :meth:`QuantizedPipeline.generate` does so by itself.
+
+        with tempoquant.prompt_tables(pipe):
+            for seed in range(8):
+                pipe(prompt, generator=torch.Generator().manual_seed(seed))
+
+    Args:
+        pipe: a pipeline whose denoiser is quantized, or that denoiser. Its weights and adapters must not change within.
+
+    Raises:
+        InputError: it is not quantized by this package.
+    """
+    held = (getattr(pipe, name, None) for name in ("unet", "transformer"))
+    module = next((part for part in held if isinstance(part, nn.Module)), pipe)
+    module = getattr(module, "_orig_mod", module)
+    quantizer = getattr(module, "hf_quantizer", None)
+    if not isinstance(quantizer, TempoquantQuantizer) or quantizer.clock is None:
+        raise InputError(f"the denoiser of this {type(pipe).__name__} is not quantized by tempoquant")
+    entries = quantizer.quantization_config.entries  # type: ignore[attr-defined]
+    return PromptTables(module, (*entries["shared"], *entries["projections"]), quantizer.clock.name)
