@@ -6,7 +6,7 @@ Models: fashion32; anime64 (TEMPOQUANT_ANIME64 names its folder); cifar10, the U
 of Stable Diffusion v1 at 64x64 latents, both with random weights, on which latency does not depend. In every round
 each engine has its turn (those of ``rival_engines.py`` with --rivals, as far as they are installed): some calls in a
 row, as a sampler makes them, after one that is not timed. Ratios are taken within a round, and their median stands with
-its 95 % interval (bootstrap).
+its 95 % interval (bootstrap). A model and batch that the file has already are measured anew, others stay.
 """
 
 import argparse
@@ -49,10 +49,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     command = f"python benchmarks/inference.py --models {args.models} --batches {args.batches} --rounds {args.rounds}"
     command += " --rivals" * args.rivals
-    found: dict[str, Any] = {"command": command, "machine": machine(), "results": []}
+    found = json.loads(args.json.read_text()) if args.json.exists() else {"machine": machine(), "results": []}
     for name in args.models.split(","):
         for batch in (int(b) for b in args.batches.split(",")):
-            found["results"].append(measure(name, batch, args.rounds, args.rivals))
+            entry = {"command": command, **measure(name, batch, args.rounds, args.rivals)}
+            others = [r for r in found["results"] if (r["model"], r["batch"]) != (name, batch)]
+            found["results"] = [*others, entry]
             args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -148,8 +148,9 @@ def effort_curve(found: dict[str, Any]) -> str:
 
 def inference(found: dict[str, Any]) -> str:
     """Latency of a denoiser call."""
+    commands = "\n".join(f"    {command}" for command in dict.fromkeys(r["command"] for r in found["results"]))
     text = (
-        f"## Speed of a denoiser call\n\n`{found['command']}`: {machine(found)}; engines take turns within a round, "
+        f"## Speed of a denoiser call\n\n{commands}\n\n{machine(found)}; engines take turns within a round, "
         "ratios are taken within rounds, to the faster of float32 contiguous and channels_last; medians with their "
         "95 % interval. Weights of `rtn`; latency does not depend on them.\n\n"
     )
