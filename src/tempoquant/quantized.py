@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.checkpoint import Blueprint, SizeReport, component_sizes, make_savable, write_component, write_evidence
+from tempoquant.checkpoint import (
+    Blueprint,
+    SizeReport,
+    component_sizes,
+    make_savable,
+    refuse_saving,
+    write_component,
+    write_evidence,
+)
 from tempoquant.checkpoint.hf_quantizer import TempoquantQuantizer
 from tempoquant.checkpoint.tensors import full_bytes
 from tempoquant.correction import CorrectionTables, corrected_scheduler
@@ -209,7 +217,10 @@ class QuantizedPipeline:
         module = self.denoiser.module
         can = self.correction is None and can_bake(module)
         self.denoiser.bake = functools.partial(bake, module, self.clock) if can else None
-        make_savable(module, self.blueprint, self.clock, self.correction)
+        if self.recipe.training is not None and self.recipe.training.sees != "time":
+            refuse_saving(module)
+        else:
+            make_savable(module, self.blueprint, self.clock, self.correction)
 
 
 def prompt_tables(pipe: Any) -> PromptTables:

@@ -5,7 +5,7 @@ import torch
 from training_models import bare_denoiser, recipe, trainee, unet_pipeline
 
 import tempoquant
-from tempoquant.errors import InputError
+from tempoquant.errors import InputError, TempoquantError
 from tempoquant.intervals import ConstantInterval
 from tempoquant.numerics import QParams
 from tempoquant.training.dynamic import RangeInterval, StatisticsInterval, statistics
@@ -25,11 +25,17 @@ def test_statistics_by_hand():
 
 @pytest.mark.parametrize("sees", ["range", "statistics", "statistics+time"])
 @pytest.mark.parametrize("scheme", ["lsq", "duq"])
-def test_they_train_and_draw_but_have_no_form_on_disk(sees, scheme, tmp_path):
+@pytest.mark.parametrize("model", [bare_denoiser, unet_pipeline])
+def test_they_train_and_draw_but_have_no_form_on_disk(model, sees, scheme, tmp_path):
     wanted = recipe(scheme, sees=sees)
     with pytest.raises(InputError, match="intervals from the input have no form on disk"):
-        tempoquant.train(bare_denoiser(), wanted, out=tmp_path / "out")
-    made = tempoquant.train(bare_denoiser(), wanted, recording=tmp_path / "r")
+        tempoquant.train(model(), wanted, out=tmp_path / "out")
+    made = tempoquant.train(model(), wanted, recording=tmp_path / "r")
+    with pytest.raises(TempoquantError, match="no form on disk"):
+        made.save_pretrained(tmp_path / "out")
+    with pytest.raises((TempoquantError, AttributeError), match=r"no form on disk|save_pretrained"):
+        made.denoiser.module.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     drawn = made.generate(2, steps=4, seed=1)
     assert torch.isfinite(drawn).all() and torch.equal(drawn, made.generate(2, steps=4, seed=1))
 

@@ -154,6 +154,21 @@ def make_savable(
     _refuse_fusing(module)
 
 
+def refuse_saving(module: nn.Module) -> None:
+    """Let diffusers say why it cannot save a denoiser whose intervals follow their own input."""
+    if hasattr(module, "save_pretrained"):
+        module.save_pretrained = save_pretrained
+
+
+def save_pretrained(*_: Any, **__: Any) -> None:
+    """In the place of the denoiser's own.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError("intervals from the input have no form on disk: train with training.sees = 'time' to save")
+
+
 def fuse_lora(*_: Any, **__: Any) -> None:
     """In the place of a quantized denoiser's own: integers have no room for an adapter's weights.
 
