@@ -154,7 +154,7 @@ def make_savable(
     _refuse_fusing(module)
 
 
-def refuse_saving(module: nn.Module) -> None:
+def refuse_saving(module: Any) -> None:
     """Let diffusers say why it cannot save a denoiser whose intervals follow their own input."""
     if hasattr(module, "save_pretrained"):
         module.save_pretrained = save_pretrained
