@@ -276,6 +276,23 @@ def tdq_fashion32(found: dict[str, Any]) -> str:
     )
 
 
+def demo_qat(found: dict[str, Any]) -> str:
+    """The demonstration of training."""
+    results = found["results"]
+    first, distance = results[0], next(key for key in results[0] if key.startswith("FD"))
+    text = (
+        "## The demonstration of training: fashion32\n\n`make demo-qat`: DDIM 20 steps, post-training at effort `fast`, "
+        f"{first['steps']} training steps of {first['batch']} by distillation, {first['images']} paired images, "
+        f"{distance} of {first['drawn']} samples against full precision's, {machine(found)}, busy with other work.\n\n"
+    )
+    rows = (
+        (r["name"], f"{r['psnr']:.2f}", f"{r['sqnr']:.2f}", f"{r[distance]:.1f}", f"{r['seconds']:.0f}")
+        for r in results
+    )
+    text += table(("", "PSNR dB", "SQNR dB", distance, "seconds"), rows)
+    return f"{text}\n![full precision; at W4A4 TFMQ-DM and TDQ without training; TDQ trained](results/demo_qat.png)\n"
+
+
 def spread(values: list[float]) -> str:
     """Mean and sample standard deviation."""
     return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
@@ -296,6 +313,7 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "demo": demo,
     "anime64": anime64,
     "ablation_fashion32": ablation_fashion32,
+    "demo_qat": demo_qat,
     "tdq_fashion32": tdq_fashion32,
     "diagnose_fashion32": diagnose_fashion32,
     "temporal_cache": temporal_cache,
