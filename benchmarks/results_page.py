@@ -281,7 +281,7 @@ def demo_qat(found: dict[str, Any]) -> str:
     results = found["results"]
     first, distance = results[0], next(key for key in results[0] if key.startswith("FD"))
     text = (
-        "## The demonstration of training: fashion32\n\n`make demo-qat`: DDIM 20 steps, post-training at effort `fast`, "
+        "## The demonstration of training: fashion32\n\n`make demo-qat`: DDIM 20 steps, post-training effort `fast`, "
         f"{first['steps']} training steps of {first['batch']} by distillation, {first['images']} paired images, "
         f"{distance} of {first['drawn']} samples against full precision's, {machine(found)}, busy with other work.\n\n"
     )
