@@ -164,6 +164,7 @@ def timed(engines: dict[str, Run], rounds: int) -> dict[str, list[float]]:
                 run()
             if round_number:
                 seconds[engine].append((time.perf_counter() - start) / CALLS)
+    gc.enable()
     return seconds
 
 

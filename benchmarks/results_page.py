@@ -4,10 +4,12 @@ python benchmarks/results_page.py
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
+
+from results_parts import machine, table
+from results_training import demo_qat, tdq_fashion32
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 INTRO = """# Results
@@ -203,19 +205,6 @@ def range_search(found: dict[str, Any]) -> str:
     )
 
 
-def machine(found: dict[str, Any]) -> str:
-    """The machine in words."""
-    threads = found["machine"]["threads"]
-    return f"{threads} thread{'s' * (threads != 1)}, {found['machine']['cpu']}"
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
-    lines = [list(head), *(list(row) for row in rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def diagnose_fashion32(found: dict[str, Any]) -> str:
     """What diagnoses say of temporal layers, and what their policies gain."""
     text = (
@@ -244,58 +233,6 @@ def diagnose_fashion32(found: dict[str, Any]) -> str:
         "that the diagnosis of `rtn` names gains three times as much as the luckiest of five random draws; after "
         "TFMQ-DM error is spread over all layers, and five of them gain no more than chance.\n"
     )
-
-
-def tdq_fashion32(found: dict[str, Any]) -> str:
-    """Training at few bits beside post-training quantization, mean and spread over seeds."""
-    results = found["results"]
-    first, distance = results[0], next(key for key in results[0] if key.startswith("FD"))
-    text = (
-        "## Trained at few bits: fashion32\n\n"
-        + "\n".join(f"    {command}" for command in found["commands"])
-        + f"\n\nDDIM 20 steps, {first['images']} paired images, {distance} of {first['drawn']} samples against "
-        f"full precision's, {machine(found)}. Training distils from the "
-        "model's own trajectories unless data are named; steps x batch stand beside the name. All rows but `tfmq-dm` "
-        "keep the first and last layer, temporal layers and attention products in float, as the papers do.\n\n"
-    )
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in results:
-        groups.setdefault(row["name"].rpartition(" seed ")[0], []).append(row)
-    rows = (
-        (name, *(spread([row[key] for row in group]) for key in ("psnr", "sqnr", distance)), str(len(group)))
-        for name, group in groups.items()
-    )
-    text += table(("", "PSNR dB", "SQNR dB", distance, "seeds"), rows)
-    return text + (
-        "\n![samples from the same noise: full precision, LSQ, TDQ, and post-training at W4A4]"
-        "(results/tdq_fashion32.png)\n\n"
-        "Post-training breaks at four-bit activations; a few minutes of training bring the pictures back, and "
-        "intervals generated from the time step bring them nearer than static ones: at W4A4 and W3A3 every seed of TDQ "
-        "is better than every seed of LSQ by PSNR and SQNR, and than LSQ at the same seed by distance. At eight-bit "
-        "activations they are alike.\n"
-    )
-
-
-def demo_qat(found: dict[str, Any]) -> str:
-    """The demonstration of training."""
-    results = found["results"]
-    first, distance = results[0], next(key for key in results[0] if key.startswith("FD"))
-    text = (
-        "## The demonstration of training: fashion32\n\n`make demo-qat`: DDIM 20 steps, post-training effort `fast`, "
-        f"{first['steps']} training steps of {first['batch']} by distillation, {first['images']} paired images, "
-        f"{distance} of {first['drawn']} samples against full precision's, {machine(found)}, busy with other work.\n\n"
-    )
-    rows = (
-        (r["name"], f"{r['psnr']:.2f}", f"{r['sqnr']:.2f}", f"{r[distance]:.1f}", f"{r['seconds']:.0f}")
-        for r in results
-    )
-    text += table(("", "PSNR dB", "SQNR dB", distance, "seconds"), rows)
-    return f"{text}\n![full precision; at W4A4 TFMQ-DM and TDQ without training; TDQ trained](results/demo_qat.png)\n"
-
-
-def spread(values: list[float]) -> str:
-    """Mean and sample standard deviation."""
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def benches() -> list[str]:

@@ -140,7 +140,7 @@ def train(
     place = None if out is None or not processes.writes else Path(out)
     if place is not None:
         check_output(place, overwrite, resume)
-        if recipe.training.sees != "time":
+        if not recipe.has_form:
             raise InputError(f"training.sees = {recipe.training.sees!r}: intervals from the input have no form on disk")
     with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
         training = TrainingData(images, "its own trajectories" if images is None else images.digest(), given)
@@ -149,7 +149,7 @@ def train(
             made = run_training(target, recipe, training, places, rhythm or Rhythm(), processes, progress or Silent())
         facts = _facts(target, made, given) | {"data": training.identity}
         result = QuantizedPipeline(target.with_module(made.module), made.blueprint, made.clock, facts)
-        if recipe.training.sees == "time":
+        if recipe.has_form:
             result.use_engine("auto")
         if place is not None:
             result.save_pretrained(place, overwrite=overwrite)

@@ -217,10 +217,10 @@ class QuantizedPipeline:
         module = self.denoiser.module
         can = self.correction is None and can_bake(module)
         self.denoiser.bake = functools.partial(bake, module, self.clock) if can else None
-        if self.recipe.training is not None and self.recipe.training.sees != "time":
-            refuse_saving(module)
-        else:
+        if self.recipe.has_form:
             make_savable(module, self.blueprint, self.clock, self.correction)
+        else:
+            refuse_saving(module)
 
 
 def prompt_tables(pipe: Any) -> PromptTables:

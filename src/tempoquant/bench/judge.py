@@ -129,8 +129,7 @@ def kept_folder(setup: Setup, name: str, identity: str) -> Path | None:
 
 def _size(quantized: QuantizedPipeline, kept: Path | None) -> dict[str, Any] | None:
     """What the model takes on disk, where it is left if it is kept; None if it has no form there."""
-    training = quantized.recipe.training
-    if training is not None and training.sees != "time":
+    if not quantized.recipe.has_form:
         return None
     if kept is not None:
         kept.parent.mkdir(exist_ok=True)

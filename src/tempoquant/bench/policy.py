@@ -67,7 +67,7 @@ def integer_engine(recipe: Recipe) -> str:
             return f"no: float {part}"
         if bits > 8:
             return f"no: {bits}-bit {part}"
-    if recipe.training is not None and recipe.training.sees != "time":
+    if not recipe.has_form:
         return "no: intervals from the input"
     if recipe.weights.bits == 8 and not recipe.symmetric(8):
         return "no: asymmetric 8-bit weights"

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +16,7 @@ from tempoquant.diagnosis.along import Along, intervals_in_use, measure_along
 from tempoquant.diagnosis.facts import speed, stored_bytes, told
 from tempoquant.diagnosis.fragment import keep_higher
 from tempoquant.diagnosis.pair import Pair, open_pair
+from tempoquant.diagnosis.patterns import matching
 from tempoquant.diagnosis.result import Diagnosis, check_folder
 from tempoquant.diagnosis.walks import Cost, Course, Walker, layer_costs, step_costs
 from tempoquant.errors import InputError
@@ -88,7 +88,7 @@ def diagnose(
     pair.full.check_conditioning(given, samples)
     run = _schedule(pair, steps, sampler, eta) | {"seed": seed}
     graph = _graph(pair, run, given)
-    chosen = _chosen(pair, graph, layers)
+    chosen = matching(pair.common([layer.name for layer in graph.layers]), layers, "layer that both models have")
     temporary = TemporaryDirectory(prefix="tempoquant-") if recording is None else nullcontext(str(recording))
     with temporary as folder:
         store = record(
@@ -250,19 +250,3 @@ def _graph(pair: Pair, run: Mapping[str, Any], conditioning: Mapping[str, Any] |
     """What the full-precision denoiser consists of."""
     recipe = method_recipe("rtn", calibration={name: run[name] for name in ("steps", "sampler", "eta")})
     return read_denoiser(probe_of(pair.full, recipe, conditioning))
-
-
-def _chosen(pair: Pair, graph: DenoiserGraph, patterns: Sequence[str]) -> list[str]:
-    """The layers of both models that a pattern matches; all without one.
-
-    Raises:
-        InputError: a pattern matches none.
-    """
-    names = pair.common([layer.name for layer in graph.layers])
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            first = (names or ["none"])[0]
-            raise InputError(
-                f"layer pattern {pattern!r} matches no layer that both models have; the first is {first!r}"
-            )
-    return [name for name in names if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +14,7 @@ from tempoquant.api import load
 from tempoquant.calibration.recorder import record
 from tempoquant.calibration.store import Store
 from tempoquant.diagnosis.along import call_watched, intervals_in_use
+from tempoquant.diagnosis.patterns import matching
 from tempoquant.diagnosis.watch import SampledDistributions
 from tempoquant.errors import InputError
 from tempoquant.layers import QuantizedLayer
@@ -116,11 +116,7 @@ def _matching(models: list[QuantizedPipeline], full: Target, patterns: Sequence[
     for other in models[1:]:
         there = set(_quantized_inputs(other))
         names = [name for name in names if name in there]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            first = (names or ["none"])[0]
-            raise InputError(f"layer pattern {pattern!r} matches no layer with a quantized input; the first is {first}")
-    chosen = [name for name in names if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
+    chosen = matching(names, patterns, "layer with a quantized input")
     if patterns and len(chosen) > MOST:
         raise InputError(f"{len(chosen)} layers match: a figure shows at most {MOST}")
     return chosen

@@ -6,7 +6,7 @@ from tempoquant.intervals.generator import ARCHITECTURES, GeneratedInterval, Gen
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
 from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, TableInterval
-from tempoquant.intervals.kept import KeptNetworks, keep_step_sizes, kept_networks
+from tempoquant.intervals.kept import KeptNetworks, keep_in, keep_step_sizes, kept_networks
 from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.intervals.stepped import SteppedInterval
 from tempoquant.intervals.temporal_table import TemporalTable, has_tables
@@ -30,6 +30,7 @@ __all__ = [
     "fake_quantize",
     "group_of",
     "has_tables",
+    "keep_in",
     "keep_step_sizes",
     "kept_networks",
     "named_arguments",

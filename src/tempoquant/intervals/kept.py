@@ -1,6 +1,6 @@
 """The networks that made tables, kept beside them: tables for another schedule can be made from them again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -43,6 +43,12 @@ class KeptNetworks(KeepsPrecision):
     def tensors(self) -> dict[str, Tensor]:
         """By name, float32."""
         return {name: self.get_buffer(f"tensor_{i}") for i, name in enumerate(self.names)}
+
+
+def keep_in(tables: Iterable[TableInterval], kept: KeptNetworks) -> None:
+    """Let tables keep the networks that made them, in this order."""
+    for number, table in enumerate(tables):
+        table.networks, table.number = kept, number
 
 
 STEP_SIZES = "lsq"

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.graph.probing import removing
 from tempoquant.intervals import TemporalTable
 from tempoquant.layers.install import places_of
 
@@ -77,17 +78,13 @@ def drop_unread(module: nn.Module, names: Collection[str], run: Callable[[], Any
         run: one call of the denoiser.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    handles = [
-        module.get_submodule(name).register_forward_hook(
-            lambda layer, args, output, name=name: shapes.update({name: tuple(output.shape[1:])})
-        )
-        for name in names
-    ]
-    with torch.no_grad():
-        run()
-    for handle in handles:
-        handle.remove()
-    unread = [name for name in shapes if not _reaches_output(module, name, run)]
+
+    def measure(name: str) -> Callable[..., None]:
+        return lambda layer, args, output: shapes.update({name: tuple(output.shape[1:])})
+
+    with removing([module.get_submodule(name).register_forward_hook(measure(name)) for name in names]), torch.no_grad():
+        before = run()
+    unread = [name for name in shapes if not _reaches_output(module, name, run, before)]
     counts = {name: parameter_count(module.get_submodule(name)) for name in unread}
     install_stand_ins(module, {name: UnreadLayer(shapes[name], counts[name]) for name in unread})
 
@@ -99,13 +96,9 @@ def parameter_count(layer: nn.Module) -> int:
     return sum(parameter.numel() for parameter in layer.parameters())
 
 
-def _reaches_output(module: nn.Module, name: str, run: Callable[[], Any]) -> bool:
-    """Whether a change of this layer's output is seen in the denoiser's: something reads it."""
-    with torch.no_grad():
-        before = run()
-        # Not NaN: integers have none.
-        handle = module.get_submodule(name).register_forward_hook(lambda layer, args, output: 1 - 2 * output)
-        try:
-            return not torch.equal(run(), before)
-        finally:
-            handle.remove()
+def _reaches_output(module: nn.Module, name: str, run: Callable[[], Any], before: Tensor) -> bool:
+    """Whether a change of this layer's output is seen in the denoiser's, which was ``before``: something reads it."""
+    # Not NaN: integers have none.
+    handle = module.get_submodule(name).register_forward_hook(lambda layer, args, output: 1 - 2 * output)
+    with removing([handle]), torch.no_grad():
+        return not torch.equal(run(), before)

@@ -63,6 +63,11 @@ class Recipe(Part):
         return Recipe.parse({**data, "activations": {**data["activations"], "keep_generators": True}})
 
     @property
+    def has_form(self) -> bool:
+        """Whether its models can be stored: intervals that follow their own input have no form on disk."""
+        return self.training is None or self.training.sees == "time"
+
+    @property
     def name(self) -> str:
         """Short name for tables, e.g. ``tfmq-dm W4A8`` or ``ptqd W4A8 + correlated correction``."""
         plain = f"{self.method} W{self.weights.bits}A{self.activations.bits}"

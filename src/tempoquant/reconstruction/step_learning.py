@@ -13,6 +13,7 @@ from tempoquant.intervals import (
     IntervalProvider,
     KeptNetworks,
     TableInterval,
+    keep_in,
     keep_step_sizes,
 )
 from tempoquant.intervals.generator import Architecture
@@ -100,7 +101,8 @@ class StepLearner:
             kept = keep_step_sizes(generators, before) if self.keep else None
             for site in sites:
                 site.provider = site.provider.fold()
-            keep_in(sites, kept)
+            if kept is not None:
+                keep_in((site.provider for site in sites), kept)
         # So written, a loss that is not a number is no gain either.
         if not self.loss() <= loss:
             for site, provider, scale in zip(sites, before, scales, strict=True):
@@ -139,14 +141,8 @@ class StepLearner:
         return [{"params": [s.requires_grad_()], "lr": self.effort.lr * w} for s, w in zip(scales, share, strict=True)]
 
 
-def keep_in(sites: list[Site], kept: KeptNetworks | None) -> None:
-    """Let the tables of ``sites`` keep the networks that made them, in this order."""
-    for number, site in enumerate(sites):
-        site.provider.networks, site.provider.number = kept, number
-
-
 def kept_in(sites: list[Site]) -> KeptNetworks | None:
-    """The networks that :func:`keep_in` was given."""
+    """The networks that made the tables of ``sites``, if they keep them."""
     return getattr(sites[0].provider, "networks", None)
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from torch import nn
 
 from tempoquant.graph import Unit
-from tempoquant.intervals import ARCHITECTURES, Clock, KeptNetworks
+from tempoquant.intervals import ARCHITECTURES, Clock, KeptNetworks, keep_in
 from tempoquant.intervals.generator import Architecture
 from tempoquant.intervals.kept import STEP_SIZES
 from tempoquant.layers import AttentionProducts
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
-from tempoquant.reconstruction.step_learning import Call, Site, StepLearner, keep_in, kept_in, with_scale
+from tempoquant.reconstruction.step_learning import Call, Site, StepLearner, kept_in, with_scale
 from tempoquant.reconstruction.unit import first_tensor
 from tempoquant.reconstruction.weights import WeightStage
 
@@ -66,7 +66,8 @@ class StepStage:
             site.provider = with_scale(site.provider, tensors[site.name], self.clock)
         networks = {n.removeprefix(NETWORKS): t for n, t in tensors.items() if n.startswith(NETWORKS)}
         if networks and self.architecture is not None:
-            keep_in(sites, KeptNetworks.of(STEP_SIZES, self.architecture, self.train_timesteps, networks))
+            made = KeptNetworks.of(STEP_SIZES, self.architecture, self.train_timesteps, networks)
+            keep_in((site.provider for site in sites), made)
         return True
 
     def keep(self, unit: str, sites: list[Site]) -> None:

@@ -7,10 +7,7 @@ from torch import Tensor
 
 from tempoquant.intervals import Interval
 from tempoquant.layers.simulation import quantized_input
-from tempoquant.runtime.compiled import compiled_passes
-
-PIECE = 64
-"""Rows that ``quantize.c`` adds up at a time."""
+from tempoquant.runtime.compiled import PIECE, compiled_passes
 
 
 class Numbers(NamedTuple):

@@ -10,7 +10,9 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC")
+PIECE = 64
+"""Rows that a pass adds up at a time."""
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC", f"-DPIECE={PIECE}")
 COMPILER = "TEMPOQUANT_CC"
 """Environment variable: the C compiler (default ``cc``); empty for none."""
 POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.graph.probing import removing
 from tempoquant.intervals import Clock, named_arguments, tensor_arguments
 
 
@@ -16,11 +17,8 @@ def arguments_of(module: nn.Module, run: Callable[[], Any]) -> dict[str, Tensor]
     def see(part: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         seen.update(tensor_arguments(named_arguments(module, args, kwargs)))
 
-    handle = module.register_forward_pre_hook(see, with_kwargs=True)
-    try:
+    with removing([module.register_forward_pre_hook(see, with_kwargs=True)]):
         run()
-    finally:
-        handle.remove()
     return seen
 
 
@@ -77,12 +75,8 @@ def _outputs(
     handles = [module.get_submodule(name).register_forward_hook(seeing(name)) for name in names]
     if changed:
         handles.append(module.register_forward_pre_hook(change, with_kwargs=True))
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with removing(handles), torch.no_grad():
+        run()
     return seen
 
 

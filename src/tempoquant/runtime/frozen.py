@@ -4,13 +4,13 @@ Where these follow a class label or a pooled prompt too, it is one schedule and 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError
+from tempoquant.graph.probing import removing
 from tempoquant.intervals import Clock, Conditions, TemporalTable
 from tempoquant.layers import drop_unread, look_up, stand_ins
 from tempoquant.runtime.following import (
@@ -108,10 +108,7 @@ def _features(
     """What each layer puts out at every row of the clock's tables, (R, ...) float32."""
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
-    with ExitStack() as stack:
-        for name in names:
-            keep = _keeping(seen[name])
-            stack.callback(module.get_submodule(name).register_forward_hook(keep).remove)
+    with removing([module.get_submodule(name).register_forward_hook(_keeping(seen[name])) for name in names]):
         for t in clock.timesteps.split(1):
             for row in given:
                 run(t, row)

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #define MANY 32768
-#define PIECE 64
+/* PIECE, the rows that are added up at a time, is given to the compiler: whoever calls must know it too. */
 
 static inline float quantized(float x, float scale, float zero, float low, float high) {
   float value = rintf(x / scale) + zero;

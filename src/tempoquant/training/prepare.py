@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from tempoquant.graph import Category
-from tempoquant.intervals import ARCHITECTURES, Clock, ConstantInterval
+from tempoquant.intervals import ARCHITECTURES, Clock, ConstantInterval, keep_in
 from tempoquant.intervals.generator import Architecture
 from tempoquant.layers import AttentionProducts, QuantizedLayer, learn_with_gradients
 from tempoquant.recipe import FLOAT_BITS, Recipe, Training
@@ -96,11 +96,10 @@ def fold(trainee: Trainee, keep: bool = False) -> nn.Module:
     dynamic = _from_inputs(trainee.sites)
     if trainee.bank is not None and not dynamic:
         at_rows, kept = trainee.bank.at_rows(trainee.clock), trainee.bank.keep() if keep else None
-        for number, site in enumerate(trainee.sites):
-            folded = site.provider.fold(at_rows)
-            if kept is not None:
-                folded.networks, folded.number = kept, number
-            site.provider = folded
+        for site in trainee.sites:
+            site.provider = site.provider.fold(at_rows)
+        if kept is not None:
+            keep_in((site.provider for site in trainee.sites), kept)
     learn_with_gradients(trainee.module, dynamic)
     return trainee.module.requires_grad_(False).eval()
 
