@@ -38,6 +38,8 @@ CLASS_RATE = 20.0
 """The learning rate of class embeddings, as a multiple: they start at zero, in a network that heeds none yet."""
 WARM_UP = 300
 MAX_SNR = 5.0
+MAX_NOISE = 25.0
+"""Largest weight of a noisy step with classes: there a class is decided, and errors of the noise hardly tell."""
 MAX_NORM = 1.0
 EMA_DECAY = 0.9995
 CLASSES = 10
@@ -93,6 +95,8 @@ class Training:
         alphas = self.scheduler.alphas_cumprod
         snr = alphas / (1 - alphas)
         self.weight = snr.clamp(max=MAX_SNR) / snr
+        if settings.classes:
+            self.weight = self.weight.maximum((1 / snr).clamp(max=MAX_NOISE))
         self.optimizer = torch.optim.AdamW(
             groups_of(self.unet), LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
         )

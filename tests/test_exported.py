@@ -11,15 +11,19 @@ import torch
 from torch import nn
 
 import tempoquant
-from conditional_models import dit_pipeline, text_pipeline
+from conditional_models import dit_pipeline, large_text_pipeline, scheduler, text_pipeline
 from tempoquant.errors import FormatError, InputError
 from tempoquant.exported import MANIFEST
 from tempoquant.intervals import Clock, ConstantInterval, TableInterval
 from tempoquant.layers import QuantizedLayer, QuantizedProduct, simulate, simulate_product, to_quantized
 from tempoquant.numerics import affine_qparams
 from tempoquant.numerics.weights import nearest, weight_qparams
+from tempoquant.pipelines import Denoiser
+from tempoquant.pipelines.diffusers_target import diffusers_call
 from tempoquant.runtime.exporting import PlainGraph, int8_names, plain_layer, plain_product
 from tiny import bare_denoiser, small_recipe, unet_pipeline
+from transformer_models import made as built_case
+from transformer_models import sd3
 
 TARGETS = ("openvino", "onnx")
 CLOSE = 0.03
@@ -198,24 +202,74 @@ def class_case(folder):
     return dit_pipeline(), {"class_labels": [1, 2]}, {"class_labels": torch.tensor([1, 2])}
 
 
+def large_case(folder):
+    draw = torch.Generator().manual_seed(1)
+    pooled = {"text_embeds": torch.randn(2, 8, generator=draw), "time_ids": torch.full((2, 6), 16.0)}
+    words = torch.randn(2, 8, 16, generator=draw)
+    given = {"encoder_hidden_states": words, "added_cond_kwargs": pooled}
+    return large_text_pipeline(folder), {"prompt": ["a", "b"]}, given
+
+
+def modulated_case(made_case):
+    """A bare transformer: its conditions are of the caller's making."""
+
+    def case(folder):
+        built = built_case(made_case)
+        rows = [row | {k: v for k, v in built.fixed(1).items() if v} for row in built.conditions]
+        given = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+        return Denoiser(built.module, scheduler(), built.sample_shape, diffusers_call), given, given
+
+    return case
+
+
+CASES = {"text": text_case, "class": class_case, "large text": large_case, "sd3": modulated_case(sd3)}
+
+
 @pytest.mark.parametrize(
     ("to", "case"),
     [
-        ("onnx", text_case),
-        ("onnx", class_case),
-        pytest.param("openvino", text_case, marks=pytest.mark.slow),
-        pytest.param("openvino", class_case, marks=pytest.mark.slow),
+        *(("onnx", case) for case in CASES),
+        *(pytest.param("openvino", case, marks=pytest.mark.slow) for case in CASES),
     ],
 )
 def test_conditional_denoisers_are_exported(to, case, tmp_path):
     pytest.importorskip("openvino" if to == "openvino" else "onnxruntime")
-    pipe, conditioning, given = case(tmp_path)
+    pipe, conditioning, given = CASES[case](tmp_path)
     made = quantized("per-step", pipe, conditioning)
-    target = tempoquant.load_exported(tempoquant.export(made, tmp_path / "out", to, freeze=False))
+    example = conditioning if isinstance(pipe, Denoiser) else None
+    folder = tempoquant.export(made, tmp_path / "out", to, freeze=False, conditioning=example)
+    target = tempoquant.load_exported(folder)
     made.use_engine("simulation")
-    x, t = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([75, 25])
+    draw = torch.Generator().manual_seed(0)
+    x, t = torch.randn(2, *made.denoiser.sample_shape, generator=draw), torch.tensor([75, 25])
     with torch.no_grad():
-        assert distance(target.denoiser(x, t, **given), made.denoiser(x, t, **given)) < CLOSE
+        found, wanted = (d(x, t, **given) for d in (target.denoiser, made.denoiser))
+        others = made.denoiser(x, t, **{name: flipped(value) for name, value in given.items()})
+    assert distance(found, wanted) < CLOSE < distance(others, wanted)
+
+
+def flipped(value):
+    return {name: flipped(part) for name, part in value.items()} if isinstance(value, dict) else value.flip(0)
+
+
+def test_a_pipeline_of_pooled_prompts_draws_through_its_export(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pipe, conditioning, _ = large_case(tmp_path)
+    made = quantized("per-step", pipe, conditioning)
+    target = tempoquant.load_exported(tempoquant.export(made, tmp_path / "out", "onnx"))
+    options = {"steps": 4, "seed": 0, "conditioning": {"prompt": ["a b"], "guidance_scale": 3.0}}
+    assert (target.generate(1, **options) - made.generate(1, **options)).abs().max() < 0.1
+    drawn = target.pipe("a b", num_inference_steps=4, output_type="np", height=16, width=16)
+    assert drawn.images.shape == (1, 16, 16, 3)
+
+
+def test_conditions_that_cannot_be_invented_are_asked_for(tmp_path):
+    pytest.importorskip("onnxruntime")
+    denoiser, given, _ = modulated_case(sd3)(tmp_path)
+    made = quantized("per-step", denoiser, given)
+    with pytest.raises(InputError, match="more than a prompt's words: give an example of its conditions"):
+        tempoquant.export(made, tmp_path / "out", "onnx")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("to", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])

@@ -19,14 +19,21 @@ from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Places, Quantized, full_precision, run_job
 from tempoquant.layers import quantized_products
-from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, state_hash
+from tempoquant.pipelines import (
+    BareTarget,
+    Denoiser,
+    DiffusersTarget,
+    Target,
+    example_conditions,
+    state_hash,
+    vectors_of,
+)
 from tempoquant.pipelines.heads_unet import HeadsUNet2DModel
 from tempoquant.pipelines.precision import conditioning_in_float32
 from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
-from tempoquant.runtime.exporting import condition_examples
 from tempoquant.training import Processes, Rhythm, open_images
 from tempoquant.training_job import TrainingData, keep_evidence, run_training
 from tempoquant.workplace import check_output, workplace
@@ -76,7 +83,7 @@ def quantize(
     given = conditioning_in_float32(conditioning)
     target.check_conditioning(given, recipe.calibration.samples)
     if freeze_schedule or freeze_conditioning is not None:
-        _check_freezing(target, freeze_schedule, freeze_conditioning)
+        _check_freezing(target, recipe, freeze_schedule, freeze_conditioning, given)
     if recipe.correction is not None:
         check_correctable(target.denoiser.scheduler)
     place = None if out is None else Path(out)
@@ -206,17 +213,26 @@ def is_quantized(folder: Path) -> bool:
     return any(path.is_file() and b"quantization_config" in path.read_bytes() for path in configs)
 
 
-def _check_freezing(target: Target, freeze: bool, conditioning: Mapping[str, Any] | None) -> None:
+def _check_freezing(
+    target: Target,
+    recipe: Recipe,
+    freeze: bool,
+    conditioning: Mapping[str, Any] | None,
+    given: Mapping[str, Any] | None,
+) -> None:
     """Refuse what cannot be frozen, before any long work."""
     if not freeze:
         raise InputError("labels or prompts to freeze were given, and freeze_schedule (--freeze-schedule) was not")
     if conditioning is not None:
         counts = (len(value) for value in conditioning.values() if isinstance(value, (list, tuple, torch.Tensor)))
         target.check_conditioning(conditioning, next(counts, 1))
-    elif "class_labels" in condition_examples(target.denoiser):
+        return
+    own = recipe.calibration
+    followed = vectors_of(example_conditions(target, given, steps=own.steps, sampler=own.sampler))
+    if followed:
         raise InputError(
-            f"{target.name}: its temporal layers follow the class label too: its schedule can be frozen for given "
-            "labels alone (freeze_conditioning, --freeze-labels)"
+            f"{target.name}: its temporal layers follow {followed[0]} too: its schedule can be frozen for given labels "
+            "or prompts alone (freeze_conditioning, --freeze-labels, --freeze-prompts)"
         )
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError, unknown
-from tempoquant.intervals import Conditions
-from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target
+from tempoquant.intervals import Conditions, tensor_arguments
+from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, example_conditions, vectors_of
 from tempoquant.pipelines.diffusers_target import replaced
 from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.quantized import QuantizedPipeline
-from tempoquant.runtime.exporting import PlainGraph, condition_examples, int8_names
+from tempoquant.runtime.exporting import PlainGraph, int8_names
 from tempoquant.runtime.onnx import ONNXSession, write_onnx
 from tempoquant.runtime.openvino import OpenVINOSession, write_openvino
 from tempoquant.runtime.runner import ExportedDenoiser
@@ -40,14 +40,22 @@ RUNTIMES = {"openvino": Runtime(write_openvino, OpenVINOSession), "onnx": Runtim
 
 
 def export(
-    quantized: QuantizedPipeline, out: Path | str, to: str = "openvino", *, freeze: bool = True, overwrite: bool = False
+    quantized: QuantizedPipeline,
+    out: Path | str,
+    to: str = "openvino",
+    *,
+    freeze: bool = True,
+    conditioning: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write a folder that another runtime draws from.
 
     Args:
         quantized: left as it is. to: "openvino" or "onnx".
         freeze: put the temporal table in the place of the layers that see the time step alone, where there are such
-            and they follow no class label: the folder then knows its own schedule only.
+            and they follow no class label or pooled prompt: the folder then knows its own schedule only.
+        conditioning: an example of what it is to draw from, as ``generate`` takes it: for bare denoisers that take
+            other conditions than a class label or a prompt's words. Pipelines make one themselves.
 
     Returns:
         The folder: ``model_index.json`` and the pipeline's other parts as they were, and the denoiser's component
@@ -64,9 +72,10 @@ def export(
     quantized.return_to_schedule()
     place = Path(out)
     check_output(place, overwrite, resume=True)
-    conditions = condition_examples(quantized.denoiser)
-    # A class label enters the temporal layers, which are then no function of the time step.
-    freezes = freeze and "class_labels" not in conditions and bool(quantized.blueprint.projections)
+    steps, sampler = quantized.schedule["steps"], quantized.schedule["sampler"]
+    example = example_conditions(quantized.target, conditioning, steps=steps, sampler=sampler)
+    # What these see is then no function of the time step.
+    freezes = freeze and not vectors_of(example) and bool(quantized.blueprint.projections)
     frozen = freezes or quantized.clock.frozen
     chosen = quantized
     if freezes:
@@ -78,7 +87,7 @@ def export(
     staging.mkdir(parents=True)
     try:
         quantized.target.save_shell(staging)
-        _write_component(staging / quantized.target.component, chosen, to, conditions, frozen)
+        _write_component(staging / quantized.target.component, chosen, to, tensor_arguments(example), frozen)
         publish(staging, place)
     finally:
         shutil.rmtree(partial_of(place), ignore_errors=True)
@@ -151,12 +160,20 @@ def load_exported(folder: Path | str, **options: Any) -> Target:
     return _around(root, place.name, module, shape, name)
 
 
+def _built_around(pipe: Any, component: str, module: ExportedDenoiser) -> Any:
+    """``pipe`` around ``module``, with all that its constructor reads off a denoiser, such as the images' size."""
+    settings = {n: v for n, v in pipe.config.items() if n not in pipe.components and not n.startswith("_")}
+    made = type(pipe)(**{**pipe.components, component: module}, **settings)
+    # The folder keeps naming diffusers' classes.
+    return replaced(made, _internal_dict=pipe.config)
+
+
 def _around(root: Path, component: str, module: ExportedDenoiser, shape: tuple[int, ...], name: str) -> Target:
     try:
         if (root / "model_index.json").is_file():
             # Without a denoiser first: diffusers remarks on one of a class that the folder does not name.
             pipe = load_pipeline(str(root), local_files_only=True, **{component: None})
-            return DiffusersTarget(replaced(pipe, **{component: module}), root.name)
+            return DiffusersTarget(_built_around(pipe, component, module), root.name)
         config = json.loads((root / "scheduler" / "scheduler_config.json").read_text())
         scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
     except Exception as error:

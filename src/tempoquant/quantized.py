@@ -23,11 +23,10 @@ from tempoquant.checkpoint.tensors import full_bytes
 from tempoquant.correction import CorrectionTables, corrected_scheduler
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock, has_tables, kept_networks
-from tempoquant.pipelines import Denoiser, Target, build_scheduler, set_steps
+from tempoquant.pipelines import Denoiser, Target, build_scheduler, example_conditions, set_steps
 from tempoquant.pipelines.conditioning import condition_rows
 from tempoquant.recipe import Recipe
 from tempoquant.runtime import PromptTables, freeze_schedule, use_engine
-from tempoquant.runtime.exporting import condition_examples
 from tempoquant.training.baking import bake, can_bake
 from tempoquant.workplace import check_output, partial_of, publish
 
@@ -151,11 +150,11 @@ class QuantizedPipeline:
         """
         self.return_to_schedule()
         denoiser, blueprint = self.denoiser, self.blueprint
+        schedule = {name: self.schedule[name] for name in ("steps", "sampler")}
         if conditioning is None:
-            given: list[dict[str, Any]] = [condition_examples(denoiser)]
+            given = [example_conditions(self.target, **schedule)]
         else:
-            own = self.recipe.calibration
-            given = condition_rows(self.target, conditioning, steps=own.steps, sampler=own.sampler, seed=0)
+            given = condition_rows(self.target, conditioning, **schedule, seed=0)
         sample = torch.randn(1, *denoiser.sample_shape, generator=torch.Generator().manual_seed(0))
 
         def run(t: Tensor, row: Mapping[str, Any]) -> Tensor:

@@ -102,7 +102,7 @@ def test_a_prompt_does_not_reach_the_table_and_a_class_does(tmp_path):
     made = tempoquant.quantize(text_pipeline(tmp_path), small_recipe("rtn"), conditioning=prompts, freeze_schedule=True)
     assert made.facts["frozen_parameters"] > 0
     assert made.clock.conditions is None
-    with pytest.raises(InputError, match="follow the class label too"):
+    with pytest.raises(InputError, match="follow class_labels too"):
         tempoquant.quantize(dit_pipeline(), small_recipe("rtn"), conditioning=CLASSES, freeze_schedule=True)
     made = tempoquant.quantize(dit_pipeline(), small_recipe("rtn"), conditioning=CLASSES)
     with pytest.raises(InputError, match=r"follows more than the time step \(class_labels\): give the conditions"):

@@ -193,7 +193,9 @@ def test_damaged_conditions_are_refused(frozen, tmp_path, damage):
 def test_pooled_prompts_are_known_by_their_embedding(tmp_path):
     prompts = {"prompt": ["a b", "c"], "guidance_scale": 2.0}
     made_ = tempoquant.quantize(large_text_pipeline(tmp_path), small_recipe("rtn"), conditioning=prompts)
-    with pytest.raises(InputError, match="frozen for given prompts alone"):
+    with pytest.raises(
+        InputError, match=r"\(added_cond_kwargs\.text_embeds, .*give the conditions that are to be known"
+    ):
         made_.freeze_schedule()
     other = copy.deepcopy(made_)
     other.freeze_schedule("int8", conditioning={**prompts, "prompt": ["a b", "c", "d e"]})

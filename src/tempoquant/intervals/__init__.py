@@ -1,7 +1,7 @@
 """From a row of the recorded time steps to a quantization interval."""
 
 from tempoquant.intervals.clock import Clock, check_recorded
-from tempoquant.intervals.conditions import Conditions, named_arguments, tensor_arguments
+from tempoquant.intervals.conditions import Conditions, named_arguments, nested_arguments, tensor_arguments
 from tempoquant.intervals.generator import ARCHITECTURES, GeneratedInterval, Generators
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
@@ -34,5 +34,6 @@ __all__ = [
     "keep_step_sizes",
     "kept_networks",
     "named_arguments",
+    "nested_arguments",
     "tensor_arguments",
 ]

@@ -105,3 +105,15 @@ def tensor_arguments(named: Mapping[str, Any], prefix: str = "") -> dict[str, Te
         elif isinstance(value, Tensor):
             found[prefix + name] = value
     return found
+
+
+def nested_arguments(named: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The inverse of :func:`tensor_arguments`."""
+    nested: dict[str, Any] = {}
+    for name, value in named.items():
+        *path, last = name.split(".")
+        place = nested
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return nested

@@ -3,6 +3,7 @@
 from tempoquant.pipelines.conditioning import condition_variants
 from tempoquant.pipelines.denoiser import Call, Conditioning, Denoiser, plain_call
 from tempoquant.pipelines.diffusers_target import DiffusersTarget
+from tempoquant.pipelines.examples import example_conditions, vectors_of
 from tempoquant.pipelines.fingerprint import state_hash
 from tempoquant.pipelines.noise import noise
 from tempoquant.pipelines.resolve import resolve
@@ -24,6 +25,7 @@ __all__ = [
     "Visit",
     "build_scheduler",
     "condition_variants",
+    "example_conditions",
     "noise",
     "plain_call",
     "resolve",
@@ -32,5 +34,6 @@ __all__ = [
     "state_hash",
     "stepper_of",
     "to_images",
+    "vectors_of",
     "with_step",
 ]

@@ -19,7 +19,7 @@ ROWS_AT_ONCE = 8
 NEVER_CONDITIONING = ("return_dict", "cross_attention_kwargs")
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """Ends a run whose first denoiser call was all that was wanted."""
 
 
@@ -80,7 +80,7 @@ def condition_variants(
         return lambda batch, variant: {}
     seen = _first_call(target, conditioning, run)
     count = seen.sample.shape[0]
-    rows = [_row(seen.conditioning, i, count) for i in range(count)]
+    rows = [row_of(seen.conditioning, i, count) for i in range(count)]
     pairs = list(combinations(rows, 2)) or [(rows[0], rows[0])]
     pair = max(pairs, key=lambda pair: _differing(*pair))
     # Most is compared under variant 0. SDXL's condition of no prompt is all zeros, whose attention shows no sample.
@@ -106,7 +106,7 @@ def condition_rows(target: "Target", conditioning: Mapping[str, Any], **run: Any
         some = list(range(start, min(start + ROWS_AT_ONCE, count)))
         given = {name: _pick(value, some) if name in many else value for name, value in conditioning.items()}
         seen = _call_of(target, some, given, run)
-        rows += [_row(seen.conditioning, i, seen.sample.shape[0]) for i in range(seen.sample.shape[0])]
+        rows += [row_of(seen.conditioning, i, seen.sample.shape[0]) for i in range(seen.sample.shape[0])]
     return rows
 
 
@@ -129,11 +129,11 @@ def _call_of(target: "Target", samples: list[int], conditioning: Mapping[str, An
 
     def visit(seen: "Seen") -> None:
         calls.append(seen)
-        raise _Enough
+        raise Enough
 
     try:
         target.walk(samples, visit, conditioning=conditioning, batch_size=len(samples), **run)
-    except _Enough:
+    except Enough:
         return calls[0]
     raise InputError(f"{target.name} made no denoiser call")
 
@@ -146,12 +146,12 @@ def _same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
 
 
-def _row(value: Mapping[str, Any], index: int, count: int, prefix: str = "") -> dict[str, Any]:
+def row_of(value: Mapping[str, Any], index: int, count: int, prefix: str = "") -> dict[str, Any]:
     """One row of nested keyword tensors, as a batch of one; copies, because those of inference mode cannot be taped."""
     row: dict[str, Any] = {}
     for name, part in value.items():
         if isinstance(part, Mapping):
-            row[name] = _row(part, index, count, f"{prefix}{name}.")
+            row[name] = row_of(part, index, count, f"{prefix}{name}.")
         elif isinstance(part, Tensor) and part.shape[:1] == (count,):
             row[name] = part[index : index + 1].clone()
         elif part is not None:

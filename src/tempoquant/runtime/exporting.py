@@ -15,17 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from tempoquant.errors import InputError
-from tempoquant.intervals import Clock, Interval
+from tempoquant.intervals import Clock, Interval, nested_arguments
 from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers
 from tempoquant.pipelines import Denoiser
 from tempoquant.runtime.native import padding_of, unsuitable
 from tempoquant.runtime.norms import let_norms_wait
 
 BYTE, MIDDLE = 255, 128
-TEXT_LENGTH = 77
 INPUTS = ("sample", "timestep")
 OUTPUT = "out_sample"
+
+
+def port_of(condition: str) -> str:
+    """What a runtime's graph calls an input: the name of its argument, where that nests the innermost."""
+    return condition.rpartition(".")[2]
 
 
 @contextmanager
@@ -42,7 +45,7 @@ class PlainGraph(nn.Module):
     The sample is (B, *sample_shape), the time step (B,) or (1,), conditions have B rows each.
 
     Args:
-        denoiser: quantized; left as it is. conditions: names of the further inputs.
+        denoiser: quantized; left as it is. conditions: names of the further inputs, dotted where arguments nest.
     """
 
     def __init__(self, denoiser: Denoiser, clock: Clock, conditions: tuple[str, ...] = ()):
@@ -50,6 +53,7 @@ class PlainGraph(nn.Module):
         # One copy of both: the intervals of the module hold this very clock.
         self.module, self.clock = copy.deepcopy((denoiser.module, clock))
         self.call, self.conditions = denoiser.call, conditions
+        self.ports = tuple(map(port_of, conditions))
         for key, hook in list(self.module._forward_pre_hooks.items()):
             if getattr(hook, "__self__", None) is self.clock:
                 del self.module._forward_pre_hooks[key]
@@ -68,7 +72,7 @@ class PlainGraph(nn.Module):
         given = dict(zip(self.conditions, conditions, strict=True))
         if self.clock.conditions is not None:
             self.clock.conditions.index = self.clock.conditions.locate(given)[0]
-        return self.call(self.module, sample, steps, **given)
+        return self.call(self.module, sample, steps, **nested_arguments(given))
 
 
 def int8_names(module: nn.Module) -> list[str]:
@@ -179,23 +183,3 @@ def _unpadded(layer: QuantizedLayer, q: Tensor, weight: Tensor) -> Tensor:
     if isinstance(layer, nn.Conv2d):
         return nn.functional.conv2d(q, weight, None, layer.stride, 0, layer.dilation, layer.groups)
     return layer.product(q, weight)
-
-
-def condition_examples(denoiser: Denoiser) -> dict[str, Tensor]:
-    """Inputs beside sample and time step, invented and one row each, of the denoisers that can be called so.
-
-    Raises:
-        InputError: the denoiser takes others.
-    """
-    config: Any = getattr(denoiser.module, "config", {})
-    draw = torch.Generator().manual_seed(0)
-    if config.get("addition_embed_type") or config.get("encoder_hid_dim"):
-        raise InputError(
-            f"a {type(denoiser.module).__name__} that takes a pooled prompt cannot be exported, and frozen for given "
-            "prompts alone"
-        )
-    if "cross_attention_dim" in config and hasattr(denoiser.module, "down_blocks"):
-        return {"encoder_hidden_states": torch.randn(1, TEXT_LENGTH, config["cross_attention_dim"], generator=draw)}
-    if config.get("num_class_embeds") or config.get("num_embeds_ada_norm"):
-        return {"class_labels": torch.zeros(1, dtype=torch.int64)}
-    return {}

@@ -24,8 +24,8 @@ def write_onnx(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path) -> 
         InputError: the extra is missing.
     """
     onnx = needed("onnx", "onnx")
-    names = (*INPUTS, *graph.conditions)
-    given = zip(graph.conditions, example[len(INPUTS) :], strict=True)
+    names = (*INPUTS, *graph.ports)
+    given = zip(graph.ports, example[len(INPUTS) :], strict=True)
     tokens = {name: {0: "batch", 1: "tokens"} for name, value in given if value.dim() == 3}
     with tracing():
         torch.onnx.export(

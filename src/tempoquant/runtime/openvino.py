@@ -29,7 +29,7 @@ def write_openvino(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path)
     ov = needed("openvino", "openvino")
     with tracing():
         model = ov.convert_model(graph, example_input=example)
-    for port, name in zip(model.inputs, (*INPUTS, *graph.conditions), strict=True):
+    for port, name in zip(model.inputs, (*INPUTS, *graph.ports), strict=True):
         port.get_tensor().set_names({name})
     model.outputs[0].get_tensor().set_names({OUTPUT})
     ov.save_model(model, folder / MODEL, compress_to_fp16=False)

@@ -1,6 +1,7 @@
 """An exported denoiser in the place of a diffusers one: it is called the same way, and another runtime computes it."""
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,8 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
 from tempoquant.errors import InputError
-from tempoquant.intervals import Conditions, check_recorded
+from tempoquant.intervals import Conditions, check_recorded, tensor_arguments
+from tempoquant.runtime.exporting import port_of
 
 
 class Session(Protocol):
@@ -25,7 +27,7 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
 
     Args:
         session: computes. config: the original module's, for pipelines that read it.
-        conditions: names of its inputs beside ``sample`` and ``timestep``.
+        conditions: names of its inputs beside ``sample`` and ``timestep``, dotted where arguments nest.
         frozen: (R,) the time steps of its tables, if it knows no others; else None.
         known: the conditions of its tables, likewise.
     """
@@ -54,18 +56,35 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
         """The processor."""
         return torch.device("cpu")
 
+    @property
+    def add_embedding(self) -> SimpleNamespace:
+        """What StableDiffusionXLPipeline asks of its UNet: how wide the time and prompt's embedding is."""
+        width = self.config["projection_class_embeddings_input_dim"]
+        return SimpleNamespace(linear_1=SimpleNamespace(in_features=width))
+
     def forward(
-        self, sample: Tensor, timestep: Tensor | float, *given: Tensor, return_dict: bool = True, **conditions: Any
+        self,
+        sample: Tensor | None = None,
+        timestep: Tensor | float | None = None,
+        *given: Tensor,
+        hidden_states: Tensor | None = None,
+        return_dict: bool = True,
+        **conditions: Any,
     ) -> Any:
         """The prediction for ``sample`` (B, ...) at ``timestep``, one or (B,); further inputs by name or in order.
+
+        ``hidden_states`` is what transformers call the sample.
 
         Raises:
             InputError: an input that was not exported or is missing, or a step or condition that its tables lack.
         """
-        conditions = {
-            n: v for n, v in (*zip(self.conditions, given, strict=False), *conditions.items()) if v is not None
-        }
-        wrong = sorted(conditions.keys() ^ set(self.conditions))
+        sample = hidden_states if sample is None else sample
+        if sample is None or timestep is None:
+            raise InputError("sample or timestep: a denoiser is called with both")
+        named = dict(zip(self.conditions, given, strict=False)) | conditions
+        tensors = tensor_arguments(named)
+        others = [name for name, value in named.items() if not isinstance(value, Tensor | Mapping | None)]
+        wrong = others or sorted(tensors.keys() ^ set(self.conditions))
         if wrong:
             raise InputError(
                 f"{wrong[0]}: this denoiser was exported for {', '.join(('sample', 'timestep', *self.conditions))}"
@@ -74,9 +93,9 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
         if self.frozen is not None:
             check_recorded(steps, self.frozen)
         if self.known is not None:
-            self.known.set(conditions)
+            self.known.set(named)
         arrays = {"sample": _array(sample), "timestep": _array(steps)}
-        arrays |= {name: _array(conditions[name]) for name in self.conditions}
+        arrays |= {port_of(name): _array(tensors[name]) for name in self.conditions}
         made = torch.from_numpy(self.session(arrays)).to(sample.dtype)
         return UNet2DOutput(sample=made) if return_dict else (made,)
 
