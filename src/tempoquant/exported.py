@@ -18,10 +18,11 @@ from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, 
 from tempoquant.pipelines.diffusers_target import replaced
 from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.quantized import QuantizedPipeline
-from tempoquant.runtime.exporting import PlainGraph, int8_names
+from tempoquant.runtime.exporting import PlainGraph, int8_names, tracing
+from tempoquant.runtime.extras import needed
 from tempoquant.runtime.onnx import ONNXSession, write_onnx
 from tempoquant.runtime.openvino import OpenVINOSession, write_openvino
-from tempoquant.runtime.runner import ExportedDenoiser
+from tempoquant.runtime.runner import ExportedDenoiser, as_array
 from tempoquant.workplace import check_output, partial_of, publish
 
 MANIFEST = "tempoquant_export.json"
@@ -32,11 +33,16 @@ FORMAT_VERSION = 1
 class Runtime:
     """How a target writes a graph into a folder, and opens it again."""
 
+    packages: tuple[str, ...]
     write: Callable[[PlainGraph, tuple[Tensor, ...], Path], None]
     open: Callable[..., Any]
 
 
-RUNTIMES = {"openvino": Runtime(write_openvino, OpenVINOSession), "onnx": Runtime(write_onnx, ONNXSession)}
+RUNTIMES = {
+    "openvino": Runtime(("openvino",), write_openvino, OpenVINOSession),
+    "onnx": Runtime(("onnx", "onnxruntime"), write_onnx, ONNXSession),
+}
+"""Each by the name of the extra that brings its packages."""
 
 
 def export(
@@ -67,6 +73,8 @@ def export(
     """
     if to not in RUNTIMES:
         raise unknown("export target", to, RUNTIMES)
+    for package in RUNTIMES[to].packages:
+        needed(package, to)
     if quantized.correction is not None:
         raise InputError("a correction acts in the scheduler, which an export has none of: quantize without it")
     quantized.return_to_schedule()
@@ -104,7 +112,7 @@ def _write_component(
     sample = torch.zeros(2, *denoiser.sample_shape)
     steps = quantized.clock.timesteps[-1:].expand(2).contiguous()
     given = tuple(value.expand(2, *value.shape[1:]).contiguous() for value in conditions.values())
-    RUNTIMES[to].write(graph, (sample, steps, *given), folder)
+    _write_graph(graph, (sample, steps, *given), to, folder)
     config = {k: v for k, v in dict(getattr(module, "config", {})).items() if k != "quantization_config"}
     known = {} if quantized.clock.conditions is None else quantized.clock.conditions.values
     manifest = {
@@ -122,6 +130,23 @@ def _write_component(
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     config |= {"_class_name": type(module).__name__}
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=list) + "\n")
+
+
+def _write_graph(graph: PlainGraph, example: tuple[Tensor, ...], to: str, folder: Path) -> None:
+    """Write the runtime's files, and see that it runs them.
+
+    Raises:
+        InputError: the runtime does not know something that the graph does.
+    """
+    name, runtime = type(graph.module).__name__, RUNTIMES[to]
+    with tracing():
+        try:
+            # Modules that keep what they computed once, such as places of tokens, are traced with it.
+            graph(*example)
+            runtime.write(graph, example, folder)
+            runtime.open(folder, {})({n: as_array(v) for n, v in zip(graph.inputs, example, strict=True)})
+        except Exception as error:
+            raise InputError(f"a {name} cannot be exported to {to}: {first_line(error)}") from error
 
 
 def is_exported(folder: Path) -> bool:

@@ -91,7 +91,7 @@ class QuantizedProduct(nn.Module):
         probabilities = scores.softmax(-1)
         if attn_mask is not None:
             # A query that may see nothing attends to nothing, as in the stock function.
-            probabilities = probabilities.masked_fill(scores.isneginf().all(-1, keepdim=True), 0)
+            probabilities = probabilities.masked_fill((scores == -torch.inf).all(-1, keepdim=True), 0)
         return self.product("pv", probabilities, value).to(dtype)
 
     def _in_pieces(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

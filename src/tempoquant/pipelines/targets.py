@@ -143,7 +143,9 @@ class BareTarget:
         if not conditioning:
             check_unconditional(self.denoiser)
         elif "class_labels" in conditioning and conditioning["class_labels"].ndim == 1:
-            check_classes(self.denoiser.module, conditioning["class_labels"])
+            # The transformers' last row stands for no class; a pipeline gives it by itself.
+            classes = (getattr(self.denoiser.module, "config", None) or {}).get("num_embeds_ada_norm")
+            check_classes(self.denoiser.module, conditioning["class_labels"], classes and classes + 1)
 
     def _check_names(self, conditioning: Mapping[str, Any]) -> None:
         """Refuse keywords that the module's forward does not take; a call of the user's own may know others."""

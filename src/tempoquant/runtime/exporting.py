@@ -53,7 +53,7 @@ class PlainGraph(nn.Module):
         # One copy of both: the intervals of the module hold this very clock.
         self.module, self.clock = copy.deepcopy((denoiser.module, clock))
         self.call, self.conditions = denoiser.call, conditions
-        self.ports = tuple(map(port_of, conditions))
+        self.inputs = (*INPUTS, *map(port_of, conditions))
         for key, hook in list(self.module._forward_pre_hooks.items()):
             if getattr(hook, "__self__", None) is self.clock:
                 del self.module._forward_pre_hooks[key]

@@ -1,6 +1,9 @@
 """Export to ONNX: QuantizeLinear and DequantizeLinear around stock operators, int8 weights on disk (extra ``onnx``)."""
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError
-from tempoquant.runtime.exporting import INPUTS, OUTPUT, PlainGraph, tracing
+from tempoquant.runtime.exporting import INPUTS, OUTPUT, PlainGraph
 from tempoquant.runtime.extras import needed
 
 MODEL = "model.onnx"
@@ -24,17 +27,16 @@ def write_onnx(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path) -> 
         InputError: the extra is missing.
     """
     onnx = needed("onnx", "onnx")
-    names = (*INPUTS, *graph.ports)
-    given = zip(graph.ports, example[len(INPUTS) :], strict=True)
-    tokens = {name: {0: "batch", 1: "tokens"} for name, value in given if value.dim() == 3}
-    with tracing():
+    named = dict(zip(graph.inputs, example, strict=True))
+    tokens = {n: {0: "batch", 1: "tokens"} for n in graph.inputs[len(INPUTS) :] if named[n].dim() == 3}
+    with _silence():
         torch.onnx.export(
             graph,
             example,
             str(folder / MODEL),
-            input_names=list(names),
+            input_names=list(named),
             output_names=[OUTPUT],
-            dynamic_axes={**{name: {0: "batch"} for name in (*names, OUTPUT)}, **tokens},
+            dynamic_axes={**{name: {0: "batch"} for name in (*named, OUTPUT)}, **tokens},
             opset_version=OPSET,
             do_constant_folding=False,
             dynamo=False,
@@ -42,6 +44,20 @@ def write_onnx(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path) -> 
     model = onnx.load(str(folder / MODEL))
     _int8_weights(model.graph, onnx)
     onnx.save(model, str(folder / MODEL))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """For an export that fails: torch then prints its whole graph, from C++, where Python's own stdout is not asked."""
+    sys.stdout.flush()
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _int8_weights(graph: Any, onnx: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError
-from tempoquant.runtime.exporting import INPUTS, OUTPUT, PlainGraph, tracing
+from tempoquant.runtime.exporting import OUTPUT, PlainGraph
 from tempoquant.runtime.extras import needed
 
 MODEL = "openvino_model.xml"
@@ -27,9 +27,8 @@ def write_openvino(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path)
         InputError: the extra is missing.
     """
     ov = needed("openvino", "openvino")
-    with tracing():
-        model = ov.convert_model(graph, example_input=example)
-    for port, name in zip(model.inputs, (*INPUTS, *graph.ports), strict=True):
+    model = ov.convert_model(graph, example_input=example)
+    for port, name in zip(model.inputs, graph.inputs, strict=True):
         port.get_tensor().set_names({name})
     model.outputs[0].get_tensor().set_names({OUTPUT})
     ov.save_model(model, folder / MODEL, compress_to_fp16=False)

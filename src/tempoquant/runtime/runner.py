@@ -94,12 +94,13 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
             check_recorded(steps, self.frozen)
         if self.known is not None:
             self.known.set(named)
-        arrays = {"sample": _array(sample), "timestep": _array(steps)}
-        arrays |= {port_of(name): _array(tensors[name]) for name in self.conditions}
+        arrays = {"sample": as_array(sample), "timestep": as_array(steps)}
+        arrays |= {port_of(name): as_array(tensors[name]) for name in self.conditions}
         made = torch.from_numpy(self.session(arrays)).to(sample.dtype)
         return UNet2DOutput(sample=made) if return_dict else (made,)
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+def as_array(tensor: Tensor) -> np.ndarray:
+    """A tensor as a runtime takes it: floating point numbers in float32."""
     tensor = tensor.detach().cpu()
     return np.ascontiguousarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())
