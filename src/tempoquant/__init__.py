@@ -6,7 +6,7 @@ from tempoquant.diagnosis import Diagnosis, diagnose
 from tempoquant.exported import export, load_exported
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import Denoiser
-from tempoquant.quantized import QuantizedPipeline, prompt_tables
+from tempoquant.quantized import QuantizedPipeline, prompt_tables, replayed
 from tempoquant.recipe import Recipe
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "method_recipe",
     "prompt_tables",
     "quantize",
+    "replayed",
     "train",
 ]
 __version__ = "0.1.0"

@@ -3,6 +3,7 @@
 import functools
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tempoquant.intervals import Clock, has_tables, kept_networks
 from tempoquant.pipelines import Denoiser, Target, build_scheduler, example_conditions, set_steps
 from tempoquant.pipelines.conditioning import condition_rows
 from tempoquant.recipe import Recipe
-from tempoquant.runtime import PromptTables, freeze_schedule, use_engine
+from tempoquant.runtime import PromptTables, Replay, freeze_schedule, has_hooks, use_engine
 from tempoquant.training.baking import bake, can_bake
 from tempoquant.workplace import check_output, partial_of, publish
 
@@ -171,10 +172,12 @@ class QuantizedPipeline:
     def generate(self, samples: int, **options: Any) -> Tensor:
         """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Target.generate`.
 
-        Layers that see no sample run once for all batches of the same prompts, see :func:`prompt_tables`.
+        Layers that see no sample run once for all batches of the same prompts, see :func:`prompt_tables`, and calls are
+        played back from the third on, see :func:`replayed`.
         """
-        block = (*self.blueprint.shared, *self.blueprint.projections)
-        with PromptTables(self.denoiser.module, block, self.clock.name):
+        module, block = self.denoiser.module, (*self.blueprint.shared, *self.blueprint.projections)
+        tables = PromptTables(module, block, self.clock.name)
+        with tables, nullcontext() if has_hooks(module) else Replay(module, self.clock, tables.begin_again):
             return self.target.generate(samples, **options)
 
     def save_pretrained(self, folder: Path | str, *, overwrite: bool = False) -> SizeReport:
@@ -238,11 +241,37 @@ def prompt_tables(pipe: Any) -> PromptTables:
     Raises:
         InputError: it is not quantized by this package.
     """
+    module, quantizer = _quantized_denoiser(pipe)
+    entries = quantizer.quantization_config.entries
+    return PromptTables(module, (*entries["shared"], *entries["projections"]), quantizer.clock.name)
+
+
+def replayed(pipe: Any) -> Replay:
+    """A ``with`` block in which a plain diffusers pipeline's denoiser is recorded once and then played back: same bits.
+
+    What falls away is Python's way through the denoiser's parts, of which small models and small batches have the most.
+    :meth:`QuantizedPipeline.generate` does so by itself.
+
+        with tempoquant.replayed(pipe):
+            images = pipe(num_inference_steps=50).images
+
+    Args:
+        pipe: a pipeline whose denoiser is quantized, or that denoiser. Its weights, adapters and hooks must not change
+            within.
+
+    Raises:
+        InputError: it is not quantized by this package, or a part of it has hooks.
+    """
+    module, quantizer = _quantized_denoiser(pipe)
+    return Replay(module, quantizer.clock)
+
+
+def _quantized_denoiser(pipe: Any) -> tuple[nn.Module, Any]:
+    """The denoiser of a pipeline that diffusers loaded, or that denoiser itself, with what quantized it."""
     held = (getattr(pipe, name, None) for name in ("unet", "transformer"))
     module = next((part for part in held if isinstance(part, nn.Module)), pipe)
     module = getattr(module, "_orig_mod", module)
     quantizer = getattr(module, "hf_quantizer", None)
     if not isinstance(quantizer, TempoquantQuantizer) or quantizer.clock is None:
         raise InputError(f"the denoiser of this {type(pipe).__name__} is not quantized by tempoquant")
-    entries = quantizer.quantization_config.entries  # type: ignore[attr-defined]
-    return PromptTables(module, (*entries["shared"], *entries["projections"]), quantizer.clock.name)
+    return module, quantizer

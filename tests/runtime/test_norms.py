@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import tempoquant
+from tempoquant.intervals import Numbers
 from tempoquant.runtime import bytes as byte_pass
 from tempoquant.runtime import norms, use_engine
-from tempoquant.runtime.bytes import GroupNorm, Numbers, norm_silu_bytes
+from tempoquant.runtime.bytes import GroupNorm, norm_silu_bytes
 from tempoquant.runtime.check import integers_are_exact
 from tempoquant.runtime.norms import Awaited, let_norms_wait
 from tiny import small_recipe, unet_pipeline
@@ -18,7 +19,7 @@ from tiny import small_recipe, unet_pipeline
 if not integers_are_exact():
     pytest.skip("this processor's int8 operators are not exact", allow_module_level=True)
 
-NUMBERS = Numbers(scale=0.03, zero=10.0, low=0.0, high=255.0)
+NUMBERS = Numbers(s_in=0.03, zero=10.0, q_min=0.0, q_max=255.0, s_out=0.03)
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
 
@@ -44,8 +45,8 @@ def norm_of(channels: int, groups: int) -> nn.GroupNorm:
 def test_one_pass_gives_the_bytes_of_float64(shape, offset):
     x, norm = draw(*shape) * 3 + offset, norm_of(shape[1], 4)
     exact = nn.functional.group_norm(x.double(), 4, norm.weight.double(), norm.bias.double(), norm.eps)
-    exact = nn.functional.silu(exact) / NUMBERS.scale
-    wanted = (exact.round() + NUMBERS.zero).clamp(NUMBERS.low, NUMBERS.high)
+    exact = nn.functional.silu(exact) / NUMBERS.s_in
+    wanted = (exact.round() + NUMBERS.zero).clamp(NUMBERS.q_min, NUMBERS.q_max)
     for layout in (torch.contiguous_format, torch.channels_last):
         q = norm_silu_bytes(x.contiguous(memory_format=layout), told(norm), NUMBERS)
         assert q.dtype == torch.uint8 and q.is_contiguous(memory_format=torch.channels_last)

@@ -5,7 +5,7 @@ from tempoquant.intervals.conditions import Conditions, named_arguments, nested_
 from tempoquant.intervals.generator import ARCHITECTURES, GeneratedInterval, Generators
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
-from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, TableInterval
+from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, Numbers, TableInterval
 from tempoquant.intervals.kept import KeptNetworks, keep_in, keep_step_sizes, kept_networks
 from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.intervals.stepped import SteppedInterval
@@ -23,6 +23,7 @@ __all__ = [
     "IntervalProvider",
     "KeepsPrecision",
     "KeptNetworks",
+    "Numbers",
     "SteppedInterval",
     "TableInterval",
     "TemporalTable",

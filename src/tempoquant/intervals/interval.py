@@ -43,6 +43,22 @@ class Interval(NamedTuple):
         return wide._replace(s_out=wide.s_in) if self.s_out is self.s_in else wide
 
 
+class Numbers(NamedTuple):
+    """An :class:`Interval` of shape () as Python numbers."""
+
+    s_in: float
+    zero: float
+    q_min: float
+    q_max: float
+    s_out: float
+
+    @classmethod
+    def of(cls, interval: Interval) -> "Numbers":
+        """Those of an interval whose fields have shape ()."""
+        ends = float(interval.q_min), float(interval.q_max)
+        return cls(float(interval.s_in), float(interval.zero), *ends, float(interval.s_out))
+
+
 class IntervalProvider(KeepsPrecision):
     """Gives the interval of the clock's current row.
 
@@ -51,6 +67,7 @@ class IntervalProvider(KeepsPrecision):
 
     q_min: Tensor
     q_max: Tensor
+    _known: "tuple[list[Tensor], list[int], list[Numbers]] | None" = None
 
     def __init__(self, bits: int, q_min: int, q_max: int):
         super().__init__()
@@ -64,6 +81,27 @@ class IntervalProvider(KeepsPrecision):
 
     def forward(self) -> Interval:
         return self.at(None)
+
+    def numbers(self) -> Numbers | None:
+        """The current interval in Python numbers; None where time steps differ within the batch."""
+        interval = self()
+        return Numbers.of(interval) if interval.s_in.dim() == 0 else None
+
+    def _all_numbers(self) -> list[Numbers]:
+        """The intervals of all rows, read off their buffers once while these stay as they are."""
+        buffers = [buffer for buffer in self._buffers.values() if buffer is not None]
+        if any(buffer.is_inference() for buffer in buffers):
+            # They do not tell when they change.
+            return self._read_numbers()
+        versions = [buffer._version for buffer in buffers]
+        known = self._known
+        if known is None or versions != known[1] or any(a is not b for a, b in zip(buffers, known[0], strict=True)):
+            known = self._known = (buffers, versions, self._read_numbers())
+        return known[2]
+
+    def _read_numbers(self) -> list[Numbers]:
+        rows = torch.arange(self.get_buffer("scale").numel())
+        return [Numbers.of(self.at(row)) for row in rows]
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """``x`` quantized at the current row, float32 of its shape, with gradients for whatever learns."""
@@ -90,6 +128,9 @@ class ConstantInterval(IntervalProvider):
     def at(self, row: Tensor | None) -> Interval:
         out = self.scale if self.scale_out is None else self.scale_out
         return Interval(self.scale, self.zero, out, self.q_min, self.q_max)
+
+    def numbers(self) -> Numbers:
+        return self._all_numbers()[0]
 
 
 class TableInterval(IntervalProvider):
@@ -131,3 +172,7 @@ class TableInterval(IntervalProvider):
 
     def forward(self) -> Interval:
         return self.at(self.clock.row)
+
+    def numbers(self) -> Numbers | None:
+        row = self.clock.row
+        return super().numbers() if row is None or row.dim() else self._all_numbers()[int(row)]

@@ -5,23 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tempoquant.intervals import Interval
+from tempoquant.intervals import Interval, Numbers
 from tempoquant.layers.simulation import quantized_input
 from tempoquant.runtime.compiled import PIECE, compiled_passes
 
-
-class Numbers(NamedTuple):
-    """What a pass takes of an interval."""
-
-    scale: float
-    zero: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, interval: Interval) -> "Numbers":
-        """Of an interval whose fields have shape ()."""
-        return cls(float(interval.s_in), float(interval.zero), float(interval.q_min), float(interval.q_max))
+MIDDLE = 128
 
 
 class GroupNorm(NamedTuple):
@@ -38,8 +26,17 @@ def quantized_bytes(x: Tensor, numbers: Numbers) -> Tensor:
     made = _in_one_pass("tempoquant_bytes", x, numbers, torch.uint8)
     if made is not None:
         return made
-    q = (x.float() / numbers.scale).round_().add_(numbers.zero)
-    return q.clamp_(numbers.low, numbers.high).to(torch.uint8)
+    q = (x.float() / numbers.s_in).round_().add_(numbers.zero)
+    return q.clamp_(numbers.q_min, numbers.q_max).to(torch.uint8)
+
+
+def signed_bytes(x: Tensor, numbers: Numbers) -> Tensor:
+    """:func:`quantized_bytes` less 128, as int8."""
+    low, high = numbers.q_min - MIDDLE, numbers.q_max - MIDDLE
+    shifted = numbers._replace(zero=numbers.zero - MIDDLE, q_min=low, q_max=high)
+    # The pass keeps the last byte of an integer, which is that of its int8 too.
+    made = _in_one_pass("tempoquant_bytes", x, shifted, torch.uint8)
+    return (quantized_bytes(x, numbers) ^ MIDDLE if made is None else made).view(torch.int8)
 
 
 def centred_floats(x: Tensor, interval: Interval) -> Tensor:
@@ -70,7 +67,7 @@ def norm_silu_bytes(x: Tensor, norm: GroupNorm, numbers: Numbers) -> Tensor | No
     sizes = (items, rows, channels, norm.groups)
     weight, bias = norm.weight.contiguous(), norm.bias.contiguous()
     affine = (weight.data_ptr(), bias.data_ptr(), norm.eps)
-    library.tempoquant_norm_silu_bytes(x.data_ptr(), q.data_ptr(), work.data_ptr(), *sizes, *affine, *numbers)
+    library.tempoquant_norm_silu_bytes(x.data_ptr(), q.data_ptr(), work.data_ptr(), *sizes, *affine, *numbers[:4])
     return q
 
 
@@ -84,5 +81,5 @@ def _in_one_pass(name: str, x: Tensor, numbers: Numbers, dtype: torch.dtype) -> 
     if q.stride() != x.stride():
         x = x.contiguous()
         q = torch.empty_like(x, dtype=dtype)
-    getattr(library, name)(x.data_ptr(), q.data_ptr(), x.numel(), *numbers)
+    getattr(library, name)(x.data_ptr(), q.data_ptr(), x.numel(), *numbers[:4])
     return q

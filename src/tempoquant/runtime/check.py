@@ -12,7 +12,7 @@ from tempoquant.runtime.native import NO_POST_OP, ops, packed_convolution
 def integers_are_exact() -> bool:
     """Try the operators on the values that overflow 16 bits, pairwise sums of 255 x 127, against float64 sums."""
     try:
-        return _linear_is_exact() and all(_conv_is_exact(kernel) for kernel in (1, 3))
+        return _linear_is_exact() and all(_conv_is_exact(kernel) for kernel in (1, 3)) and _product_is_exact()
     except (RuntimeError, AttributeError):
         return False
 
@@ -30,6 +30,12 @@ def _linear_is_exact() -> bool:
     packed = ops.qlinear_prepack(weight, None)
     out = ops.qlinear_pointwise(x, 1.0, 7, packed, scale, zero, None, 1.0, 0, torch.float32, *NO_POST_OP)
     return torch.equal(out.double(), (x.double() - 7) @ weight.double().T)
+
+
+def _product_is_exact() -> bool:
+    x, weight = _operands(48, 128)
+    signed = (x.int() - 128).to(torch.int8)
+    return torch.equal(torch._int_mm(signed, weight.T).double(), signed.double() @ weight.double().T)
 
 
 def _conv_is_exact(kernel: int) -> bool:

@@ -19,6 +19,7 @@ POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 ARGUMENTS = {
     "tempoquant_bytes": [POINTER] * 2 + [COUNT] + [NUMBER] * 4,
     "tempoquant_centred": [POINTER] * 2 + [COUNT] + [NUMBER] * 4,
+    "tempoquant_scaled": [POINTER] * 4 + [COUNT] * 3 + [NUMBER] * 2,
     "tempoquant_norm_silu_bytes": [POINTER] * 3 + [COUNT] * 4 + [POINTER] * 2 + [NUMBER] * 5,
 }
 

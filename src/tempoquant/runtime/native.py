@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tempoquant.intervals import Interval
+from tempoquant.intervals import Interval, Numbers
 from tempoquant.layers import QuantizedLayer, simulate
-from tempoquant.runtime.bytes import Numbers
 from tempoquant.runtime.norms import bytes_of
 from tempoquant.runtime.packed import keep_packed
 
@@ -65,29 +64,28 @@ class IntegerKernel:
         if x.device.type != "cpu":
             # Moved since the engine was chosen.
             return simulate(layer, x)
-        interval = layer.input_interval()
+        numbers = layer.input_interval.numbers()
         if self.packed is None:
             self.packed = packed_layer(layer, x.shape)
             keep_packed(layer, self.packed.weight)
-        if interval.s_in.dim() == 0:
-            return self._run(self.packed, x, interval)
+        if numbers is not None:
+            return self._run(self.packed, x, numbers)
+        interval = layer.input_interval()
         # A batch of mixed time steps: the operators take one scale a call.
         groups, which = torch.unique(torch.stack(torch.broadcast_tensors(*interval)), dim=1, return_inverse=True)
         which = which.repeat_interleave(x.shape[0] // which.numel())
         out: Tensor | None = None
         for number, fields in enumerate(groups.unbind(1)):
             rows = (which == number).nonzero()[:, 0]
-            part = self._run(self.packed, x[rows], Interval(*fields.unbind()))
+            part = self._run(self.packed, x[rows], Numbers.of(Interval(*fields.unbind())))
             out = part.new_empty((x.shape[0], *part.shape[1:])) if out is None else out
             out[rows] = part
         assert out is not None
         return out
 
-    def _run(self, packed: Packed, x: Tensor, interval: Interval) -> Tensor:
-        numbers = Numbers.of(interval)
+    def _run(self, packed: Packed, x: Tensor, numbers: Numbers) -> Tensor:
         q = bytes_of(x, numbers)
-        scale = numbers.scale if interval.s_out is interval.s_in else float(interval.s_out)
-        given = (scale, int(numbers.zero), packed.weight, packed.scale, packed.zeros, packed.bias)
+        given = (numbers.s_out, int(numbers.zero), packed.weight, packed.scale, packed.zeros, packed.bias)
         if packed.geometry is not None:
             q = q.contiguous(memory_format=torch.channels_last)
             out = ops.qconv2d_pointwise(q, *given, *packed.geometry, 1.0, 0, torch.float32, *NO_POST_OP)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from tempoquant.runtime.bytes import GroupNorm, Numbers, norm_silu_bytes, quantized_bytes
+from tempoquant.intervals import Numbers
+from tempoquant.runtime.bytes import GroupNorm, norm_silu_bytes, quantized_bytes
 
 aten: Any = torch.ops.aten
 

@@ -122,6 +122,10 @@ class PromptTables:
         self.features = entry.steps.setdefault((tuple(t.shape), *t.flatten().tolist()), {})
         self.calls = {}
 
+    def begin_again(self) -> None:
+        """The current call of the denoiser is computed once more from its beginning."""
+        self.calls = {}
+
     def _end(self, *_: Any) -> None:
         self.features = None
 

@@ -25,6 +25,18 @@ void tempoquant_centred(const float *x, float *q, int64_t count, float scale, fl
   for (int64_t i = 0; i < count; i++) q[i] = quantized(x[i], scale, zero, low, high) - zero;
 }
 
+/* An int32 product of signed bytes as the product it stands for: rows and columns are what zero points add to it. */
+void tempoquant_scaled(const int32_t *acc, float *out, const int32_t *row, const int32_t *column, int64_t items,
+                       int64_t rows, int64_t columns, float left, float right) {
+#pragma omp parallel for schedule(static) if (items * rows * columns > MANY)
+  for (int64_t i = 0; i < items * rows; i++) {
+    const int32_t *a = acc + i * columns, *c = column + i / rows * columns;
+    float *o = out + i * columns;
+#pragma omp simd
+    for (int64_t j = 0; j < columns; j++) o[j] = (float)(a[j] + row[i] + c[j]) * left * right;
+  }
+}
+
 /* e^x within two units in the last place: a power of two times a polynomial (Cephes' coefficients); no call, so that
    loops around it become vectors. */
 static inline float exponential(float x) {
