@@ -22,6 +22,7 @@ from tempoquant.runtime.exporting import PlainGraph, int8_names, tracing
 from tempoquant.runtime.extras import needed
 from tempoquant.runtime.onnx import ONNXSession, write_onnx
 from tempoquant.runtime.openvino import OpenVINOSession, write_openvino
+from tempoquant.runtime.openvino_parts import check_parts, write_parts
 from tempoquant.runtime.runner import ExportedDenoiser, as_array
 from tempoquant.workplace import check_output, partial_of, publish
 
@@ -52,6 +53,7 @@ def export(
     *,
     freeze: bool = True,
     conditioning: Mapping[str, Any] | None = None,
+    whole: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write a folder that another runtime draws from.
@@ -62,6 +64,7 @@ def export(
             and they follow no class label or pooled prompt: the folder then knows its own schedule only.
         conditioning: an example of what it is to draw from, as ``generate`` takes it: for bare denoisers that take
             other conditions than a class label or a prompt's words. Pipelines make one themselves.
+        whole: to OpenVINO, text encoders and autoencoder too (float), so that optimum-intel loads the folder.
 
     Returns:
         The folder: ``model_index.json`` and the pipeline's other parts as they were, and the denoiser's component
@@ -75,6 +78,10 @@ def export(
         raise unknown("export target", to, RUNTIMES)
     for package in RUNTIMES[to].packages:
         needed(package, to)
+    if whole and to != "openvino":
+        raise InputError(f"whole: optimum-intel reads OpenVINO, not {to}")
+    if whole:
+        check_parts(quantized.pipeline)
     if quantized.correction is not None:
         raise InputError("a correction acts in the scheduler, which an export has none of: quantize without it")
     quantized.return_to_schedule()
@@ -95,6 +102,8 @@ def export(
     staging.mkdir(parents=True)
     try:
         quantized.target.save_shell(staging)
+        if whole:
+            write_parts(quantized.pipeline, staging)
         _write_component(staging / quantized.target.component, chosen, to, tensor_arguments(example), frozen)
         publish(staging, place)
     finally:

@@ -21,6 +21,9 @@ def export_command(
     freeze: Annotated[
         bool, typer.Option("--freeze-schedule/--any-schedule", help="temporal layers as a table of the own schedule")
     ] = True,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="text encoders and autoencoder too: optimum-intel loads the folder")
+    ] = False,
     denoiser: Factory = None,
     overwrite: Overwrite = False,
     json_file: JsonFile = None,
@@ -34,7 +37,7 @@ def export_command(
     if json_file is not None:
         check_new(json_file, overwrite)
     quantized = load(folder, denoiser=None if denoiser is None else bare_denoiser(denoiser), engine="simulation")
-    made = export(quantized, out, to, freeze=freeze, overwrite=overwrite)
+    made = export(quantized, out, to, freeze=freeze, whole=whole, overwrite=overwrite)
     size = sum(path.stat().st_size for path in (made / quantized.target.component).iterdir())
     console().print(f"{made}: {to}, denoiser {size / 1e6:.2f} MB")
     write_json(json_file, {"out": str(made), "target": to, "denoiser_bytes": size})
