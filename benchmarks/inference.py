@@ -32,8 +32,6 @@ from tempoquant.runtime import Replay, engine_report
 BASELINES = ("float32", "float32 channels_last")
 REST = 0.1
 """Seconds before every turn: other engines' threads spin on for more work, and would slow the next."""
-CALLS = 3
-"""Timed calls of a turn."""
 Run = Callable[[], Tensor]
 
 
@@ -43,16 +41,17 @@ def main() -> None:
     parser.add_argument("--models", default="fashion32,cifar10,anime64")
     parser.add_argument("--batches", default="1,4")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--calls", type=int, default=3, help="timed calls of a turn")
     parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     command = f"python benchmarks/inference.py --models {args.models} --batches {args.batches} --rounds {args.rounds}"
-    command += " --rivals" * args.rivals
+    command += f" --calls {args.calls}" * (args.calls != 3) + " --rivals" * args.rivals
     found = json.loads(args.json.read_text()) if args.json.exists() else {"machine": machine(), "results": []}
     for name in args.models.split(","):
         for batch in (int(b) for b in args.batches.split(",")):
-            entry = {"command": command, **measure(name, batch, args.rounds, args.rivals)}
+            entry = {"command": command, **measure(name, batch, args.rounds, args.calls, args.rivals)}
             others = [r for r in found["results"] if (r["model"], r["batch"]) != (name, batch)]
             found["results"] = [*others, entry]
             args.json.write_text(json.dumps(found, indent=1) + "\n")
@@ -96,7 +95,7 @@ MODELS: dict[str, Callable[[], Denoiser]] = {
 }
 
 
-def measure(name: str, batch: int, rounds: int, with_rivals: bool) -> dict[str, Any]:
+def measure(name: str, batch: int, rounds: int, calls: int, with_rivals: bool) -> dict[str, Any]:
     """Latencies and ratios of all engines on one model at one batch size."""
     torch.manual_seed(0)
     denoiser = MODELS[name]()
@@ -105,7 +104,7 @@ def measure(name: str, batch: int, rounds: int, with_rivals: bool) -> dict[str, 
     context = {key: value.expand(batch, -1, -1).contiguous() for key, value in (given or {}).items()}
     engines, kernels = engines_of(denoiser, given, x, context, with_rivals)
     with torch.inference_mode():
-        seconds = timed(engines, rounds)
+        seconds = timed(engines, rounds, calls)
     summary = {engine: {"milliseconds": 1000 * median(times)} for engine, times in seconds.items()}
     best = min(BASELINES, key=lambda engine: summary[engine]["milliseconds"])
     for engine, times in seconds.items():
@@ -164,7 +163,7 @@ def replayed(quantized: tempoquant.QuantizedPipeline, step: float, x: Tensor, co
     return lambda: made.denoiser(x, step, **context)
 
 
-def timed(engines: dict[str, Run], rounds: int) -> dict[str, list[float]]:
+def timed(engines: dict[str, Run], rounds: int, calls: int) -> dict[str, list[float]]:
     """Seconds of a call of every engine in every round, after a round that is not counted."""
     # As timeit does: collections go over whatever all engines together have imported.
     gc.collect()
@@ -175,10 +174,10 @@ def timed(engines: dict[str, Run], rounds: int) -> dict[str, list[float]]:
             time.sleep(REST)
             run()
             start = time.perf_counter()
-            for _ in range(CALLS):
+            for _ in range(calls):
                 run()
             if round_number:
-                seconds[engine].append((time.perf_counter() - start) / CALLS)
+                seconds[engine].append((time.perf_counter() - start) / calls)
     gc.enable()
     return seconds
 

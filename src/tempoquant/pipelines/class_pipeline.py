@@ -30,7 +30,7 @@ class ClassPipeline(DiffusionPipeline):
     def __call__(
         self,
         class_labels: Sequence[int] | Tensor,
-        guidance_scale: float = 2.0,
+        guidance_scale: float = 1.5,
         num_inference_steps: int = 50,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,

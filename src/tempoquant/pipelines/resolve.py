@@ -19,7 +19,7 @@ from tempoquant.pipelines.denoiser import Denoiser
 from tempoquant.pipelines.diffusers_target import DiffusersTarget
 from tempoquant.pipelines.targets import BareTarget, Target
 
-BUNDLED = ("fashion32",)
+BUNDLED = ("fashion32", "fashion32-class")
 FORMS = (*BUNDLED, "DIFFUSERS_FOLDER", "FILE.ckpt", "FILE.safetensors", "FILE.py:FACTORY", "HUB_ORG/NAME")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

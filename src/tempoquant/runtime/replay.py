@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -68,8 +68,9 @@ class Replay:
         leaves, spec = tree_flatten((args, kwargs))
         inputs = [*(leaf for leaf in leaves if isinstance(leaf, Tensor)), *self._moments()]
         rest = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
-        key = (repr(spec), rest, *((x.shape, x.stride(), x.dtype, x.device) for x in inputs))
-        if torch.is_grad_enabled() or torch.jit.is_tracing() or self.module.training:
+        key = (repr(spec), rest, *(_kind(x, inputs) for x in inputs))
+        usual = torch.is_grad_enabled() or torch.jit.is_tracing() or self.module.training
+        if usual or not all(isinstance(value, Hashable) for value in rest):
             return self._forward(*args, **kwargs)
         if key not in self.tapes:
             return self._record(key, inputs, args, kwargs)
@@ -128,6 +129,11 @@ def _whole_parts(module: nn.Module, recorder: Recorder) -> Iterator[None]:
                 delattr(part, name)
             else:
                 setattr(part, name, before)
+
+
+def _kind(x: Tensor, inputs: list[Tensor]) -> tuple:
+    """What a tape depends on of an input: all but its values; and whether it was given before."""
+    return x.shape, x.stride(), x.dtype, x.device, next(i for i, other in enumerate(inputs) if other is x)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -99,9 +99,9 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         # By weak reference: what the call has no more use for is freed as ever.
         self.slots = WeakIdKeyDictionary()
-        self.size = 0
-        for tensor in inputs:
-            self._slot(tensor)
+        self.size = len(inputs)
+        for slot, tensor in enumerate(inputs):
+            self.slots.setdefault(tensor, slot)
         self.nodes: list[Node] = []
         self.inside = False
         self.why: str | None = None
