@@ -6,6 +6,7 @@ import pytest
 
 from tempoquant.bench import built_in, load_experiment, parse_bits, plan_runs
 from tempoquant.errors import InputError
+from tempoquant.pipelines.resolve import BUNDLED
 
 RTN = {"method": "rtn", "bits": ["W4A8"]}
 
@@ -137,7 +138,7 @@ def test_the_papers_experiments_are_built_in():
 def test_every_built_in_experiment_is_valid(name):
     experiment = load_experiment(name)
     assert plan_runs(experiment) and experiment.title
-    assert experiment.model == "fashion32" or (experiment.targets and experiment.source)
+    assert experiment.model in BUNDLED or (experiment.targets and experiment.source)
 
 
 def settings(name: str) -> tuple:
