@@ -8,6 +8,7 @@ import torch
 import tempoquant
 from conditional_models import large_text_pipeline, text_pipeline
 from tempoquant.errors import InputError
+from tempoquant.runtime.openvino_parts import write_parts
 from tiny import small_recipe, unet_pipeline
 
 openvino = pytest.importorskip("openvino")
@@ -75,6 +76,14 @@ def test_the_denoisers_inputs_are_called_as_pipelines_call_them(case):
     model = opened(folder, "unet")
     assert sorted(names(model.inputs)) == sorted(wanted + large)
     assert names(model.outputs) == ["out_sample"]
+
+
+def test_the_pipelines_own_parts_stay_in_their_precision(tmp_path):
+    pipe = text_pipeline(tmp_path)
+    pipe.vae.to(torch.bfloat16)
+    write_parts(pipe, tmp_path)
+    assert pipe.vae.dtype == torch.bfloat16 and pipe.text_encoder.dtype == torch.float32
+    assert opened(tmp_path, "vae_decoder").inputs[0].element_type == openvino.Type.f32
 
 
 def test_what_optimum_has_no_class_for_is_refused(tmp_path):

@@ -1,7 +1,8 @@
 """What stands around a denoiser, as optimum-intel reads it: text encoders and the autoencoder in OpenVINO, float."""
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +17,45 @@ from tempoquant.runtime.openvino import MODEL
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
-class TextEncoder(nn.Module):
-    """A CLIP text encoder: token numbers (B, L) to its own output, and the hidden states of all layers."""
+class Part(nn.Module):
+    """One component as a graph of one input.
 
-    def __init__(self, encoder: Any):
+    Args:
+        component: left as it is. compute: ``f(component, x)``, a tensor or a tuple. given: what the input is called.
+        names: what the outputs are called, in order.
+    """
+
+    def __init__(self, component: nn.Module, compute: Callable[[Any, Tensor], Any], given: str, names: Sequence[str]):
         super().__init__()
-        self.encoder, self.layers = encoder, int(encoder.config.num_hidden_layers)
+        # A copy: it is traced in float32.
+        self.component = copy.deepcopy(component).float().eval()
+        self.compute, self.given, self.names = compute, given, names
 
-    @property
-    def names(self) -> list[str]:
-        """What the outputs are called, in order."""
-        first = ["text_embeds", "last_hidden_state"] if self._projects else ["last_hidden_state", "pooler_output"]
-        return [*first, *(f"hidden_states.{i}" for i in range(self.layers + 1))]
-
-    @property
-    def _projects(self) -> bool:
-        return hasattr(self.encoder, "text_projection")
-
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
-        out = self.encoder(input_ids, output_hidden_states=True, return_dict=True)
-        first = (
-            (out.text_embeds, out.last_hidden_state) if self._projects else (out.last_hidden_state, out.pooler_output)
-        )
-        return (*first, *out.hidden_states)
+    def forward(self, x: Tensor) -> Any:
+        return self.compute(self.component, x)
 
 
-class Decoder(nn.Module):
+def text_part(encoder: Any) -> Part:
+    """A CLIP text encoder: token numbers (B, L) to its own outputs, and the hidden states of all layers."""
+    projects = hasattr(encoder, "text_projection")
+    first = ("text_embeds", "last_hidden_state") if projects else ("last_hidden_state", "pooler_output")
+
+    def compute(encoder: Any, tokens: Tensor) -> tuple[Tensor, ...]:
+        out = encoder(tokens, output_hidden_states=True, return_dict=True)
+        return (*(out[name] for name in first), *out.hidden_states)
+
+    layers = [f"hidden_states.{i}" for i in range(encoder.config.num_hidden_layers + 1)]
+    return Part(encoder, compute, "input_ids", [*first, *layers])
+
+
+def decoder_part(vae: Any) -> Part:
     """Latents to pixels."""
-
-    names = ("sample",)
-
-    def __init__(self, vae: Any):
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, latent_sample: Tensor) -> Tensor:
-        return self.vae.decode(latent_sample, return_dict=False)[0]
+    return Part(vae, lambda vae, x: vae.decode(x, return_dict=False)[0], "latent_sample", ["sample"])
 
 
-class Encoder(nn.Module):
+def encoder_part(vae: Any) -> Part:
     """Pixels to the means and log-variances of latents."""
-
-    names = ("latent_parameters",)
-
-    def __init__(self, vae: Any):
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, sample: Tensor) -> Tensor:
-        return self.vae.encode(sample).latent_dist.parameters
+    return Part(vae, lambda vae, x: vae.encode(x).latent_dist.parameters, "sample", ["latent_parameters"])
 
 
 def check_parts(pipe: Any) -> None:
@@ -81,30 +72,23 @@ def write_parts(pipe: Any, folder: Path) -> None:
         encoder = getattr(pipe, name, None)
         if encoder is not None:
             tokens = torch.zeros(2, encoder.config.max_position_embeddings, dtype=torch.int64)
-            _write(TextEncoder(encoder), "input_ids", tokens, folder / name)
+            _write(text_part(encoder), tokens, folder / name)
     vae = pipe.vae
     side = 8 * 2 ** (len(vae.config.block_out_channels) - 1)
-    latents, pixels = (
-        torch.zeros(2, vae.config.latent_channels, 8, 8),
-        torch.zeros(2, vae.config.in_channels, side, side),
-    )
-    for name, part, names, example in (
-        ("vae_decoder", Decoder(vae), "latent_sample", latents),
-        ("vae_encoder", Encoder(vae), "sample", pixels),
-    ):
-        _write(part, names, example, folder / name)
-        config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
-        text = json.dumps({"_class_name": type(vae).__name__, **config}, indent=2, default=list)
-        (folder / name / "config.json").write_text(text + "\n")
+    _write(decoder_part(vae), torch.zeros(2, vae.config.latent_channels, 8, 8), folder / "vae_decoder")
+    _write(encoder_part(vae), torch.zeros(2, vae.config.in_channels, side, side), folder / "vae_encoder")
+    config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+    text = json.dumps({"_class_name": type(vae).__name__, **config}, indent=2, default=list) + "\n"
+    for name in ("vae_decoder", "vae_encoder"):
+        (folder / name / "config.json").write_text(text)
 
 
-def _write(part: Any, given: str, example: Tensor, folder: Path) -> None:
+def _write(part: Part, example: Tensor, folder: Path) -> None:
     ov = needed("openvino", "openvino")
     folder.mkdir(exist_ok=True)
     with tracing():
-        model = ov.convert_model(part.float().eval(), example_input=example)
-    model.inputs[0].get_tensor().set_names({given})
-    names: Sequence[str] = part.names
-    for port, name in zip(model.outputs, names, strict=True):
+        model = ov.convert_model(part.eval(), example_input=example)
+    model.inputs[0].get_tensor().set_names({part.given})
+    for port, name in zip(model.outputs, part.names, strict=True):
         port.get_tensor().set_names({name})
     ov.save_model(model, folder / MODEL, compress_to_fp16=False)
