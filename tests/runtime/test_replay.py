@@ -12,6 +12,8 @@ from conditional_models import dit_pipeline, large_text_pipeline, text_pipeline
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
 from tempoquant.runtime import Replay
+from tempoquant.runtime.bytes import GroupNorm
+from tempoquant.runtime.norms import Awaited
 from tempoquant.runtime.tape import Recorder
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
@@ -185,6 +187,13 @@ def test_arguments_that_cannot_be_told_apart_take_the_usual_way():
     with Replay(module, Clock(torch.tensor([0.0, 1.0]), 1, "timestep")) as replay:
         outputs(lambda a, b: module(a, a, scale=bytearray(b"1")), calls_of(4))
         assert replay.played == 0
+
+
+def test_a_waiting_norm_of_a_constant_is_not_recorded():
+    constant, norm = torch.randn(1, 4, 2, 2), GroupNorm(2, torch.ones(4), torch.zeros(4), 1e-5)
+    with Recorder([]) as recorder, torch.inference_mode():
+        recorder.whole(lambda x: x.computed())(Awaited(constant, norm, False))
+    assert recorder.why == "a norm waits whose input it does not compute"
 
 
 def test_gradients_and_training_take_the_usual_way():

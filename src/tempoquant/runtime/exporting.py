@@ -18,10 +18,11 @@ from torch.nn.functional import pad
 from tempoquant.intervals import Clock, Interval, nested_arguments
 from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers
 from tempoquant.pipelines import Denoiser
+from tempoquant.runtime.bytes import MIDDLE
 from tempoquant.runtime.native import padding_of, unsuitable
 from tempoquant.runtime.norms import let_norms_wait
 
-BYTE, MIDDLE = 255, 128
+BYTE = 255
 INPUTS = ("sample", "timestep")
 OUTPUT = "out_sample"
 

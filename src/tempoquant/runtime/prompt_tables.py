@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tempoquant.graph.nested import map_kind, tensors_in
 from tempoquant.intervals import named_arguments
 from tempoquant.layers import StandIn, parameter_count
+from tempoquant.runtime.swapping import swapped
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,7 @@ class PromptTables:
                  self.module.register_forward_hook(self._end, always_call=True))  # fmt: skip
         self._undo = [hook.remove for hook in hooks]
         for name, layer in self.layers.items():
-            own = vars(layer).get("forward")
-            self._undo.append(functools.partial(_restore, layer, own))
-            layer.forward = self._remembering(name, layer.forward)
+            self._undo.append(swapped(layer, "forward", self._remembering(name, layer.forward)))
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -153,13 +152,6 @@ class PromptTables:
         if self.features is not None and self.size + feature.size <= self.limit:
             self.features[key] = feature
             self.size += feature.size
-
-
-def _restore(layer: nn.Module, own: Any) -> None:
-    if own is None:
-        del layer.forward
-    else:
-        layer.forward = own
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -14,6 +14,7 @@ from tempoquant.intervals import Clock
 from tempoquant.layers import CachedLayer, quantized_layers, quantized_products
 from tempoquant.layers.attention import AttentionProducts, WatchedForward
 from tempoquant.runtime.norms import Waiting
+from tempoquant.runtime.swapping import swapped
 from tempoquant.runtime.tape import Recorder, Tape
 
 
@@ -41,37 +42,35 @@ class Replay:
         self.tapes: dict[Any, Tape | None] = {}
         self.trusted: set[Any] = set()
         self.played = 0
-        self._own: Any = None
         self._forward: Callable[..., Any] = module.forward
+        self._undo: Callable[[], None] = lambda: None
 
     def __enter__(self) -> "Replay":
         if has_hooks(self.module):
             raise InputError("a part of the denoiser has hooks, which a played back call would leave out: remove them")
-        self._own, self._forward = vars(self.module).get("forward"), self.module.forward
+        self._forward = self.module.forward
 
         @functools.wraps(self._forward)
         def forward(*args: Any, **kwargs: Any) -> Any:
             return self._call(*args, **kwargs)
 
-        self.module.forward = forward
+        self._undo = swapped(self.module, "forward", forward)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._own is None:
-            del self.module.forward
-        else:
-            self.module.forward = self._own
+        self._undo()
         self.tapes, self.trusted = {}, set()
 
     @torch.compiler.disable
     def _call(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled() or torch.jit.is_tracing() or self.module.training:
+            return self._forward(*args, **kwargs)
         leaves, spec = tree_flatten((args, kwargs))
         inputs = [*(leaf for leaf in leaves if isinstance(leaf, Tensor)), *self._moments()]
         rest = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
-        key = (repr(spec), rest, *(_kind(x, inputs) for x in inputs))
-        usual = torch.is_grad_enabled() or torch.jit.is_tracing() or self.module.training
-        if usual or not all(isinstance(value, Hashable) for value in rest):
+        if not all(isinstance(value, Hashable) for value in rest):
             return self._forward(*args, **kwargs)
+        key = (repr(spec), rest, *(_kind(x, inputs) for x in inputs))
         if key not in self.tapes:
             return self._record(key, inputs, args, kwargs)
         tape = self.tapes[key]
@@ -109,7 +108,7 @@ def _whole_parts(module: nn.Module, recorder: Recorder) -> Iterator[None]:
 
     They read numbers off the clock, or remember what they computed.
     """
-    undo: list[tuple[Any, str, Any]] = []
+    undo: list[Callable[[], None]] = []
     kernels = [*quantized_layers(module).values(), *quantized_products(module).values()]
     named = [
         part
@@ -119,16 +118,12 @@ def _whole_parts(module: nn.Module, recorder: Recorder) -> Iterator[None]:
     for part, name in [*((k, "kernel") for k in kernels), *((n, "forward") for n in named)]:
         own = getattr(part, name)
         if not isinstance(own, Waiting | WatchedForward):
-            undo.append((part, name, vars(part).get(name)))
-            setattr(part, name, recorder.whole(own))
+            undo.append(swapped(part, name, recorder.whole(own)))
     try:
         yield
     finally:
-        for part, name, before in undo:
-            if before is None:
-                delattr(part, name)
-            else:
-                setattr(part, name, before)
+        for put_back in undo:
+            put_back()
 
 
 def _kind(x: Tensor, inputs: list[Tensor]) -> tuple:

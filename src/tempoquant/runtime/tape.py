@@ -151,6 +151,8 @@ class Recorder(TorchDispatchMode):
         lists: list[tuple[int, list[int | None]]] = []
         for place, value in enumerate(args):
             if isinstance(value, Awaited):
+                if not self._knows(value.source):
+                    self.why = self.why or "a norm waits whose input it does not compute"
                 tensors.append((place, self._slot(value.source)))
                 given[place] = Owed(value.owed, value.silu)
             elif self._knows(value):
