@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from tempoquant.intervals import Clock, ConstantInterval, TableInterval
-from tempoquant.layers import QuantizedProduct, simulate_product
+from tempoquant.layers import QuantizedProduct, attention_in_pieces, simulate_product
 from tempoquant.numerics import affine_qparams
 from tempoquant.runtime import compiled, products
-from tempoquant.runtime.products import integer_product
+from tempoquant.runtime.bytes import softmax_bytes
+from tempoquant.runtime.products import integer_attention, integer_product
 
 
 @pytest.fixture(params=["compiled", "torch alone"])
@@ -82,3 +83,46 @@ def test_the_rest_is_simulated(why, monkeypatch):
         k = k[:1]
     right = k.transpose(-2, -1)
     assert torch.equal(integer_product(product, "qk", q, right), simulate_product(product, "qk", q, right))
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 2**20])
+@pytest.mark.parametrize("shape", [(2, 3, 16, 24, 40), (4, 9, 16, 7)])
+def test_attention_is_that_of_its_products(passes, request, monkeypatch, shape, at_once):
+    monkeypatch.setattr(products, "AT_ONCE", at_once)
+    torch.manual_seed(0)
+    *batch, count, width, terms = shape
+    product = product_of(-1.0, 2.0, 8)
+    # As attention processors give them: heads behind tokens in memory.
+    q, k, v = (torch.randn(*batch[:-1], n, batch[-1], width).transpose(-3, -2) for n in (count, terms, terms))
+    wanted = attention_in_pieces(product, q, k, v, 0.25)
+    found = integer_attention(product, q, k, v, 0.25)
+    if "torch alone" in request.node.callspec.id:
+        assert torch.equal(found, wanted)
+    else:
+        assert found.shape == wanted.shape and (found - wanted).norm() < 1e-3 * wanted.norm()
+
+
+def test_attention_that_integers_do_not_suit_goes_in_pieces(monkeypatch):
+    monkeypatch.setattr(torch, "_int_mm", None)
+    product = product_of(-1.0, 2.0, 8)
+    q, k, v = (torch.randn(2, 3, 5, 8) for _ in range(3))
+    assert torch.equal(integer_attention(product, q, k, v, 0.5), attention_in_pieces(product, q, k, v, 0.5))
+
+
+@pytest.mark.parametrize("bits", [8, 6])
+def test_bytes_of_a_softmax_are_those_of_float64_but_for_ties(passes, bits):
+    torch.manual_seed(0)
+    acc = torch.randint(-(2**17), 2**17, (37, 129), dtype=torch.int32)
+    row, column = (
+        torch.randint(-500, 500, (37,), dtype=torch.int32),
+        torch.randint(-500, 500, (129,), dtype=torch.int32),
+    )
+    numbers = ConstantInterval(affine_qparams(torch.tensor(0.0), torch.tensor(0.1), bits), bits).numbers()
+    made, sums = softmax_bytes(acc, (row, column), (2.0**-7, 2.0**-5, 2.0**-3), numbers)
+    scores = (acc.double() + row[:, None] + column) * 2.0**-15
+    exact = scores.softmax(1) / numbers.s_in + numbers.zero
+    wanted = exact.round().clamp(numbers.q_min, numbers.q_max) - 128
+    tie = (exact - exact.floor() - 0.5).abs() < 1e-4
+    assert torch.equal(made[~tie].double(), wanted[~tie])
+    assert tie.float().mean() < 0.01 and wanted.unique().numel() > 30
+    assert torch.equal(sums.long(), made.long().sum(1))

@@ -1,6 +1,12 @@
 """Quantized Linear, Conv2d and attention products. They call a kernel; simulation is the default one."""
 
-from tempoquant.layers.attention import AttentionProducts, QuantizedProduct, quantized_products, simulate_product
+from tempoquant.layers.attention import (
+    AttentionProducts,
+    QuantizedProduct,
+    attention_in_pieces,
+    quantized_products,
+    simulate_product,
+)
 from tempoquant.layers.cached import (
     CachedLayer,
     StandIn,
@@ -32,6 +38,7 @@ __all__ = [
     "SplitLayer",
     "StandIn",
     "UnreadLayer",
+    "attention_in_pieces",
     "drop_unread",
     "install_attention",
     "install_layers",

@@ -23,6 +23,10 @@ AT_ONCE = 2**19
 """Scores that attention holds at a time: some passes go over them, which should find them in the processor's cache."""
 
 
+ProductKernel = Callable[["QuantizedProduct", str, Tensor, Tensor], Tensor]
+AttentionKernel = Callable[["QuantizedProduct", Tensor, Tensor, Tensor, float], Tensor]
+
+
 class QuantizedProduct(nn.Module):
     """The two matrix products of one attention: softmax(q k^T) v.
 
@@ -30,6 +34,8 @@ class QuantizedProduct(nn.Module):
         intervals: a provider for each of "q", "k", "v" and "p" (the softmax output), or empty while float.
         watch: called with (operand name, tensor) before use: how calibration sees the operands.
         kernel: computes a product whose operands are quantized; :func:`simulate_product` unless another is given.
+        attention: computes softmax(q k^T * scale) v where nothing is masked; :func:`attention_in_pieces`, which goes by
+            way of the kernel, unless another is given.
         centred: makes ``q - z`` of an operand in float32; a run-time may give a faster one.
     """
 
@@ -37,8 +43,17 @@ class QuantizedProduct(nn.Module):
         super().__init__()
         self.intervals = nn.ModuleDict()
         self.watch: Callable[[str, Tensor], None] | None = None
-        self.kernel: Callable[[QuantizedProduct, str, Tensor, Tensor], Tensor] = simulate_product
-        self.centred: Callable[[Tensor, Interval], Tensor] = quantized_input
+        self.compute_with(simulate_product)
+
+    def compute_with(
+        self,
+        kernel: ProductKernel,
+        attention: AttentionKernel | None = None,
+        centred: Callable[[Tensor, Interval], Tensor] = quantized_input,
+    ) -> None:
+        """Let these compute from now on: see the attributes of their names."""
+        self.kernel, self.centred = kernel, centred
+        self.attention: AttentionKernel = attention or attention_in_pieces
 
     @property
     def is_stock(self) -> bool:
@@ -79,8 +94,8 @@ class QuantizedProduct(nn.Module):
         query, key, value = query.float(), key.float(), value.float()
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         bare = attn_mask is None and not is_causal and self.watch is None
-        if bare and not torch.jit.is_tracing() and _scores(query, key) > AT_ONCE:
-            return self._in_pieces(query, key, value, scale).to(dtype)
+        if bare and not torch.jit.is_tracing():
+            return self.attention(self, query, key, value, scale).to(dtype)
         scores = self.product("qk", query, key.transpose(-2, -1)) * scale
         if is_causal:
             causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
@@ -94,14 +109,16 @@ class QuantizedProduct(nn.Module):
             probabilities = probabilities.masked_fill((scores == -torch.inf).all(-1, keepdim=True), 0)
         return self.product("pv", probabilities, value).to(dtype)
 
-    def _in_pieces(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention of all queries to all keys, a head and some queries at a time: sums are the same integers."""
-        if query.dim() == 4 and query.shape[1] > 1:
-            heads = zip(query.split(1, 1), key.split(1, 1), value.split(1, 1), strict=True)
-            return torch.cat([self._in_pieces(q, k, v, scale) for q, k, v in heads], 1)
-        rows = max(1, AT_ONCE * query.shape[-2] // _scores(query, key))
-        parts = (self.product("qk", part, key.transpose(-2, -1)) * scale for part in query.split(rows, -2))
-        return torch.cat([self.product("pv", scores.softmax(-1), value) for scores in parts], -2)
+
+def attention_in_pieces(product: QuantizedProduct, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Attention of all queries to all keys, a head and some queries at a time: sums are the same integers."""
+    scores = _scores(query, key)
+    if scores > AT_ONCE and query.dim() == 4 and query.shape[1] > 1:
+        heads = zip(query.split(1, 1), key.split(1, 1), value.split(1, 1), strict=True)
+        return torch.cat([attention_in_pieces(product, q, k, v, scale) for q, k, v in heads], 1)
+    parts = query.split(max(1, AT_ONCE * query.shape[-2] // scores), -2) if scores > AT_ONCE else (query,)
+    seen = (product.product("qk", part, key.transpose(-2, -1)) * scale for part in parts)
+    return torch.cat([product.product("pv", some.softmax(-1), value) for some in seen], -2)
 
 
 def _scores(query: Tensor, key: Tensor) -> int:

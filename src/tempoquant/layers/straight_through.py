@@ -32,7 +32,7 @@ def learn_with_gradients(module: nn.Module, wanted: bool = True) -> None:
         if isinstance(part, QuantizedLayer):
             part.kernel = straight_through if wanted else simulate
         elif isinstance(part, QuantizedProduct):
-            part.kernel = straight_through_product if wanted else simulate_product
+            part.compute_with(straight_through_product if wanted else simulate_product)
 
 
 @contextmanager

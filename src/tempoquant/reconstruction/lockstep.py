@@ -45,14 +45,14 @@ class Lockstep:
         for name, layer in self.layers.items():
             layer.kernel = self._kernel(name)
         for product in self.products:
-            product.kernel = self._product
+            product.compute_with(self._product)
         return self
 
     def __exit__(self, *_: Any) -> None:
         for layer in self.layers.values():
             layer.kernel = simulate
         for product in self.products:
-            product.kernel = simulate_product
+            product.compute_with(simulate_product)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

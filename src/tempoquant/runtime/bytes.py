@@ -71,6 +71,38 @@ def norm_silu_bytes(x: Tensor, norm: GroupNorm, numbers: Numbers) -> Tensor | No
     return q
 
 
+def softmax_bytes(
+    acc: Tensor, owed: tuple[Tensor, Tensor], factors: tuple[float, float, float], numbers: Numbers
+) -> tuple[Tensor, Tensor]:
+    """:func:`signed_bytes` of the softmax of rows of scores, and the sum of each row of them.
+
+    Args:
+        acc: (T, S) int32, a product of bytes. owed: (T,) and (S,) int32 to be added to its rows and columns.
+        factors: the scores are ``acc`` times these, one after the other. numbers: of the softmax.
+
+    Returns:
+        (T, S) int8 and (T,) int32. Where rounding is a near tie a byte may be the neighbour of what torch's softmax
+        gives.
+    """
+    library = compiled_passes()
+    row, column = owed
+    if library is None:
+        scores = (acc + row[:, None] + column).float()
+        for factor in factors:
+            scores = scores * factor
+        made = signed_bytes(scores.softmax(-1), numbers)
+        return made, made.sum(1, dtype=torch.int32)
+    made, sums = torch.empty(acc.shape, dtype=torch.int8), torch.empty(len(acc), dtype=torch.int32)
+    workers = torch.get_num_threads()
+    work = torch.empty(workers * acc.shape[1])
+    parts = (acc, made, sums, work, row.contiguous(), column.contiguous())
+    ends = (numbers.zero - MIDDLE, numbers.q_min - MIDDLE, numbers.q_max - MIDDLE)
+    library.tempoquant_softmax_bytes(
+        *(part.data_ptr() for part in parts), *acc.shape, workers, *factors, numbers.s_in, *ends
+    )
+    return made, sums
+
+
 def _in_one_pass(name: str, x: Tensor, numbers: Numbers, dtype: torch.dtype) -> Tensor | None:
     """The result of a compiled pass over ``x``; None without a compiler, or if ``x`` has no numbers in this memory."""
     library = compiled_passes()

@@ -20,6 +20,7 @@ ARGUMENTS = {
     "tempoquant_bytes": [POINTER] * 2 + [COUNT] + [NUMBER] * 4,
     "tempoquant_centred": [POINTER] * 2 + [COUNT] + [NUMBER] * 4,
     "tempoquant_scaled": [POINTER] * 4 + [COUNT] * 3 + [NUMBER] * 2,
+    "tempoquant_softmax_bytes": [POINTER] * 6 + [COUNT] * 3 + [NUMBER] * 7,
     "tempoquant_norm_silu_bytes": [POINTER] * 3 + [COUNT] * 4 + [POINTER] * 2 + [NUMBER] * 5,
 }
 

@@ -6,13 +6,12 @@ from torch import nn
 
 from tempoquant.errors import unknown
 from tempoquant.layers import quantized_layers, quantized_products, simulate, simulate_product
-from tempoquant.layers.simulation import quantized_input
 from tempoquant.runtime.bytes import centred_floats
 from tempoquant.runtime.check import integers_are_exact
 from tempoquant.runtime.native import IntegerKernel, unsuitable
 from tempoquant.runtime.norms import let_norms_wait
 from tempoquant.runtime.packed import keep_plain
-from tempoquant.runtime.products import integer_product
+from tempoquant.runtime.products import integer_attention, integer_product
 
 ENGINES = ("auto", "integer", "simulation")
 
@@ -41,8 +40,10 @@ def use_engine(module: nn.Module, engine: str = "auto") -> dict[str, str]:
         if layer.kernel is simulate:
             keep_plain(layer)
     for product in quantized_products(module).values():
-        product.centred = centred_floats if integer else quantized_input
-        product.kernel = integer_product if integer else simulate_product
+        if integer:
+            product.compute_with(integer_product, integer_attention, centred_floats)
+        else:
+            product.compute_with(simulate_product)
     let_norms_wait(module, integer)
     return engine_report(module)
 

@@ -54,6 +54,41 @@ static inline float exponential(float x) {
   return p * power.f;
 }
 
+/* Softmax of rows of scores as signed bytes, and the sum of each row's. The scores are (acc + row + column) * left *
+   right * scale, as of tempoquant_scaled. work: floats, columns for each of `workers` threads. */
+void tempoquant_softmax_bytes(const int32_t *acc, int8_t *q, int32_t *sums, float *work, const int32_t *row,
+                              const int32_t *column, int64_t rows, int64_t columns, int64_t workers, float left,
+                              float right, float factor, float scale, float zero, float low, float high) {
+#pragma omp parallel for schedule(static) num_threads(workers)
+  for (int64_t worker = 0; worker < workers; worker++) {
+    float *e = work + worker * columns;
+    for (int64_t i = rows * worker / workers; i < rows * (worker + 1) / workers; i++) {
+      const int32_t *a = acc + i * columns;
+      int8_t *out = q + i * columns;
+      float most = -INFINITY, total = 0;
+      int32_t sum = 0;
+#pragma omp simd reduction(max : most)
+      for (int64_t j = 0; j < columns; j++) {
+        e[j] = (float)(a[j] + row[i] + column[j]) * left * right * factor;
+        most = e[j] > most ? e[j] : most;
+      }
+#pragma omp simd reduction(+ : total)
+      for (int64_t j = 0; j < columns; j++) {
+        e[j] = exponential(e[j] - most);
+        total += e[j];
+      }
+      float share = 1 / total;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = 0; j < columns; j++) {
+        int32_t value = (int32_t)quantized(e[j] * share, scale, zero, low, high);
+        out[j] = (int8_t)value;
+        sum += value;
+      }
+      sums[i] = sum;
+    }
+  }
+}
+
 /* Of one piece of an item: sums and sums of squares of every channel. */
 static void add_up(const float *x, int64_t rows, int64_t channels, float *sums, float *squares) {
   memset(sums, 0, channels * sizeof *sums);
