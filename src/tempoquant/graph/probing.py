@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from tempoquant.graph.types import Probe
 
 KINDS: dict[type[nn.Module], str] = {nn.Linear: "linear", nn.Conv2d: "conv2d"}
 BATCH = 2
+SMALLEST = 16
+SHAPE_ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
+"""What a function raises when it is given shapes that it cannot take."""
 
 
 def quantizable_layers(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
@@ -73,6 +77,23 @@ def run_example(
         sample = torch.randn((BATCH, *probe.sample_shape), generator=draw)[:batch].to(parameter)
         steps = torch.as_tensor(timestep, device=parameter.device).expand(batch)
         return probe.run(sample, steps, **(probe.conditioning(batch, condition) if given is None else given))
+
+
+def smaller(probe: Probe) -> Probe:
+    """``probe`` with images of a quarter of their sides, if the denoiser takes such: structure does not follow size.
+
+    Sides stay at least :data:`SMALLEST`: layers that see a single pixel look constant.
+    """
+    channels, *sides = probe.sample_shape
+    if len(sides) != 2 or min(sides) < 2 * SMALLEST:
+        return probe
+    factor = min(4, min(sides) // SMALLEST)
+    less = replace(probe, sample_shape=(channels, *(side // factor for side in sides)))
+    try:
+        made = run_example(less, probe.timesteps[0], batch=1)
+    except SHAPE_ERRORS:
+        return probe
+    return less if made.shape[-2:] == less.sample_shape[1:] else probe
 
 
 def fingerprint(x: Tensor) -> bytes:

@@ -5,6 +5,7 @@ from torch import nn
 from tempoquant.errors import InputError
 from tempoquant.graph.attention import attention_products
 from tempoquant.graph.observe import TEMPORAL, observe_layers
+from tempoquant.graph.probing import smaller
 from tempoquant.graph.slicing import split_block
 from tempoquant.graph.splits import split_points
 from tempoquant.graph.tape import record
@@ -27,6 +28,7 @@ def read_denoiser(probe: Probe) -> DenoiserGraph:
     count = len(set(probe.timesteps))
     if count < 2:
         raise InputError(f"{count} distinct time step{'s' * (count != 1)}: at least 2 are needed to read a denoiser")
+    probe = smaller(probe)
     observed = observe_layers(probe)
     temporal = {la.name: probe.module.get_submodule(la.name) for la in observed.layers if la.category in TEMPORAL}
     shared, projections = split_block(record(probe, temporal, probe.timesteps[0]).ops, tuple(temporal))

@@ -13,14 +13,12 @@ from torch import Tensor
 from tempoquant.errors import TempoquantError
 from tempoquant.graph.nested import map_kind, tensors_in
 from tempoquant.graph.observe import TEMPORAL
+from tempoquant.graph.probing import SHAPE_ERRORS
 from tempoquant.graph.slicing import Rows, batched, needed_ops, numbers_in, outside_values, same_path
 from tempoquant.graph.tape import Op, Ref, Tape, record
 from tempoquant.graph.types import DenoiserGraph, Probe
 
 Apply = Callable[[str, Tensor], Tensor]
-
-# What a function raises when it is given more rows than it was taped with.
-SHAPE_ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
 
 
 class TemporalProgram:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import TempoquantError
-from tempoquant.graph.tape import Tape
+from tempoquant.graph.probing import smaller
+from tempoquant.graph.slicing import needed_ops, outside_values
+from tempoquant.graph.tape import Tape, record
 from tempoquant.graph.temporal import Apply, TemporalProgram, call_key
 from tempoquant.graph.types import DenoiserGraph, Probe
 
@@ -19,9 +21,20 @@ def temporal_program(probe: Probe, graph: DenoiserGraph) -> TemporalProgram:
     Raises:
         TempoquantError: a function between the temporal layers cannot be batched over rows, or cannot be followed.
     """
-    program = TemporalProgram(probe, graph)
+    program = TemporalProgram(smaller(probe), graph)
+    if program.probe is not probe:
+        whole = record(probe, program.modules, probe.timesteps[0])
+        if _signature(whole) != _signature(program.record_row(probe.timesteps[0], probe.conditioning(1, 0))):
+            # A time step that is spread over the image on its way to a layer.
+            program = TemporalProgram(probe, graph)
     verify(program)
     return program
+
+
+def _signature(tape: Tape) -> str:
+    """All that a program takes from a tape but the values."""
+    ops = needed_ops(tape.ops)
+    return repr((ops, [tape.shapes[number] for number in outside_values(ops)]))
 
 
 def verify(program: TemporalProgram) -> None:
