@@ -63,7 +63,7 @@ class PlainGraph(nn.Module):
             if isinstance(part, QuantizedLayer):
                 part.kernel = plain_layer
             elif isinstance(part, QuantizedProduct):
-                part.kernel = plain_product
+                part.compute_with(plain_product)
 
     def forward(self, sample: Tensor, timestep: Tensor, *conditions: Tensor) -> Tensor:
         steps = timestep.expand(sample.shape[0])

@@ -1,17 +1,20 @@
 """Export to OpenVINO: int8 weights on disk, integer kernels at run time (extra ``openvino``)."""
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tempoquant.errors import FormatError, InputError
 from tempoquant.runtime.exporting import OUTPUT, PlainGraph
 from tempoquant.runtime.extras import needed
+from tempoquant.runtime.swapping import swapped
 
 MODEL = "openvino_model.xml"
 PRODUCTS = ("Convolution", "FullyConnected", "MatMul", "Subgraph")
@@ -27,11 +30,43 @@ def write_openvino(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path)
         InputError: the extra is missing.
     """
     ov = needed("openvino", "openvino")
-    model = ov.convert_model(graph, example_input=example)
+    with _norms_by_channel(graph.module):
+        model = ov.convert_model(graph, example_input=example)
     for port, name in zip(model.inputs, graph.inputs, strict=True):
         port.get_tensor().set_names({name})
     model.outputs[0].get_tensor().set_names({OUTPUT})
     ov.save_model(model, folder / MODEL, compress_to_fp16=False)
+
+
+@contextmanager
+def _norms_by_channel(module: nn.Module) -> Iterator[None]:
+    """Let group norms be :func:`norm_by_channel` for the time of a ``with`` block."""
+    norms = [part for part in module.modules() if type(part) is nn.GroupNorm and "forward" not in vars(part)]
+    undo = [swapped(part, "forward", functools.partial(norm_by_channel, part)) for part in norms]
+    try:
+        yield
+    finally:
+        for put_back in undo:
+            put_back()
+
+
+def norm_by_channel(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """``norm(x)`` in operators that keep an image's channels last, as its convolutions do.
+
+    OpenVINO has no group norm: its frontend makes groups rows of a matrix, for which images change their layout twice.
+    """
+    if x.dim() != 4:
+        return nn.GroupNorm.forward(norm, x)
+
+    def of_groups(means: Tensor) -> Tensor:
+        parts = means.reshape(-1, norm.num_groups, norm.num_channels // norm.num_groups)
+        return parts.mean(2, keepdim=True).expand_as(parts).reshape(-1, norm.num_channels, 1, 1)
+
+    centred = x - of_groups(x.mean((2, 3)))
+    scale = torch.rsqrt(of_groups((centred * centred).mean((2, 3))) + norm.eps)
+    if norm.weight is None:
+        return centred * scale
+    return centred * (scale * norm.weight[:, None, None]) + norm.bias[:, None, None]
 
 
 class OpenVINOSession:
