@@ -180,6 +180,15 @@ def test_all_three_are_written(tmp_path):
     assert all(path.stat().st_size > 100 for path in paths)
 
 
+def test_runs_that_failed_stand_below_the_table(tmp_path):
+    experiment = Experiment.model_validate({"name": "hand", "runs": [{"method": "rtn", "bits": ["W4A8"]}]})
+    write_tables(
+        experiment, "m", [record("a", "W4A8", 1.0)], tmp_path, {"b W4A8 seed 0": "half of the intervals are 0"}
+    )
+    said = "Failed, and not in the table: b W4A8 seed 0: half of the intervals are 0"
+    assert all(said in (tmp_path / name).read_text() for name in ("table.md", "table.tex"))
+
+
 def test_policies_in_words():
     assert policy(method_recipe("rtn"))["short"] == "all layers"
     ends = policy(method_recipe("rtn", activations=6))

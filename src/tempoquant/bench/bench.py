@@ -86,7 +86,7 @@ def run_bench(
         for run in done
     ]
     kept = [folder for run in done if (folder := _kept(run, shared, setup)) and folder.is_dir()]
-    tables = write_tables(experiment, shared.target.name, records, out)
+    tables = write_tables(experiment, shared.target.name, records, out, failures)
     return Outcome(records, tables, failures, len(runs) - len(todo), kept)
 
 

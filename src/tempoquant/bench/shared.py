@@ -19,7 +19,7 @@ from tempoquant.job import probe_of, record_trajectories
 from tempoquant.pipelines import Target, build_scheduler, set_steps, state_hash
 from tempoquant.pipelines.schedulers import check_eta
 from tempoquant.recipe import Recipe
-from tempoquant.reconstruction.plan import plan_layers
+from tempoquant.reconstruction.plan import LayerPlan, plan_layers, settled
 from tempoquant.reconstruction.stage import unit_identity
 
 
@@ -54,7 +54,7 @@ class Shared:
         self.identities = {run.name: run_identity(run, experiment, self.model_hash, real) for run in runs}
         self.graph: DenoiserGraph = read_denoiser(probe_of(target, runs[0].recipe, self.conditioning))
         for run in runs:
-            plan_layers(self.graph, run.recipe)
+            self._planned(run)
 
     def chains(self, runs: Sequence[Run]) -> list[list[Task]]:
         """The tasks of ``runs``, those with equal weights in one chain; makes what they share."""
@@ -63,8 +63,7 @@ class Shared:
         chains: dict[Path, list[Task]] = {}
         for run in runs:
             recording = self._recording(run.recipe)
-            plans = plan_layers(self.graph, run.recipe)
-            weights = unit_identity(Store(recording), run.recipe, plans)
+            weights = unit_identity(Store(recording), *self._planned(run))
             units = self._folder("units", weights, own_code(run.recipe))
             chains.setdefault(units, []).append(Task(run, self.identities[run.name], truth, recording, units))
         return list(chains.values())
@@ -86,6 +85,11 @@ class Shared:
                 self.board.ended(name, "estimated")
             found[run.name] = known.by_id[key]
         return found
+
+    def _planned(self, run: Run) -> tuple[Recipe, dict[str, LayerPlan]]:
+        """A run's recipe as it is for this denoiser, and what happens to every layer."""
+        recipe = settled(self.graph, run.recipe)
+        return recipe, plan_layers(self.graph, recipe)
 
     def _recording(self, recipe: Recipe) -> Path:
         folder = self._folder("recording", recipe.calibration.samples, recipe.calibration.dtype, recipe.seed)

@@ -41,15 +41,17 @@ MARKDOWN = Style({c: f"\\{c}" for c in "|*_`\\<>"}, "**{}**")
 LATEX = Style(_LATEX, "\\textbf{{}}")
 
 
-def write_tables(experiment: Experiment, model: str, records: Sequence[Record], out: Path) -> list[Path]:
+def write_tables(
+    experiment: Experiment, model: str, records: Sequence[Record], out: Path, failures: Mapping[str, str] | None = None
+) -> list[Path]:
     """Write ``table.md``, ``table.tex`` and ``table.csv`` into ``out``; nothing if there are no records.
 
     Args:
-        model: the name of what was quantized.
+        model: the name of what was quantized. failures: by run, the line it failed with.
     """
     if not records:
         return []
-    table = Table(experiment, model, records)
+    table = Table(experiment, model, records, failures)
     texts = {"table.md": table.markdown(), "table.tex": table.latex(), "table.csv": table.csv()}
     for name, text in texts.items():
         write_whole(out / name, text)
@@ -64,8 +66,14 @@ class Table:
         policies: precision policies in full by their letter.
     """
 
-    def __init__(self, experiment: Experiment, model: str, records: Sequence[Record]):
-        self.experiment, self.model, self.records = experiment, model, records
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: str,
+        records: Sequence[Record],
+        failures: Mapping[str, str] | None = None,
+    ):
+        self.experiment, self.model, self.records, self.failures = experiment, model, records, failures or {}
         self.groups, self.metrics = rows(experiment, records), metrics(records)
         everyone = [row for group in self.groups for row in group]
         self.published = list(dict.fromkeys(name for row in everyone for name in row.published))
@@ -92,7 +100,8 @@ class Table:
         """What stands below the table."""
         few = {record["machine"]["threads"] for record in self.records}
         threads = f"threads: {', '.join(map(str, sorted(few)))}; {self.records[0]['machine']['cpu']}"
-        notes = [f"Policy ({letter}): {full}." for letter, full in self.policies.items()]
+        notes = [f"Failed, and not in the table: {name}: {line}" for name, line in self.failures.items()]
+        notes += [f"Policy ({letter}): {full}." for letter, full in self.policies.items()]
         notes.append(
             "Mean ± sample standard deviation over seeds; the best of each column at equal bits in bold. Seconds are "
             f"those of the whole quantization, shared recording and weights included; {threads}."
