@@ -113,12 +113,18 @@ class QuantizedProduct(nn.Module):
 def attention_in_pieces(product: QuantizedProduct, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Attention of all queries to all keys, a head and some queries at a time: sums are the same integers."""
     scores = _scores(query, key)
-    if scores > AT_ONCE and query.dim() == 4 and query.shape[1] > 1:
+    if scores <= AT_ONCE:
+        return _attention(product, query, key, value, scale)
+    if query.dim() == 4 and query.shape[1] > 1:
         heads = zip(query.split(1, 1), key.split(1, 1), value.split(1, 1), strict=True)
         return torch.cat([attention_in_pieces(product, q, k, v, scale) for q, k, v in heads], 1)
-    parts = query.split(max(1, AT_ONCE * query.shape[-2] // scores), -2) if scores > AT_ONCE else (query,)
-    seen = (product.product("qk", part, key.transpose(-2, -1)) * scale for part in parts)
-    return torch.cat([product.product("pv", some.softmax(-1), value) for some in seen], -2)
+    parts = query.split(max(1, AT_ONCE * query.shape[-2] // scores), -2)
+    return torch.cat([_attention(product, part, key, value, scale) for part in parts], -2)
+
+
+def _attention(product: QuantizedProduct, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    scores = product.product("qk", query, key.transpose(-2, -1)) * scale
+    return product.product("pv", scores.softmax(-1), value)
 
 
 def _scores(query: Tensor, key: Tensor) -> int:

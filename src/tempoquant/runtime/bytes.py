@@ -32,10 +32,8 @@ def quantized_bytes(x: Tensor, numbers: Numbers) -> Tensor:
 
 def signed_bytes(x: Tensor, numbers: Numbers) -> Tensor:
     """:func:`quantized_bytes` less 128, as int8."""
-    low, high = numbers.q_min - MIDDLE, numbers.q_max - MIDDLE
-    shifted = numbers._replace(zero=numbers.zero - MIDDLE, q_min=low, q_max=high)
     # The pass keeps the last byte of an integer, which is that of its int8 too.
-    made = _in_one_pass("tempoquant_bytes", x, shifted, torch.uint8)
+    made = _in_one_pass("tempoquant_bytes", x, _signed(numbers), torch.uint8)
     return (quantized_bytes(x, numbers) ^ MIDDLE if made is None else made).view(torch.int8)
 
 
@@ -96,11 +94,15 @@ def softmax_bytes(
     workers = torch.get_num_threads()
     work = torch.empty(workers * acc.shape[1])
     parts = (acc, made, sums, work, row.contiguous(), column.contiguous())
-    ends = (numbers.zero - MIDDLE, numbers.q_min - MIDDLE, numbers.q_max - MIDDLE)
-    library.tempoquant_softmax_bytes(
-        *(part.data_ptr() for part in parts), *acc.shape, workers, *factors, numbers.s_in, *ends
-    )
+    pointers = (part.data_ptr() for part in parts)
+    library.tempoquant_softmax_bytes(*pointers, *acc.shape, workers, *factors, *_signed(numbers)[:4])
     return made, sums
+
+
+def _signed(numbers: Numbers) -> Numbers:
+    """Those that give bytes less 128."""
+    low, high = numbers.q_min - MIDDLE, numbers.q_max - MIDDLE
+    return numbers._replace(zero=numbers.zero - MIDDLE, q_min=low, q_max=high)
 
 
 def _in_one_pass(name: str, x: Tensor, numbers: Numbers, dtype: torch.dtype) -> Tensor | None:

@@ -55,7 +55,7 @@ static inline float exponential(float x) {
 }
 
 /* Softmax of rows of scores as signed bytes, and the sum of each row's. The scores are (acc + row + column) * left *
-   right * scale, as of tempoquant_scaled. work: floats, columns for each of `workers` threads. */
+   right * factor, as of tempoquant_scaled. work: floats, columns for each of `workers` threads. */
 void tempoquant_softmax_bytes(const int32_t *acc, int8_t *q, int32_t *sums, float *work, const int32_t *row,
                               const int32_t *column, int64_t rows, int64_t columns, int64_t workers, float left,
                               float right, float factor, float scale, float zero, float low, float high) {

@@ -109,14 +109,14 @@ def _whole_parts(module: nn.Module, recorder: Recorder) -> Iterator[None]:
     They read numbers off the clock, or remember what they computed.
     """
     undo: list[Callable[[], None]] = []
-    kernels: list[nn.Module] = [*quantized_layers(module).values(), *quantized_products(module).values()]
+    layers, products = quantized_layers(module).values(), quantized_products(module).values()
+    kernels = [*((la, "kernel") for la in layers), *((p, name) for p in products for name in ("kernel", "attention"))]
     named = [
         part
         for part in module.modules()
         if part is not module and ("forward" in vars(part) or isinstance(part, CachedLayer))
     ]
-    attentions = [(product, "attention") for product in quantized_products(module).values()]
-    for part, name in [*((k, "kernel") for k in kernels), *attentions, *((n, "forward") for n in named)]:
+    for part, name in [*kernels, *((n, "forward") for n in named)]:
         own = getattr(part, name)
         if not isinstance(own, Waiting | WatchedForward):
             undo.append(swapped(part, name, recorder.whole(own)))
