@@ -1,9 +1,9 @@
 """Error-compensated rounding in closed form.
 
 Columns are rounded one after another; the error of each is spread over the columns not yet rounded so that the layer's
-output on its own inputs changes least (Optimal Brain Quantization in the Cholesky form of GPTQ, Frantar et al., ICLR
-2023, section 3). Before that, the weight is moved to the one whose output on the *quantized* network's inputs is
-closest to the full-precision output (the asymmetric reconstruction of the BRECQ family, in closed form).
+output on its own inputs changes least (Optimal Brain Quantization as in GPTQ, Frantar et al., ICLR 2023, section 3).
+Before that, the weight is moved to the one whose output on the *quantized* network's inputs is closest to the
+full-precision output (the asymmetric reconstruction of the BRECQ family, in closed form).
 """
 
 from dataclasses import dataclass
@@ -14,33 +14,49 @@ from torch import Tensor
 from tempoquant.numerics import QParams, quantize
 
 BLOCK = 128
+GRAM_BLOCK = 512
 
 
 @dataclass
 class Moments:
-    """Second moments of a layer's inputs, float32.
+    """Second moments of a layer's inputs over M input vectors, float32.
 
     Attributes:
-        gram: (K, K), X_q X_q^T / M over M input vectors of the partly quantized network.
-        cross: (K, K), (X_f - X_q) X_q^T / M with the full-precision network's inputs, or None when they are equal.
+        gram: (K, K), X_q^T X_q / M, with the inputs X_q (M, K) of the partly quantized network.
+        drift: (K, C_out), X_q^T (X_f - X_q) W^T / M with the full-precision network's inputs X_f and the weight W:
+            what the output lacks because the inputs are others. None when they are equal.
     """
 
     gram: Tensor
-    cross: Tensor | None
+    drift: Tensor | None
 
     @classmethod
-    def of(cls, quantized: Tensor, full: Tensor | None) -> "Moments":
-        """Moments of input vectors (M, K); ``full`` are the same vectors in the full-precision network."""
+    def of(cls, weight: Tensor, quantized: Tensor, full: Tensor | None) -> "Moments":
+        """Moments of a (C_out, K) weight's input vectors (M, K); ``full`` are the same vectors in full precision."""
         count = quantized.shape[0]
-        gram = quantized.T @ quantized / count
-        cross = None if full is None else (full - quantized).T @ quantized / count
-        return cls(gram, cross)
+        moments = gram(quantized).div_(count)
+        if full is None:
+            return cls(moments, None)
+        return cls(moments, torch.linalg.multi_dot([quantized.T, full - quantized, weight.T]).div_(count))
 
 
-def damped(gram: Tensor, damping: float) -> Tensor:
-    """``gram`` plus ``damping`` times its mean diagonal: invertible however few inputs made it."""
-    mean = gram.diagonal().mean().clamp(min=1e-12)
-    return gram + (damping * mean) * torch.eye(gram.shape[0], dtype=gram.dtype)
+def gram(x: Tensor) -> Tensor:
+    """``x.T @ x`` of (M, K), each pair of columns multiplied once."""
+    result = x.new_empty(x.shape[1], x.shape[1])
+    _fill_gram(result, x)
+    return result
+
+
+def _fill_gram(result: Tensor, x: Tensor) -> None:
+    if x.shape[1] <= GRAM_BLOCK:
+        result.copy_(x.T @ x)
+        return
+    half = x.shape[1] // 2
+    left, right = x[:, :half], x[:, half:]
+    _fill_gram(result[:half, :half], left)
+    _fill_gram(result[half:, half:], right)
+    result[half:, :half] = right.T @ left
+    result[:half, half:] = result[half:, :half].T
 
 
 def compensated_rounding(weight: Tensor, moments: Moments, qparams: QParams, damping: float = 0.01) -> Tensor:
@@ -50,37 +66,47 @@ def compensated_rounding(weight: Tensor, moments: Moments, qparams: QParams, dam
         weight: (C_out, K) float32, full precision.
         moments: of the layer's inputs.
         qparams: scale and zero point (C_out,), fixed.
-        damping: share of the mean diagonal that is added to the Gram matrix.
+        damping: share of the mean diagonal that is added to the Gram matrix: invertible however few inputs made it.
 
     Returns:
         (C_out, K): ``q - z``, integer-valued float32.
     """
-    gram = damped(moments.gram, damping)
-    factor = torch.linalg.cholesky(gram)
-    if moments.cross is not None:
-        weight = weight + torch.cholesky_solve(moments.cross.T @ weight.T, factor).T
-    order = gram.diagonal().argsort(descending=True)
-    factor = torch.linalg.cholesky(gram[order][:, order])
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
-    rounded = _sweep(weight.T[order].contiguous(), upper, qparams)
-    result = torch.empty_like(rounded)
-    result[order] = rounded
+    energy = moments.gram.diagonal()
+    order = energy.argsort(stable=True)
+    ordered = moments.gram[order][:, order]
+    ordered.diagonal().add_(damping * energy.mean().clamp(min=1e-12))
+    lower = torch.linalg.cholesky(ordered)
+    columns = weight.T[order]
+    if moments.drift is not None:
+        columns = columns + torch.cholesky_solve(moments.drift[order], lower)
+    result = torch.empty_like(columns)
+    result[order] = _sweep(columns, lower, qparams)
     return result.T.contiguous()
 
 
-def _sweep(columns: Tensor, upper: Tensor, qparams: QParams) -> Tensor:
-    """Round the rows of ``columns`` (K, C_out), which are a weight's columns, in order: (K, C_out) of ``q - z``."""
+def _sweep(columns: Tensor, lower: Tensor, qparams: QParams) -> Tensor:
+    """Round the rows of ``columns`` (K, C_out), which are a weight's columns, from the last to the first.
+
+    With G = L L^T the error of the output is |L^T e|^2, e the columns' errors. Its row i is
+    ``L[i, i] e[i] + sum over j > i of L[j, i] e[j]``: each is made least by rounding column i with what the columns
+    before it in this order have left there. This is GPTQ's rule without the inverse of G (LDLQ: Chee et al., QuIP,
+    NeurIPS 2023, theorem 6).
+
+    Returns:
+        (K, C_out) of ``q - z``.
+    """
     scale, zero = qparams.scale, qparams.zero.float()
-    result = torch.empty_like(columns)
-    for start in range(0, columns.shape[0], BLOCK):
-        stop = min(start + BLOCK, columns.shape[0])
-        block, inner = columns[start:stop], upper[start:stop, start:stop]
-        errors = torch.empty_like(block)
-        for i in range(stop - start):
-            result[start + i] = quantize(block[i], scale, zero, qparams.q_min, qparams.q_max) - zero
-            errors[i] = (block[i] - result[start + i] * scale) / inner[i, i]
-            block[i + 1 :].addr_(inner[i, i + 1 :], errors[i], alpha=-1)
-        columns[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
+    result, errors = torch.empty_like(columns), torch.empty_like(columns)
+    for stop in range(columns.shape[0], 0, -BLOCK):
+        start = max(stop - BLOCK, 0)
+        left = lower[stop:, start:stop].T @ errors[stop:]
+        inner = lower[start:stop, start:stop]
+        for i in range(stop - start - 1, -1, -1):
+            at = start + i
+            wanted = columns[at] + left[i] / inner[i, i]
+            result[at] = quantize(wanted, scale, zero, qparams.q_min, qparams.q_max) - zero
+            errors[at] = columns[at] - result[at] * scale
+            left[:i].addr_(inner[i, :i], errors[at])
     return result
 
 
@@ -90,7 +116,9 @@ def fitted_scale(weight: Tensor, integers: Tensor, moments: Moments, scale: Tens
     Minimizes ``|w X_f - s q X_q|^2`` over s; channels whose optimum is not within a factor of two of ``scale`` (all
     integers zero, say) keep it.
     """
-    target = weight @ (moments.gram if moments.cross is None else moments.gram + moments.cross)
+    target = weight @ moments.gram
+    if moments.drift is not None:
+        target = target + moments.drift.T
     numerator = (target * integers).sum(1)
     denominator = ((integers @ moments.gram) * integers).sum(1)
     fitted = numerator / denominator.clamp(min=1e-20)

@@ -94,7 +94,7 @@ def _vectors(
 @WEIGHT_ROUNDINGS.register("reconstruct")
 def _error_compensated(weight: Tensor, qparams: QParams, quantized: Tensor, full: Tensor) -> tuple[Tensor, QParams]:
     """See :mod:`tempoquant.reconstruction.gptq`."""
-    moments = Moments.of(quantized, None if full is quantized else full)
+    moments = Moments.of(weight, quantized, None if full is quantized else full)
     integers = compensated_rounding(weight, moments, qparams)
     return integers, qparams._replace(scale=fitted_scale(weight, integers, moments, qparams.scale))
 
