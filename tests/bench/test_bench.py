@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from bench_models import ENTRIES
+from filelock import FileLock
 
 import tempoquant
 from corners import Corners, pictures
@@ -46,6 +47,13 @@ def made(folder: Path) -> dict[str, int]:
     """When every file of shared work was written."""
     files = (path for path in (folder / "work").rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+def test_two_benches_do_not_write_to_one_folder(place):
+    run_bench(experiment(runs=[{"method": "rtn", "bits": ["W4A8"]}]), place / "out")
+    with FileLock(place / "out" / ".lock"), pytest.raises(InputError, match="another bench is writing to"):
+        run_bench(experiment(), place / "out")
+    assert len(run_bench(experiment(), place / "out").records) == 3
 
 
 def test_a_bench_shares_what_runs_have_in_common(place):

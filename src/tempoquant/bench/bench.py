@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from tempoquant.bench.board import Board, SilentBoard
 from tempoquant.bench.experiment import Experiment
@@ -60,7 +61,8 @@ def run_bench(
         keep: leave the quantized models in ``models/``; runs whose model is not there are done again.
 
     Raises:
-        InputError: something in the experiment is not valid, or not for this model; said before any long work.
+        InputError: something in the experiment is not valid, or not for this model, or another bench is writing to
+            ``out``; said before any long work.
     """
     named = model or experiment.model
     if named is None:
@@ -76,11 +78,18 @@ def run_bench(
         judge.cache_clear()
         own = judge(setup)
         shared = Shared(experiment, own.target, own.metrics, runs, out / "work", board or SilentBoard())
-        results = Records(_made(out) / RESULTS)
-        todo = [run for run in runs if _lacks(run, shared, results, setup)]
-        failures = _do(todo, len(runs) - len(todo), shared, results, setup, jobs)
-        done = [run for run in runs if shared.identities[run.name] in results.by_id]
-        estimates = shared.estimates(done, Records(out / ESTIMATES)) if experiment.paper_schedule else {}
+        with _alone(_made(out)):
+            return _missing_runs(experiment, runs, shared, setup, jobs)
+
+
+def _missing_runs(experiment: Experiment, runs: list[Run], shared: Shared, setup: Setup, jobs: int) -> Outcome:
+    """Do the runs that have no record, and write the tables of all."""
+    out = Path(setup.out)
+    results = Records(out / RESULTS)
+    todo = [run for run in runs if _lacks(run, shared, results, setup)]
+    failures = _do(todo, len(runs) - len(todo), shared, results, setup, jobs)
+    done = [run for run in runs if shared.identities[run.name] in results.by_id]
+    estimates = shared.estimates(done, Records(out / ESTIMATES)) if experiment.paper_schedule else {}
     records = [
         results.by_id[shared.identities[run.name]] | {"label": run.label, "paper_schedule": estimates.get(run.name)}
         for run in done
@@ -123,6 +132,20 @@ def _made(out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     (out / RESULTS).touch()
     return out
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Refuse a folder that another bench is writing to; a killed one's lock goes with its process."""
+    lock = FileLock(out / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"another bench is writing to {out}: wait for it, or choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
