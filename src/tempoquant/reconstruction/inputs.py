@@ -21,17 +21,20 @@ def input_vectors(layer: nn.Module, x: Tensor, most: int, generator: torch.Gener
 
 
 def _patches(layer: nn.Conv2d, x: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    (top, left), (height, width) = _padding(layer), layer.kernel_size
-    padded = nn.functional.pad(x, (left, left, top, top))
-    windows = padded
-    for axis, (kernel, stride, dilation) in enumerate(zip((height, width), layer.stride, layer.dilation, strict=True)):
-        windows = windows.unfold(2 + axis, dilation * (kernel - 1) + 1, stride)
-    windows = windows[..., :: layer.dilation[0], :: layer.dilation[1]].permute(0, 2, 3, 1, 4, 5)
-    count = windows.shape[0] * windows.shape[1] * windows.shape[2]
+    (top, left), (down, right) = _padding(layer), layer.stride
+    # Channels last: a patch is then a few contiguous runs of memory.
+    padded = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+    images, height, width, channels = padded.shape
+    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    rows, columns = (height - reach[0] - 1) // down + 1, (width - reach[1] - 1) // right + 1
+    count = images * rows * columns
     chosen = torch.arange(count) if count <= most else torch.randperm(count, generator=generator)[:most]
-    columns = windows.shape[2]
-    image, place = chosen // (windows.shape[1] * columns), chosen % (windows.shape[1] * columns)
-    return windows[image, place // columns, place % columns].flatten(1)
+    image, place = chosen // (rows * columns), chosen % (rows * columns)
+    corner = (image * height + place // columns * down) * width + place % columns * right
+    steps = [torch.arange(k) * d for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    under = (steps[0][:, None] * width + steps[1]).flatten()
+    pixels = padded.reshape(-1, channels)[(corner[:, None] + under).flatten()]
+    return pixels.view(len(chosen), len(under), channels).transpose(1, 2).flatten(1)
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, int]:
