@@ -54,25 +54,6 @@ def paired(found: dict[str, Any], names: tuple[str, ...]) -> list[str]:
     return [cell for name in names for cell in cells[name]]
 
 
-def anime64(found: dict[str, Any]) -> str:
-    """The 63 M-parameter model's table."""
-    text = (
-        f"## A 63 M-parameter UNet that diffusers does not know\n\n`{found['command']}`: DDIM 50 steps, x0 clipped to "
-        f"[-1, 1], {found['calibration_trajectories']} calibration trajectories, {found['images']} images, SQNR on "
-        f"{found['noise_samples']} trajectories, {machine(found)}. Other work ran on the machine "
-        "at the same time; a run at 6 activation bits reuses the weights of the one at 8.\n\n"
-    )
-    rows = (
-        (r["name"], f"{r['size']['ratio']:.2f}x", f"{r['psnr']:.2f}", f"{r['ssim']:.3f}", f"{r['sqnr']:.2f}",
-         f"{r['temporal_cosine']:.6f}", f"{r['temporal_cosine_min']:.5f}", f"{100 * r['temporal_mismatch']:.1f} %",
-         *(f"{r['seconds_by_stage'][s]:.0f}" for s in ("temporal features", "units", "activations")),
-         f"{r['peak_memory_mb'] / 1024:.1f}")
-        for r in found["results"]
-    )  # fmt: skip
-    head = ("", "smaller", "PSNR dB", "SSIM", "SQNR dB", "temporal cosine", "least", "mismatch")
-    return text + table((*head, "TIAR s", "units s", "ranges s", "peak GB"), rows)
-
-
 def ablation_fashion32(found: dict[str, Any]) -> str:
     """TIAR and FSC turned off one by one."""
     text = (
@@ -248,7 +229,6 @@ def benches() -> list[str]:
 
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "demo": demo,
-    "anime64": anime64,
     "ablation_fashion32": ablation_fashion32,
     "demo_qat": demo_qat,
     "tdq_fashion32": tdq_fashion32,
