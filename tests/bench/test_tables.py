@@ -196,6 +196,8 @@ def test_policies_in_words():
     released = policy(method_recipe("tfmq-dm", reading="released"))
     assert released["short"] == "7 exceptions, attention float" and "@shared[1] A32" in released["full"]
     assert "@strided W32A32; attention products float" in released["full"]
+    float_activations = policy(method_recipe("rtn", activations=32))
+    assert float_activations["short"] == "all layers" and "attention products float" in float_activations["full"]
     assert "softmax 16" in policy(method_recipe("rtn", attention={"softmax_bits": 16}))["short"]
 
 

@@ -38,6 +38,8 @@ def _layers(recipe: Recipe) -> str:
 def _attention(recipe: Recipe) -> tuple[str, str]:
     if not recipe.attention.quantize:
         return "attention float", "attention products float"
+    if recipe.activations.bits == FLOAT_BITS:
+        return "", "attention products float, as all activations"
     bits = recipe.attention.softmax_bits
     return "" if bits == 8 else f"softmax {bits}", f"attention products quantized, softmax to {bits} bits"
 
