@@ -70,8 +70,9 @@ def test_files_may_lie_beside_the_experiment(tmp_path, monkeypatch):
 
 
 WRONG = {
-    "unknown key": ({"stepz": 3}, "stepz = 3"),
-    "unknown key inside": ({"evaluation": {"image": 3}}, "evaluation.image"),
+    "unknown key": ({"stepz": 3}, "unknown entry 'stepz': did you mean steps"),
+    "unknown key inside": ({"evaluation": {"image": 3}}, "did you mean evaluation.images"),
+    "unknown key of a run": ({"runs": [{"method": "rtn", "bitz": ["W4A8"]}]}, "did you mean runs.0.bits"),
     "no runs": ({"runs": []}, "runs"),
     "bits": ({"runs": [{"method": "rtn", "bits": ["W4A9"]}]}, "runs.0.bits.0 = 'W4A9'"),
     "no bits": ({"runs": [{"method": "rtn"}]}, "runs.0.bits: Field required"),
@@ -98,7 +99,7 @@ WRONG_RUNS = {
     "method": ([{**RTN, "method": "tfmq"}], "did you mean tfmq-dm"),
     "reading": ([{**RTN, "reading": "released"}], "rtn has no reading 'released'"),
     "effort": ([{**RTN, "effort": "slow"}], "effort"),
-    "recipe entry": ([{**RTN, "recipe": {"wieghts": {}}}], "wieghts"),
+    "recipe entry": ([{**RTN, "recipe": {"wieghts": {}}}], "did you mean weights?"),
     "rounding": ([{**RTN, "recipe": {"weights": {"rounding": "nearst"}}}], "did you mean nearest"),
     "bits in the recipe": ([{**RTN, "recipe": {"weights": {"bits": 8}}}], "weights.bits are given by the run's bits"),
     "seed in the recipe": ([{**RTN, "recipe": {"seed": 3}}], "seed is an entry of the run"),

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from tempoquant.errors import InputError, unknown
 from tempoquant.evaluation import EXTRACTORS
 from tempoquant.pipelines import SAMPLERS
-from tempoquant.recipe import WIDTHS, Part
+from tempoquant.recipe import WIDTHS, Part, refused
 
 BITS = re.compile(r"W(\d+)A(\d+)")
 BUILT_IN = Path(str(files("tempoquant"))) / "experiments"
@@ -209,11 +209,7 @@ def load_experiment(named: str, **changes: Any) -> Experiment:
     try:
         return Experiment.model_validate({"name": path.stem, **data})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        value = "" if first["type"] == "missing" or not where else f" = {_short(first['input'])}"
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{path.name}: {where}{value}{': ' if where else ''}{message}") from None
+        raise refused(error, Experiment, path.name) from None
 
 
 def built_in() -> list[str]:
@@ -270,11 +266,6 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``changes`` upon ``base``, mapping by mapping; lists are replaced."""
     both = {k: merged(base[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
     return {**base, **changes, **both}
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def labels(classes: Classes | None) -> Iterator[int]:

@@ -4,6 +4,7 @@ from tempoquant.recipe.basics import FLOAT_BITS, WIDTHS, Part
 from tempoquant.recipe.learning import Correction, Training, Tuning
 from tempoquant.recipe.parts import Activations, Attention, Calibration, Override, Temporal, Weights
 from tempoquant.recipe.recipe import Recipe
+from tempoquant.recipe.wording import refused
 
 __all__ = [
     "FLOAT_BITS",
@@ -19,4 +20,5 @@ __all__ = [
     "Training",
     "Tuning",
     "Weights",
+    "refused",
 ]

@@ -10,6 +10,7 @@ from tempoquant.errors import InputError
 from tempoquant.recipe.basics import FLOAT_BITS, Part
 from tempoquant.recipe.learning import Correction, Training, Tuning
 from tempoquant.recipe.parts import Activations, Attention, Calibration, Override, Temporal, Weights
+from tempoquant.recipe.wording import refused
 
 
 class Recipe(Part):
@@ -102,10 +103,7 @@ class Recipe(Part):
         try:
             return cls.model_validate(data, context={"stored": stored})
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "recipe"
-            message = first["msg"].removeprefix("Value error, ")
-            raise InputError(f"recipe: {where} = {first.get('input')!r}: {message}") from None
+            raise refused(error, cls, "recipe") from None
 
     @classmethod
     def from_file(cls, path: Path | str) -> "Recipe":

@@ -1,0 +1,54 @@
+"""What pydantic refuses, in one line that names the entry, its value and what would be valid."""
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from tempoquant.errors import InputError, unknown
+
+
+def refused(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
+    """The first wrong entry.
+
+    Args:
+        model: what was validated. where: names the data in the message: ``recipe``, a file's name.
+    """
+    # A misspelt entry says more than that the right one is missing.
+    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    path = ".".join(str(part) for part in first["loc"])
+    known = _entries(model, first["loc"]) if first["type"] == "extra_forbidden" else []
+    if known:
+        return InputError(f"{where}: {unknown('entry', path, [_beside(path, name) for name in known])}")
+    value = "" if first["type"] == "missing" or not path else f" = {_short(first['input'])}"
+    message = first["msg"].removeprefix("Value error, ")
+    return InputError(f"{where}: {path}{value}{': ' if path else ''}{message}")
+
+
+def _beside(path: str, name: str) -> str:
+    return ".".join([*path.split(".")[:-1], name])
+
+
+def _entries(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """The entries that stand where ``loc`` points; none if it passes through anything but models."""
+    for part in loc[:-1]:
+        if isinstance(part, str):
+            field = model.model_fields.get(part)
+            inside = None if field is None else _model_in(field.annotation)
+            if inside is None:
+                return []
+            model = inside
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The one model inside ``Model | None``, ``tuple[Model, ...]`` and the like."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = [model for part in get_args(annotation) if (model := _model_in(part)) is not None]
+    return found[0] if len(found) == 1 else None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
