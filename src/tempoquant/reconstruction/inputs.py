@@ -25,14 +25,13 @@ def _patches(layer: nn.Conv2d, x: Tensor, most: int, generator: torch.Generator)
     # Channels last: a patch is then a few contiguous runs of memory.
     padded = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
     images, height, width, channels = padded.shape
-    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    rows, columns = (height - reach[0] - 1) // down + 1, (width - reach[1] - 1) // right + 1
+    below, beside = (range(0, d * k, d) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    rows, columns = (height - below[-1] - 1) // down + 1, (width - beside[-1] - 1) // right + 1
     count = images * rows * columns
     chosen = torch.arange(count) if count <= most else torch.randperm(count, generator=generator)[:most]
     image, place = chosen // (rows * columns), chosen % (rows * columns)
     corner = (image * height + place // columns * down) * width + place % columns * right
-    steps = [torch.arange(k) * d for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    under = (steps[0][:, None] * width + steps[1]).flatten()
+    under = torch.tensor([down_by * width + right_by for down_by in below for right_by in beside])
     pixels = padded.reshape(-1, channels)[(corner[:, None] + under).flatten()]
     return pixels.view(len(chosen), len(under), channels).transpose(1, 2).flatten(1)
 
