@@ -1,7 +1,7 @@
 """Running an experiment: everything shared once, every run that is not done yet, then the tables."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,18 +134,12 @@ def _made(out: Path) -> Path:
     return out
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _alone(out: Path) -> AbstractContextManager[object]:
     """Refuse a folder that another bench is writing to; a killed one's lock goes with its process."""
-    lock = FileLock(out / ".lock", blocking=False)
     try:
-        lock.acquire()
+        return FileLock(out / ".lock", blocking=False).acquire()
     except Timeout:
         raise InputError(f"another bench is writing to {out}: wait for it, or choose another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager
