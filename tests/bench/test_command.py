@@ -27,7 +27,7 @@ def test_the_command_line(run):
         (("tiny.yaml", "--bits", "4"), "W4A8 and the like"),
         (("tiny.yaml", "--set", "steps"), "'steps': KEY=VALUE is needed"),
         (("tiny.yaml", "--set", "steps=["), "'[' is no YAML value"),
-        (("tiny.yaml", "--set", "evaluation.image=3"), "did you mean evaluation.images"),
+        (("tiny.yaml", "--set", "evaluation.image=3"), "evaluation.image = 3: unknown entry"),
         (("ffhq",), "ffhq names no model: give --model"),
     ):
         code, out, err = run("bench", *args, "-o", "new")

@@ -70,9 +70,15 @@ def test_files_may_lie_beside_the_experiment(tmp_path, monkeypatch):
 
 
 WRONG = {
-    "unknown key": ({"stepz": 3}, "unknown entry 'stepz': did you mean steps"),
-    "unknown key inside": ({"evaluation": {"image": 3}}, "did you mean evaluation.images"),
-    "unknown key of a run": ({"runs": [{"method": "rtn", "bitz": ["W4A8"]}]}, "did you mean runs.0.bits"),
+    "unknown key": ({"stepz": 3}, "stepz = 3: unknown entry 'stepz': did you mean steps"),
+    "unknown key inside": (
+        {"evaluation": {"image": 3}},
+        "evaluation.image = 3: unknown entry 'image': did you mean images",
+    ),
+    "unknown key of a run": (
+        {"runs": [{"method": "rtn", "bitz": ["W4A8"]}]},
+        "runs.0.bitz = ['W4A8']: unknown entry 'bitz': did you mean bits",
+    ),
     "no runs": ({"runs": []}, "runs"),
     "bits": ({"runs": [{"method": "rtn", "bits": ["W4A9"]}]}, "runs.0.bits.0 = 'W4A9'"),
     "no bits": ({"runs": [{"method": "rtn"}]}, "runs.0.bits: Field required"),

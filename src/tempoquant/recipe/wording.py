@@ -17,16 +17,12 @@ def refused(error: ValidationError, model: type[BaseModel], where: str) -> Input
     # A misspelt entry says more than that the right one is missing.
     first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     path = ".".join(str(part) for part in first["loc"])
-    known = _entries(model, first["loc"]) if first["type"] == "extra_forbidden" else []
-    if known:
-        return InputError(f"{where}: {unknown('entry', path, [_beside(path, name) for name in known])}")
     value = "" if first["type"] == "missing" or not path else f" = {_short(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")
+    known = _entries(model, first["loc"]) if first["type"] == "extra_forbidden" else []
+    if known:
+        message = str(unknown("entry", str(first["loc"][-1]), known))
     return InputError(f"{where}: {path}{value}{': ' if path else ''}{message}")
-
-
-def _beside(path: str, name: str) -> str:
-    return ".".join([*path.split(".")[:-1], name])
 
 
 def _entries(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
