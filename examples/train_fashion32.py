@@ -13,7 +13,6 @@ import copy
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,11 +26,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError, NumericsError, TempoquantError
+from tempoquant.outputs import check_output, writing
 from tempoquant.pipelines import resolve
 from tempoquant.pipelines.class_pipeline import ClassPipeline
 from tempoquant.progress import Progress, RichProgress, Silent
 from tempoquant.randomness import generator
-from tempoquant.workplace import check_output, partial_of, publish
+from tempoquant.workplace import partial_of
 
 LEARNING_RATE, LAST_RATE = 5e-4, 0.02
 CLASS_RATE = 20.0
@@ -203,6 +203,20 @@ def save_checkpoint(training: Training, folder: Path) -> None:
             old.unlink()
 
 
+def check_work(work: Path, covered: bool) -> None:
+    """Refuse a place of unfinished work that holds something else, or work that neither flag covers."""
+    if work.exists() and any(work.iterdir()) and not (work / "state.json").is_file():
+        raise InputError(f"{work} holds no unfinished work: move it, or choose another --out")
+    if work.exists() and not covered:
+        raise InputError(f"{work} holds unfinished work: continue it with --resume or drop it with --overwrite")
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Delete what :func:`save_checkpoint` wrote."""
+    for path in (*folder.glob("state-*.safetensors"), folder / "state.json", folder / "state.json.new"):
+        path.unlink(missing_ok=True)
+
+
 def load_checkpoint(training: Training, folder: Path) -> None:
     """Continue the work in ``folder``, if any was kept.
 
@@ -235,11 +249,11 @@ def train(
     progress: Progress | None = None,
 ) -> None:
     """Train into the folder ``out``; unfinished work is in ``out.partial``."""
-    check_output(out, overwrite, resume)
     work, training = partial_of(out), Training(pictures, labels, settings)
-    if work.exists() and not resume:
-        shutil.rmtree(work)
+    check_work(work, resume or overwrite)
     work.mkdir(exist_ok=True)
+    if not resume:
+        forget_checkpoints(work)
     load_checkpoint(training, work)
     total = 0.0
     with (progress or Silent()).stage(f"training from step {training.step}", settings.steps - training.step) as advance:
@@ -250,12 +264,11 @@ def train(
                 save_checkpoint(training, work)
                 print(f"step {training.step}: mean loss {total / save_every:.4f}", flush=True)
                 total = 0.0
-    finished = work / "pipeline"
-    shutil.rmtree(finished, ignore_errors=True)
     pipeline = ClassPipeline if settings.classes else DDIMPipeline
-    pipeline(unet=training.ema, scheduler=training.scheduler).save_pretrained(finished)
-    publish(finished, out)
-    shutil.rmtree(work)
+    with writing(out, "trained pipeline", overwrite=overwrite) as output, output.staging() as folder:
+        pipeline(unet=training.ema, scheduler=training.scheduler).save_pretrained(folder)
+    forget_checkpoints(work)
+    work.rmdir()
 
 
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -282,7 +295,8 @@ def main(words: Sequence[str] | None = None) -> int:
         for name in ("steps", "batch", "threads", "save_every"):
             if getattr(given, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(given, name)}: at least 1")
-        check_output(given.out, given.overwrite, given.resume)
+        check_output(given.out, given.overwrite)
+        check_work(partial_of(given.out), given.resume or given.overwrite)
         torch.set_num_threads(given.threads)
         settings = Settings(given.steps, given.batch, given.seed, given.threads, given.classes, given.start)
         labels = fashion_mnist.labels(given.data) if given.classes else None

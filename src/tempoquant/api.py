@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Places, Quantized, full_precision, run_job
 from tempoquant.layers import quantized_products
+from tempoquant.outputs import Output, interrupted_replacement, is_unfinished, writing
 from tempoquant.pipelines import (
     BareTarget,
     Denoiser,
@@ -32,11 +34,11 @@ from tempoquant.pipelines.heads_unet import HeadsUNet2DModel
 from tempoquant.pipelines.precision import conditioning_in_float32
 from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.progress import Progress, Silent
-from tempoquant.quantized import QuantizedPipeline
+from tempoquant.quantized import QUANTIZED, QuantizedPipeline
 from tempoquant.recipe import Recipe
 from tempoquant.training import Processes, Rhythm, open_images
 from tempoquant.training_job import TrainingData, keep_evidence, run_training
-from tempoquant.workplace import check_output, workplace
+from tempoquant.workplace import check_job_output, workplace
 
 COMPONENTS = ("unet", "transformer", "denoiser")
 
@@ -71,10 +73,11 @@ def quantize(
             schedule only. See :meth:`QuantizedPipeline.freeze_schedule`.
         freeze_conditioning: the class labels or prompts that a frozen schedule is to know, where these layers follow
             them too; its ``conditioning``.
-        resume: continue at the last finished unit. overwrite: replace ``out``.
+        resume: unfinished work of the same job is continued in any case; with this, another job's is never dropped.
+        overwrite: replace ``out``, if this package wrote all that is in it, and drop another job's unfinished work.
 
     Raises:
-        InputError: an argument is not valid; said before any long work.
+        InputError: an argument is not valid, or another run writes to ``out``; said before any long work.
         NumericsError: the denoiser returned NaN or infinity.
     """
     if recipe.training is not None:
@@ -86,10 +89,11 @@ def quantize(
         _check_freezing(target, recipe, freeze_schedule, freeze_conditioning, given)
     if recipe.correction is not None:
         check_correctable(target.denoiser.scheduler)
-    place = None if out is None else Path(out)
-    if place is not None:
-        check_output(place, overwrite, resume)
-    with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
+    drop = {"resume": resume, "overwrite": overwrite}
+    with (
+        _held(out, overwrite) as output,
+        workplace(output, recipe, state_hash(target.denoiser.module), **drop) as work,
+    ):
         places = Places.within(work, recording, units)
         # Rounding is learned by gradients, which a caller's inference mode would forbid.
         with torch.inference_mode(False):
@@ -100,8 +104,9 @@ def quantize(
         result.use_engine("auto")
         if freeze_schedule:
             result.freeze_schedule(conditioning=freeze_conditioning)
-        if place is not None:
-            result.save_pretrained(place, overwrite=overwrite)
+        if output is not None:
+            with output.staging() as folder:
+                result.write(folder)
     return result
 
 
@@ -130,8 +135,8 @@ def train(
         out: folder to write the result to, with checkpoints beside it in ``out.partial/training``, and in the end the
             log (JSON lines) and samples in ``out/training``.
         recording, conditioning: as :func:`quantize` takes them.
-        resume: continue at the last checkpoint; the result is the same bits as without the interruption.
-        overwrite: replace ``out``. rhythm: how often to log, save, and draw samples.
+        resume, overwrite: as :func:`quantize` takes them; the result has the same bits as without an interruption.
+        rhythm: how often to log, save, and draw samples.
 
     Raises:
         InputError: an argument is not valid; said before any long work.
@@ -144,12 +149,14 @@ def train(
     given = conditioning_in_float32(conditioning)
     target.check_conditioning(given, recipe.calibration.samples)
     images = None if data is None else open_images(data)
-    place = None if out is None or not processes.writes else Path(out)
-    if place is not None:
-        check_output(place, overwrite, resume)
-        if not recipe.has_form:
-            raise InputError(f"training.sees = {recipe.training.sees!r}: intervals from the input have no form on disk")
-    with workplace(place, recipe, state_hash(target.denoiser.module), resume) as work:
+    place = out if processes.writes else None
+    if place is not None and not recipe.has_form:
+        raise InputError(f"training.sees = {recipe.training.sees!r}: intervals from the input have no form on disk")
+    drop = {"resume": resume, "overwrite": overwrite}
+    with (
+        _held(place, overwrite) as output,
+        workplace(output, recipe, state_hash(target.denoiser.module), **drop) as work,
+    ):
         training = TrainingData(images, "its own trajectories" if images is None else images.digest(), given)
         places = Path(recording or work / "recording"), work / "training"
         with torch.inference_mode(False):
@@ -158,9 +165,10 @@ def train(
         result = QuantizedPipeline(target.with_module(made.module), made.blueprint, made.clock, facts)
         if recipe.has_form:
             result.use_engine("auto")
-        if place is not None:
-            result.save_pretrained(place, overwrite=overwrite)
-            keep_evidence(work / "training", place / "training")
+        if output is not None:
+            with output.staging() as folder:
+                result.write(folder)
+                keep_evidence(work / "training", folder / "training")
     return result
 
 
@@ -187,7 +195,9 @@ def load(
     """
     root = Path(folder)
     if not root.is_dir():
-        raise InputError(f"{str(folder)!r} is no folder")
+        raise InputError(interrupted_replacement(root) or f"{str(folder)!r} is no folder")
+    if is_unfinished(root):
+        raise FormatError(f"{root} was left by a run that was killed while it was writing: delete it")
     component = next((c for c in COMPONENTS if (root / c / "config.json").is_file()), None)
     if component is None:
         raise FormatError(f"{root} is no quantized folder: it has no {', '.join(COMPONENTS[:-1])} or {COMPONENTS[-1]}")
@@ -211,6 +221,14 @@ def is_quantized(folder: Path) -> bool:
     """Whether a folder holds a component with a ``quantization_config``."""
     configs = (folder / component / "config.json" for component in COMPONENTS)
     return any(path.is_file() and b"quantization_config" in path.read_bytes() for path in configs)
+
+
+def _held(out: Path | str | None, overwrite: bool) -> AbstractContextManager[Output | None]:
+    """The output of a job for the length of its run; None where it writes none."""
+    if out is None:
+        return nullcontext()
+    check_job_output(Path(out), overwrite)
+    return writing(out, QUANTIZED, overwrite=overwrite)
 
 
 def _check_freezing(

@@ -1,5 +1,6 @@
 """The demonstration: the bundled model at several widths, quantized carelessly and with care, side by side."""
 
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,23 +45,23 @@ class DemoRow:
 def run_demo(out: Path, *, calibration_samples: int, images: int, seed: int, progress: Progress) -> Iterator[DemoRow]:
     """Quantize the bundled model at every width with every method, one row at a time.
 
-    The quantized folders and the picture ``samples.png`` are written into ``out``, which is made.
-
     Args:
+        out: an empty folder, for the quantized folders and the picture ``samples.png``.
         calibration_samples: recorded trajectories, shared by all rows.
         images: paired images to judge by. seed: of calibration; images come from ``seed + 1``.
     """
-    out.mkdir(parents=True, exist_ok=True)
     full = resolve(MODEL)
     truth = _truth(full, images, seed + 1, progress)
     picture = {"full precision": to_images(truth.images[:SHOWN])}
     calibration = {"samples": calibration_samples, "steps": STEPS}
-    for weights, activations in WIDTHS:
-        for method in METHODS:
-            recipe = method_recipe(method, weights=weights, activations=activations, calibration=calibration, seed=seed)
-            row = _row(full, truth, recipe, out, progress)
-            picture[row.recipe.name] = to_images(row.images[:SHOWN])
-            yield row
+    with tempfile.TemporaryDirectory(prefix="tempoquant-") as work:
+        for weights, activations in WIDTHS:
+            for method in METHODS:
+                options: dict[str, Any] = {"calibration": calibration, "seed": seed}
+                recipe = method_recipe(method, weights=weights, activations=activations, **options)
+                row = _row(full, truth, recipe, (out, Path(work)), progress)
+                picture[row.recipe.name] = to_images(row.images[:SHOWN])
+                yield row
     save_grid(picture, out / "samples.png")
 
 
@@ -73,13 +74,15 @@ def _truth(full: Target, images: int, seed: int, progress: Progress) -> Referenc
     )
 
 
-def _row(full: Target, truth: Reference, recipe: Recipe, out: Path, progress: Progress) -> DemoRow:
+def _row(full: Target, truth: Reference, recipe: Recipe, places: tuple[Path, Path], progress: Progress) -> DemoRow:
+    """Quantize and judge one row; ``places`` are where models are kept, and where rows share their work."""
+    out, work = places
     start = time.perf_counter()
     # Weights depend on the method and their bits alone, so rows that differ in activations share them.
-    units = out / "work" / f"{recipe.method} W{recipe.weights.bits}"
-    quantized = quantize(full, recipe, recording=out / "work" / "recording", units=units, progress=progress)
+    units = work / f"{recipe.method} W{recipe.weights.bits}"
+    quantized = quantize(full, recipe, recording=work / "recording", units=units, progress=progress)
     seconds = time.perf_counter() - start
-    quantized.save_pretrained(out / recipe.name.replace(" ", "-"), overwrite=True)
+    quantized.save_pretrained(out / recipe.name.replace(" ", "-"))
     metrics = compare(truth, quantized.target, progress=progress)
     assert metrics.images is not None
     return DemoRow(recipe, metrics.images, quantized.facts, metrics.to_dict(), seconds)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,9 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError, unknown
+from tempoquant.files import storage_error
 from tempoquant.intervals import Conditions, tensor_arguments
+from tempoquant.outputs import check_output, writing
 from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, example_conditions, vectors_of
 from tempoquant.pipelines.diffusers_target import replaced
 from tempoquant.pipelines.resolve import first_line, load_pipeline
@@ -24,7 +25,6 @@ from tempoquant.runtime.onnx import ONNXSession, write_onnx
 from tempoquant.runtime.openvino import OpenVINOSession, write_openvino
 from tempoquant.runtime.openvino_parts import check_parts, write_parts
 from tempoquant.runtime.runner import ExportedDenoiser, as_array
-from tempoquant.workplace import check_output, partial_of, publish
 
 MANIFEST = "tempoquant_export.json"
 FORMAT_VERSION = 1
@@ -86,7 +86,7 @@ def export(
         raise InputError("a correction acts in the scheduler, which an export has none of: quantize without it")
     quantized.return_to_schedule()
     place = Path(out)
-    check_output(place, overwrite, resume=True)
+    check_output(place, overwrite)
     steps, sampler = quantized.schedule["steps"], quantized.schedule["sampler"]
     example = example_conditions(quantized.target, conditioning, steps=steps, sampler=sampler)
     # What these see is then no function of the time step.
@@ -97,17 +97,11 @@ def export(
         module, clock = copy.deepcopy((quantized.denoiser.module, quantized.clock))
         chosen = QuantizedPipeline(quantized.target.with_module(module), quantized.blueprint, clock, {})
         chosen.freeze_schedule()
-    staging = partial_of(place) / "folder"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    with writing(place, "exported folder", overwrite=overwrite) as output, output.staging() as staging:
         quantized.target.save_shell(staging)
         if whole:
             write_parts(quantized.pipeline, staging)
         _write_component(staging / quantized.target.component, chosen, to, tensor_arguments(example), frozen)
-        publish(staging, place)
-    finally:
-        shutil.rmtree(partial_of(place), ignore_errors=True)
     return place
 
 
@@ -155,6 +149,9 @@ def _write_graph(graph: PlainGraph, example: tuple[Tensor, ...], to: str, folder
             runtime.write(graph, example, folder)
             runtime.open(folder, {})({n: as_array(v) for n, v in zip(graph.inputs, example, strict=True)})
         except Exception as error:
+            full = storage_error(error, folder)
+            if full is not None:
+                raise full from error
             raise InputError(f"a {name} cannot be exported to {to}: {first_line(error)}") from error
 
 

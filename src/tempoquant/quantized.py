@@ -1,7 +1,6 @@
 """What quantization gives back: a pipeline that generates, saves and loads like the one it was made from."""
 
 import functools
-import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,12 +23,14 @@ from tempoquant.checkpoint.tensors import full_bytes
 from tempoquant.correction import CorrectionTables, corrected_scheduler
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock, has_tables, kept_networks
+from tempoquant.outputs import writing
 from tempoquant.pipelines import Denoiser, Target, build_scheduler, example_conditions, set_steps
 from tempoquant.pipelines.conditioning import condition_rows
 from tempoquant.recipe import Recipe
 from tempoquant.runtime import PromptTables, Replay, freeze_schedule, has_hooks, use_engine
 from tempoquant.training.baking import bake, can_bake
-from tempoquant.workplace import check_output, partial_of, publish
+
+QUANTIZED = "quantized folder"
 
 
 class QuantizedPipeline:
@@ -187,21 +188,10 @@ class QuantizedPipeline:
             The stored denoiser's sizes.
 
         Raises:
-            InputError: the folder exists and ``overwrite`` is false.
+            InputError: the folder exists and ``overwrite`` is false, or it holds others' files.
         """
-        out = Path(folder)
-        check_output(out, overwrite, resume=True)
-        staging = partial_of(out) / "folder"
-        alone = not partial_of(out).exists()
-        # A killed process may have left one behind.
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        try:
-            size = self.write(staging)
-            publish(staging, out)
-        finally:
-            shutil.rmtree(partial_of(out) if alone else staging, ignore_errors=True)
-        return size
+        with writing(folder, QUANTIZED, overwrite=overwrite) as output, output.staging() as staging:
+            return self.write(staging)
 
     def write(self, folder: Path) -> SizeReport:
         """Write all files into an existing empty folder, the evidence last."""

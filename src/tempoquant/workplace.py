@@ -1,37 +1,35 @@
-"""Where a run keeps unfinished work, so that a crash leaves nothing that loads and a later run can continue."""
+"""Where a run keeps unfinished work, so that a crash leaves nothing that loads and the next run continues it."""
 
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tempoquant.errors import FormatError, InputError, TempoquantError
-from tempoquant.files import write_whole
+from tempoquant.files import TEMPORARY, write_whole
+from tempoquant.outputs import Output, check_output, followed
 from tempoquant.recipe import Recipe
 
+JOB = "job.json"
+PARTS = ("recording", "units", "steps", "tuning", "training")
+SUFFIXES = (".json", ".jsonl", ".bin", ".safetensors", ".png")
+"""Folders of unfinished work, and what the files in them end with: only such are ever deleted."""
 
-def check_output(out: Path, overwrite: bool, resume: bool = False) -> None:
-    """Refuse an output that exists, or unfinished work that nobody asked to continue.
+
+def check_job_output(out: Path, overwrite: bool) -> None:
+    """Refuse an output folder that cannot be written, or whose place of unfinished work is taken.
 
     Raises:
-        InputError: ``out`` or ``out.partial`` exists and neither flag covers it, or ``out`` is something else's folder.
+        InputError: see :func:`~tempoquant.outputs.check_output`; or ``out.partial`` is somebody else's.
     """
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists: choose another folder or pass --overwrite")
-    if out.exists() and not _is_ours(out):
-        raise InputError(f"{out} exists and is no quantized folder: only such a one is overwritten")
-    if partial_of(out).exists() and not (resume or overwrite):
-        raise InputError(
-            f"{partial_of(out)} holds unfinished work: continue it with --resume or drop it with --overwrite"
-        )
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"{out.absolute().parent} is no folder to write {out.name} into")
+    check_output(out, overwrite)
+    _check_work(partial_of(followed(out)))
 
 
 def partial_of(out: Path) -> Path:
@@ -40,78 +38,115 @@ def partial_of(out: Path) -> Path:
 
 
 @contextmanager
-def workplace(out: Path | None, recipe: Recipe, model_hash: str, resume: bool) -> Iterator[Path]:
+def workplace(
+    output: Output | None, recipe: Recipe, model_hash: str, *, resume: bool = False, overwrite: bool = False
+) -> Iterator[Path]:
     """A folder to work in: ``out.partial``, kept on failure and removed on success, or a temporary one.
 
-    A failure that the same input would repeat leaves no folder, unless what was done before it can be gone on from.
+    Unfinished work of the same job is continued. A failure that the same input would repeat leaves no folder, unless
+    what was done before it can be continued.
+
+    Args:
+        output: what the job writes, its lock held by the caller; None for a temporary folder.
+        recipe, model_hash: the job; so are the number of threads and this package's version, which may change bits.
+        resume: refuse rather than drop the work of another job.
+        overwrite: drop the work of another job.
 
     Raises:
-        InputError: resuming work of another recipe, model or thread count.
+        InputError: the folder holds the work of another job, or somebody else's files. FormatError: it is damaged.
     """
-    if out is None:
+    if output is None:
         with tempfile.TemporaryDirectory(prefix="tempoquant-") as temporary:
             yield Path(temporary)
         return
-    folder = partial_of(out)
-    job = {"recipe": recipe.model_dump(mode="json"), "model": model_hash, "threads": torch.get_num_threads()}
-    if folder.exists() and not resume:
-        shutil.rmtree(folder)
-    begun = folder.exists()
-    folder.mkdir(exist_ok=True)
-    marker = folder / "job.json"
-    if marker.exists():
-        _same_job(_begun_job(marker), job, folder)
-    else:
-        write_whole(marker, json.dumps(job, indent=2))
+    folder = partial_of(output.path)
+    _check_work(folder)
+    job = {
+        "recipe": recipe.model_dump(mode="json"),
+        "model": model_hash,
+        "threads": torch.get_num_threads(),
+        "version": metadata.version("tempoquant"),
+    }
+    continued = folder.exists() and _is_continued(folder, job, resume, overwrite)
+    if not continued:
+        folder.mkdir(exist_ok=True)
+        write_whole(folder / JOB, json.dumps(job, indent=2))
     try:
         yield folder
     except TempoquantError:
         # Wrong input would be as wrong the next time: nothing is there to continue but a training's checkpoint.
-        if not begun and not any(folder.glob("*/state.json")):
-            shutil.rmtree(folder)
+        if not continued and not any(folder.glob("*/state.json")):
+            _delete_work(folder)
         raise
-    shutil.rmtree(folder)
+    _delete_work(folder)
 
 
-def publish(folder: Path, out: Path) -> None:
-    """Move a finished folder to its place, replacing what is there."""
-    old = out.with_name(out.name + ".old")
-    if out.exists():
-        if old.exists():
-            shutil.rmtree(old)
-        os.replace(out, old)
-    os.replace(folder, out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _is_ours(out: Path) -> bool:
-    """Whether a quantized folder, or nothing but an empty one, lies there."""
-    if not out.is_dir():
-        return False
-    configs = [path for path in out.glob("*/config.json") if b"quantization_config" in path.read_bytes()]
-    return bool(configs) or not any(out.iterdir())
-
-
-def _begun_job(marker: Path) -> dict:
+def _is_continued(folder: Path, job: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:
+    """Whether ``folder`` holds unfinished work of ``job``; another job's is deleted if that was asked for."""
+    drop = overwrite and not resume
     try:
-        job = json.loads(marker.read_text())
-    except ValueError:
+        found = _flat(_read_job(folder / JOB))
+    except FormatError:
+        if not drop:
+            raise
+        found = {}
+    for key, value in _flat(job).items():
+        if found.get(key) != value:
+            if drop:
+                _delete_work(folder)
+                return False
+            raise InputError(
+                f"{folder} holds unfinished work with {key} = {found.get(key)!r}, not {value!r}: "
+                "continue it with the same, or drop it with --overwrite"
+            )
+    return True
+
+
+def _check_work(folder: Path) -> None:
+    """Refuse a folder that is not of unfinished work, or holds files that are no part of it."""
+    if folder.exists() and not (folder.is_dir() and (folder / JOB).is_file()):
+        raise InputError(f"{folder} exists and holds no unfinished work: move it, or choose another output")
+    foreign = next(_foreign_files(folder), None)
+    if foreign is not None:
+        raise InputError(f"{foreign} is no part of unfinished work: move it, or choose another output")
+
+
+def _foreign_files(folder: Path) -> Iterator[Path]:
+    """Files that no job writes into its place of work."""
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        ours = parts in ((JOB,), *((part,) for part in PARTS)) or parts[0] in PARTS
+        of_a_job = path.suffix in SUFFIXES or path.name.startswith(TEMPORARY)
+        if path.is_symlink() or not (ours or path.name.startswith(TEMPORARY)) or (path.is_file() and not of_a_job):
+            yield path
+
+
+def _delete_work(folder: Path) -> None:
+    """Delete unfinished work; files that are no part of it stay, and are named."""
+    foreign = set(_foreign_files(folder))
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in foreign:
+            path.unlink()
+    if foreign:
+        warnings.warn(f"{min(foreign)} is no part of unfinished work: {folder} stays", stacklevel=2)
+    else:
+        folder.rmdir()
+
+
+def _read_job(path: Path) -> dict[str, Any]:
+    try:
+        job = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
         job = None
     if not isinstance(job, dict):
-        raise FormatError(f"{marker} is damaged: begin again with --overwrite")
+        raise FormatError(f"{path} is damaged: begin again with --overwrite")
     return job
 
 
-def _same_job(found: dict, wanted: dict, folder: Path) -> None:
-    for key, value in _flat(wanted).items():
-        if _flat(found).get(key) != value:
-            was = _flat(found).get(key)
-            raise InputError(
-                f"{folder} was begun with {key} = {was!r}, not {value!r}: resume with the same, or --overwrite"
-            )
-
-
-def _flat(data: dict, prefix: str = "") -> dict:
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in data.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}

@@ -13,7 +13,7 @@ from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.judge import Setup, judge, kept_folder
 from tempoquant.bench.plan import Run, plan_runs
 from tempoquant.bench.pool import work
-from tempoquant.bench.records import Record, Records
+from tempoquant.bench.records import Record, Records, is_records
 from tempoquant.bench.shared import Shared
 from tempoquant.bench.tables import write_tables
 from tempoquant.errors import InputError
@@ -126,8 +126,8 @@ def _do(todo: list[Run], skipped: int, shared: Shared, results: Records, setup: 
 
 
 def _made(out: Path) -> Path:
-    """The bench's folder: new, empty, or an earlier bench's."""
-    if out.exists() and not (out.is_dir() and ((out / RESULTS).exists() or not any(out.iterdir()))):
+    """The bench's folder: new, empty, or an earlier bench's, whose results have no line that is none."""
+    if out.exists() and not (out.is_dir() and (is_records(out / RESULTS) or not any(out.iterdir()))):
         raise InputError(f"{out} exists and is no bench's folder: choose another")
     out.mkdir(parents=True, exist_ok=True)
     (out / RESULTS).touch()

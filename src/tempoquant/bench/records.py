@@ -46,6 +46,21 @@ class Records:
         self.records.append(record)
 
 
+def is_records(path: Path) -> bool:
+    """Whether a file holds records, or nothing: somebody else's file of that name is never cut or appended to."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        first = file.readline()
+    try:
+        if first.endswith(b"\n"):
+            _record(path, 1, first)
+    except FormatError:
+        return False
+    # The very first record, torn by a kill.
+    return first.endswith(b"\n") or not first or first.startswith(b'{"id": "')
+
+
 def _record(path: Path, number: int, line: bytes) -> Record:
     try:
         record = json.loads(line)

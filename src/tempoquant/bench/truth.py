@@ -1,12 +1,11 @@
 """What full precision does, computed once and kept on disk for all runs, workers and resumed benches."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tempoquant.bench.experiment import Experiment, labels
@@ -22,6 +21,7 @@ from tempoquant.evaluation import (
     save_statistics,
 )
 from tempoquant.evaluation.sampled import check_sampled, measure_sampled, sampled_reference
+from tempoquant.files import save_tensors
 from tempoquant.pipelines import BareTarget, Seen, Target
 from tempoquant.pipelines.prompts import read_prompts
 from tempoquant.progress import Progress
@@ -86,7 +86,7 @@ def make_truth(
             progress=progress,
             **schedule(experiment),
         )
-        _save(folder / PAIRED, _flat(truth))
+        save_tensors(_flat(truth), folder / PAIRED)
     if plan is not None and plan.compares and plan.reference is None and not (folder / REAL).exists():
         drawn = sampled_reference(plan, target, progress, **drawing_of(experiment, target))
         assert drawn is not None
@@ -189,9 +189,3 @@ def _call(k: int, tensors: Mapping[str, Tensor]) -> Seen:
                 place = place.setdefault(parent, {})
             place[leaf] = value
     return Seen(k, tensors[f"{start}t"], tensors[f"{start}indices"], tensors[f"{start}sample"], tree)
-
-
-def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    temporary = path.with_suffix(".writing")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    os.replace(temporary, path)

@@ -13,18 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempoquant.calibration.store import (
-    DTYPES,
+from tempoquant.calibration.manifest import (
     FORMAT_VERSION,
     MANIFEST,
-    Store,
-    open_conditioning,
-    open_samples,
+    conditioning_file,
     read_manifest,
-    samples_bytes,
     write_manifest,
 )
+from tempoquant.calibration.store import DTYPES, Store, open_conditioning, open_samples, samples_bytes
 from tempoquant.errors import InputError, NumericsError, unknown
+from tempoquant.outputs import followed, locked
 from tempoquant.pipelines import BareTarget, Denoiser, Seen, Target, build_scheduler, set_steps, state_hash
 from tempoquant.pipelines.fingerprint import tensor_hash
 from tempoquant.pipelines.sampling import check_run
@@ -59,7 +57,8 @@ def record(
         conditioning: as the model's ``generate`` takes it.
 
     Raises:
-        InputError: a value is out of range, the disk is too small, or the folder holds another recording.
+        InputError: a value is out of range, the disk is too small, the folder holds another recording, or another run
+            records into it.
         NumericsError: a prediction is not finite, or a sample does not fit ``dtype``.
     """
     target: Target = BareTarget(model) if isinstance(model, Denoiser) else model
@@ -72,17 +71,29 @@ def record(
     run: dict[str, Any] = {"steps": steps, "seed": seed, "sampler": sampler, "eta": float(eta)}
     given = dict(conditioning or {})
     request = _request(target, samples, dtype, batch_size, run, given)
-    writer = _Writer(Path(folder), request, calls)
-    with (progress or Silent()).stage("recording trajectories", samples * calls) as advance:
+    place = followed(Path(folder))
+    # One that is finished may lie where nothing can be written, a lock neither.
+    if not _Writer(place, request, calls).finished:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with locked(place):
+            _record_missing(target, _Writer(place, request, calls), run, given, progress or Silent())
+    return Store(folder)
+
+
+def _record_missing(
+    target: Target, writer: "_Writer", run: dict[str, Any], given: Mapping[str, Any], progress: Progress
+) -> None:
+    """Record the batches that ``writer`` has not."""
+    samples, batch_size, calls = writer.request["samples"], writer.request["batch_size"], writer.calls
+    with progress.stage("recording trajectories", samples * calls) as advance:
         advance(min(writer.done * batch_size, samples) * calls)
-        while writer.done < writer.batches:
+        while not writer.finished:
             indices = range(writer.done * batch_size, min((writer.done + 1) * batch_size, samples))
             batch = _Batch(writer, list(indices))
             rows = {name: _rows_of(value, indices, samples) for name, value in given.items()}
             target.walk(list(indices), batch.visit, batch_size=len(indices), conditioning=rows or None, **run)
             batch.finish()
             advance(len(indices) * calls)
-    return Store(folder)
 
 
 def _request(
@@ -138,6 +149,11 @@ class _Writer:
         """Finished batches."""
         return int(self.manifest["done"])
 
+    @property
+    def finished(self) -> bool:
+        """Whether all batches are."""
+        return self.done >= self.batches
+
     def open(self, timestep: Tensor, branches: int, conditioning: Mapping[str, Tensor]) -> np.memmap:
         """The samples map; at the recording's first batch it and the conditioning files are made."""
         if self._samples is not None:
@@ -160,7 +176,7 @@ class _Writer:
         row = value[0]
         return {
             "name": name,
-            "file": f"conditioning.{number}.bin",
+            "file": conditioning_file(number),
             "dtype": str(value.dtype).removeprefix("torch."),
             "shape": list(row.shape),
             "stored": [self.request["samples"], branches, row.numel() * row.element_size()],

@@ -5,7 +5,6 @@ A folder with ``manifest.json``, ``samples.<dtype>.bin`` (K, N, *sample_shape) a
 branches share the sample and differ in their conditioning.
 """
 
-import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempoquant.calibration.manifest import read_manifest
 from tempoquant.errors import FormatError
+from tempoquant.files import storage_error
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 DTYPES = ("float16", "float32")
 
 
@@ -86,28 +85,6 @@ class Store:
         return sample, self.timesteps[steps], conditioning
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a recording, finished or not; FormatError if there is none that this version reads."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise FormatError(f"{folder} is not a recording: it has no {MANIFEST}")
-    try:
-        manifest = json.loads(path.read_text())
-        version = int(manifest["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{path} is not a recording's manifest") from error
-    if version > FORMAT_VERSION:
-        raise FormatError(f"{folder} has recording format {version}; this version reads up to {FORMAT_VERSION}")
-    return manifest
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Replace the manifest in one step, so that a killed process leaves the old one or the new one."""
-    partial = folder / f"{MANIFEST}.tmp"
-    partial.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    os.replace(partial, folder / MANIFEST)
-
-
 def samples_shape(request: dict[str, Any], calls: int) -> tuple[int, ...]:
     """(K, N, *sample_shape) of the samples file."""
     return (calls, request["samples"], *request["sample_shape"])
@@ -131,10 +108,28 @@ def open_conditioning(folder: Path, entry: dict[str, Any], mode: Any) -> np.memm
 
 def _open(path: Path, dtype: np.dtype, shape: tuple[int, ...], mode: Any) -> np.memmap:
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if mode != "w+" and (not path.is_file() or path.stat().st_size != size):
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise FormatError(f"{path} is no plain file: the recording is damaged, delete its folder")
+    if mode == "w+":
+        _allocate(path, size)
+        mode = "r+"
+    if not path.is_file() or path.stat().st_size != size:
         found = path.stat().st_size if path.is_file() else 0
         raise FormatError(f"{path} holds {found} bytes, not {size}: the recording is damaged, delete its folder")
     return np.memmap(path, dtype=dtype, mode=mode, shape=shape)
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Make a file of ``size`` bytes on the disk: a mapped file that finds it full later ends the process."""
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate") and size:
+                os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(size)
+    except OSError as error:
+        full = storage_error(error, path, size)
+        path.unlink(missing_ok=True)
+        raise (full or error) from error
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Tensor) -> None:

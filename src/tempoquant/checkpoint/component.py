@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import Blueprint
@@ -18,6 +18,7 @@ from tempoquant.checkpoint.vectors import PREFIX
 from tempoquant.correction.tables import PREFIX as CORRECTION
 from tempoquant.correction.tables import CorrectionTables
 from tempoquant.errors import FormatError, InputError
+from tempoquant.files import save_tensors, write_whole
 from tempoquant.intervals import Clock
 from tempoquant.layers import install_attention, install_layers, install_splits, install_stand_ins
 
@@ -39,9 +40,9 @@ def write_component(
         config["_class_name"] = type(module).__name__
     config["quantization_config"] = full_config(module, blueprint, clock)
     tensors = packed_tensors(module, clock) | ({} if correction is None else correction.to_tensors())
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     # The config comes last: a folder without it does not load.
-    (folder / "config.json").write_text(json.dumps(config, indent=2, default=list) + "\n")
+    write_whole(folder / "config.json", json.dumps(config, indent=2, default=list) + "\n")
 
 
 def full_config(module: nn.Module, blueprint: Blueprint, clock: Clock) -> dict[str, Any]:

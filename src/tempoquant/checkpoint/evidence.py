@@ -12,6 +12,7 @@ import torch
 
 from tempoquant.errors import FormatError, InputError
 from tempoquant.files import write_whole
+from tempoquant.outputs import MARKER
 
 EVIDENCE = "tempoquant.json"
 
@@ -89,8 +90,8 @@ def told_evidence(evidence: dict[str, Any]) -> list[str]:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """blake2b of every file below ``folder`` but the evidence, by relative path."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(EVIDENCE))
+    """blake2b of every file below ``folder`` but the evidence and the output's marker, by relative path."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (EVIDENCE, MARKER))
     return {p.relative_to(folder).as_posix(): file_hash(p) for p in files}
 
 

@@ -8,7 +8,7 @@ import typer
 from tempoquant.api import load
 from tempoquant.cli import app
 from tempoquant.cli.options import Factory, Overwrite, Sampler, Steps, bare_denoiser, console, told_size
-from tempoquant.workplace import check_output
+from tempoquant.outputs import check_output
 
 
 @app.command("bake")

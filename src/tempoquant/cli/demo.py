@@ -1,6 +1,5 @@
 """``tempoquant demo``."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,9 +7,10 @@ import typer
 from rich.table import Table
 
 from tempoquant.cli import app
-from tempoquant.cli.options import Json, Overwrite, Seed, check_new, console, progress, write_json
+from tempoquant.cli.options import Json, Overwrite, Seed, console, progress, write_json
 from tempoquant.demo import METHODS, MODEL, STEPS, DemoRow, run_demo
 from tempoquant.errors import InputError
+from tempoquant.outputs import check_new, writing
 
 
 @app.command("demo")
@@ -28,18 +28,16 @@ def demo_command(
     """
     if min(samples, images) < 1:
         raise InputError(f"samples = {samples}, images = {images}: at least 1 of each")
-    check_new(out, overwrite)
     if json_file is not None:
         check_new(json_file, overwrite)
-    shutil.rmtree(out, ignore_errors=True)
     table, found = _table(images), []
-    for row in run_demo(out, calibration_samples=samples, images=images, seed=seed, progress=progress()):
-        table.add_row(*_cells(row), end_section=row.recipe.method == METHODS[-1])
-        found.append(row.to_dict())
-    shutil.rmtree(out / "work")
+    with writing(out, "demonstration", overwrite=overwrite) as output, output.staging() as folder:
+        for row in run_demo(folder, calibration_samples=samples, images=images, seed=seed, progress=progress()):
+            table.add_row(*_cells(row), end_section=row.recipe.method == METHODS[-1])
+            found.append(row.to_dict())
+        write_json(folder / "demo.json", found)
     console().print(table)
     console().print(f"picture: {out / 'samples.png'}   models: {out}/*")
-    write_json(out / "demo.json", found)
     write_json(json_file, found)
 
 

@@ -19,15 +19,14 @@ from tempoquant.cli.options import (
     Sampler,
     Seed,
     Steps,
-    check_new,
     console,
     open_model,
     progress,
     write_json,
 )
 from tempoquant.diagnosis import Diagnosis, diagnose
-from tempoquant.diagnosis.result import check_folder
 from tempoquant.errors import InputError
+from tempoquant.outputs import check_new, check_output
 
 SHOWN = 8
 
@@ -65,7 +64,7 @@ def diagnose_command(
     place = out or Path(model) / "diagnosis"
     if out is None and not Path(model).is_dir():
         raise InputError(f"{model!r} is no folder to write a diagnosis into: give -o DIR")
-    check_folder(place, overwrite)
+    check_output(place, overwrite)
     if json_file is not None:
         check_new(json_file, overwrite)
     # A bare denoiser's folder is filled with the reference's own module unless the user says otherwise.

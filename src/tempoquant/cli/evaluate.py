@@ -20,7 +20,6 @@ from tempoquant.cli.options import (
     Sampler,
     Seed,
     Steps,
-    check_new,
     console,
     open_model,
     progress,
@@ -30,6 +29,7 @@ from tempoquant.cli.options import (
 from tempoquant.errors import InputError
 from tempoquant.evaluation import Outcome, compare, judge, parse_requirements, reference
 from tempoquant.evaluation.sampled import check_sampled
+from tempoquant.outputs import check_new
 from tempoquant.pipelines import Target
 from tempoquant.quantized import QuantizedPipeline
 

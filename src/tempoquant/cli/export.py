@@ -7,10 +7,11 @@ import typer
 
 from tempoquant.api import load
 from tempoquant.cli import app
-from tempoquant.cli.options import Factory, Overwrite, bare_denoiser, check_new, console, write_json
+from tempoquant.cli.options import Factory, Overwrite, bare_denoiser, console, write_json
 from tempoquant.cli.options import Json as JsonFile
 from tempoquant.errors import unknown
 from tempoquant.exported import RUNTIMES, export
+from tempoquant.outputs import check_new
 
 
 @app.command("export")

@@ -16,7 +16,6 @@ from tempoquant.cli.options import (
     Sampler,
     Seed,
     Steps,
-    check_new,
     console,
     open_model,
     progress,
@@ -24,6 +23,7 @@ from tempoquant.cli.options import (
 )
 from tempoquant.errors import InputError
 from tempoquant.evaluation import save_grid, save_images
+from tempoquant.outputs import check_new
 from tempoquant.pipelines import to_images
 
 

@@ -12,7 +12,6 @@ from tempoquant.cli.options import (
     Json,
     Overwrite,
     Seed,
-    check_new,
     console,
     open_model,
     progress,
@@ -21,6 +20,7 @@ from tempoquant.cli.options import (
 from tempoquant.diagnosis.figures import activation_maps, interval_panels, save_picture
 from tempoquant.diagnosis.figures.style import check_picture
 from tempoquant.diagnosis.spreads import Spreads, interval_spreads
+from tempoquant.outputs import check_new
 
 
 @app.command("intervals")

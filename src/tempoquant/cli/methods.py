@@ -3,8 +3,9 @@
 from rich.table import Table
 
 from tempoquant.cli import app
-from tempoquant.cli.options import Json, Overwrite, Plugins, check_new, console, write_json
+from tempoquant.cli.options import Json, Overwrite, Plugins, console, write_json
 from tempoquant.methods import METHODS, load_plugins
+from tempoquant.outputs import check_new
 
 COLUMNS = ("method", "readings", "what it does", "needs", "integer engine", "paper")
 

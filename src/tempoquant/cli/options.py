@@ -10,6 +10,7 @@ from rich.console import Console
 from tempoquant.api import is_quantized, load
 from tempoquant.errors import InputError, unknown
 from tempoquant.exported import is_exported, load_exported
+from tempoquant.files import write_whole
 from tempoquant.pipelines import BareTarget, Denoiser, Target, resolve
 from tempoquant.progress import Progress, RichProgress
 from tempoquant.quantized import QuantizedPipeline
@@ -21,6 +22,9 @@ Factory = Annotated[str | None, typer.Option("--denoiser", help="FILE.py:FACTORY
 Seed = Annotated[int, typer.Option(help="seed of the initial noise")]
 Json = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace existing output")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="never drop another job's unfinished work; the same job's is always continued")
+]
 KeepGenerators = Annotated[
     bool, typer.Option("--keep-generators", help="keep TDQ's interval networks, to make tables for other schedules")
 ]
@@ -70,18 +74,10 @@ def schedule(quantized: QuantizedPipeline | None, steps: int | None, sampler: st
     return {**own, "steps": own["steps"] if steps is None else steps, "sampler": sampler or own["sampler"]}
 
 
-def check_new(path: Path, overwrite: bool) -> None:
-    """Refuse an output file that exists."""
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists: choose another name or pass --overwrite")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path.absolute().parent} is no folder to write {path.name} into")
-
-
 def write_json(path: Path | None, result: Any) -> None:
     """Write a result where the user asked for it."""
     if path is not None:
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        write_whole(path, json.dumps(result, indent=2) + "\n")
 
 
 def told_size(size: dict[str, Any]) -> str:

@@ -15,7 +15,6 @@ from tempoquant.cli.options import (
     Overwrite,
     Plugins,
     Sampler,
-    check_new,
     console,
     progress,
     told_size,
@@ -25,11 +24,12 @@ from tempoquant.diagnosis import diagnose, read_fragment, with_overrides
 from tempoquant.errors import InputError, unknown
 from tempoquant.methods import load_plugins, method_recipe
 from tempoquant.methods.ptqd import CORRECTIONS
+from tempoquant.outputs import check_new
 from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
 from tempoquant.report import write_report
 from tempoquant.report.write import check_report
-from tempoquant.workplace import check_output
+from tempoquant.workplace import check_job_output
 
 REPORT_SAMPLES = 8
 
@@ -74,7 +74,10 @@ def quantize_command(
     report: Annotated[
         Path | None, typer.Option(help="also diagnose the result, into OUT/diagnosis, and show it in this file")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="continue at the last finished unit")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="refuse to drop another job's unfinished work; the same job always continues"),
+    ] = False,
     overwrite: Overwrite = False,
     json_file: Json = None,
 ) -> None:
@@ -104,7 +107,7 @@ def quantize_command(
         check_new(json_file, overwrite)
     if report is not None:
         check_report(report, overwrite)
-    check_output(out, overwrite, resume)
+    check_job_output(out, overwrite)
     target = resolve(model)
     result = quantize(
         target,

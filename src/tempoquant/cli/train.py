@@ -14,18 +14,18 @@ from tempoquant.cli.options import (
     Model,
     Overwrite,
     Sampler,
-    check_new,
     console,
     progress,
     told_size,
     write_json,
 )
 from tempoquant.methods import method_recipe
+from tempoquant.outputs import check_new
 from tempoquant.pipelines import resolve
 from tempoquant.progress import Silent
 from tempoquant.recipe import Recipe
 from tempoquant.training import Processes, Rhythm
-from tempoquant.workplace import check_output
+from tempoquant.workplace import check_job_output
 
 DATA = "a folder of images, a .npz, idx files or hf:NAME; without it, the model's own trajectories"
 
@@ -60,7 +60,10 @@ def train_command(
     seed: Annotated[int, typer.Option(help="seed of every random draw")] = 0,
     save_every: Annotated[int, typer.Option(help="steps between checkpoints")] = 200,
     samples_every: Annotated[int, typer.Option(help="steps between pictures of samples; 0 for none")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="continue at the last checkpoint")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="refuse to drop another job's unfinished work; the same job always continues"),
+    ] = False,
     overwrite: Overwrite = False,
     json_file: Json = None,
 ) -> None:
@@ -87,7 +90,7 @@ def train_command(
     chosen = chosen.keeping_generators() if keep_generators else chosen
     writes = Processes().writes
     if writes:
-        check_output(out, overwrite, resume)
+        check_job_output(out, overwrite)
         if json_file is not None:
             check_new(json_file, overwrite)
     target = resolve(model)

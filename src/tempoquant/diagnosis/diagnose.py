@@ -17,7 +17,7 @@ from tempoquant.diagnosis.facts import speed, stored_bytes, told
 from tempoquant.diagnosis.fragment import keep_higher
 from tempoquant.diagnosis.pair import Pair, open_pair
 from tempoquant.diagnosis.patterns import matching
-from tempoquant.diagnosis.result import Diagnosis, check_folder
+from tempoquant.diagnosis.result import Diagnosis
 from tempoquant.diagnosis.walks import Cost, Course, Walker, layer_costs, step_costs
 from tempoquant.errors import InputError
 from tempoquant.evaluation import psnr, ssim
@@ -26,6 +26,7 @@ from tempoquant.graph import DenoiserGraph, read_denoiser
 from tempoquant.intervals import Clock
 from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
+from tempoquant.outputs import check_output
 from tempoquant.pipelines import build_scheduler, set_steps, state_hash, to_images
 from tempoquant.pipelines.precision import conditioning_in_float32
 from tempoquant.pipelines.recorded import meet_schedule
@@ -82,7 +83,7 @@ def diagnose(
             "at least 1, 0, 1 and 1"
         )
     if out is not None:
-        check_folder(Path(out), overwrite)
+        check_output(Path(out), overwrite)
     pair, shown = open_pair(quantized, reference), progress or Silent()
     given = conditioning_in_float32(conditioning)
     pair.full.check_conditioning(given, samples)

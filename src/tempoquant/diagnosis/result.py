@@ -1,25 +1,26 @@
 """What a diagnosis found, as data: JSON and safetensors in one folder, that load again."""
 
 import json
-import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tempoquant.checkpoint.evidence import file_hash
 from tempoquant.diagnosis.walks import Cost
-from tempoquant.errors import FormatError, InputError
-from tempoquant.files import write_whole
-from tempoquant.workplace import partial_of, publish
+from tempoquant.errors import FormatError
+from tempoquant.files import save_tensors, write_whole
+from tempoquant.outputs import writing
 
 FORMAT_VERSION = 1
 DISTURBED = 0.9995
 """A cosine below which a temporal feature counts as disturbed: a relative error of about 3 %."""
+DIAGNOSIS = "diagnosis"
+"""The kind of the output folder."""
 DATA, TENSORS, POLICY = "diagnosis.json", "diagnosis.safetensors", "policy.yaml"
 VARIANTS = ("all layers", "temporal layers alone", "all but the temporal layers")
 """What is quantized in the trajectories of ``Diagnosis.deviations``."""
@@ -97,19 +98,17 @@ class Diagnosis:
         Raises:
             InputError: the folder exists and may not be replaced.
         """
-        out = Path(folder)
-        check_folder(out, overwrite)
-        staging = partial_of(out)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        with writing(folder, DIAGNOSIS, overwrite=overwrite) as output, output.staging() as staging:
+            self._write(staging)
+
+    def _write(self, folder: Path) -> None:
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, staging / TENSORS)
+        save_tensors(tensors, folder / TENSORS)
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in tensors}
         plain |= {name: [asdict(cost) for cost in plain[name]] for name in ("culprits", "step_ranges")}
-        plain |= {"format_version": FORMAT_VERSION, "tensors": file_hash(staging / TENSORS)}
-        write_whole(staging / DATA, json.dumps(plain, indent=2) + "\n")
-        write_whole(staging / POLICY, yaml.safe_dump({"policy": list(self.policy)}, sort_keys=False))
-        publish(staging, out)
+        plain |= {"format_version": FORMAT_VERSION, "tensors": file_hash(folder / TENSORS)}
+        write_whole(folder / DATA, json.dumps(plain, indent=2) + "\n")
+        write_whole(folder / POLICY, yaml.safe_dump({"policy": list(self.policy)}, sort_keys=False))
 
     @classmethod
     def load(cls, folder: Path | str) -> "Diagnosis":
@@ -136,13 +135,3 @@ class Diagnosis:
             return cls(facts=plain.pop("facts"), **(known | load_file(tensors_path)))
         except (ValueError, KeyError, TypeError, SafetensorError):
             raise FormatError(f"{path} is no diagnosis that this version reads") from None
-
-
-def check_folder(out: Path, overwrite: bool) -> None:
-    """Raise InputError unless a diagnosis may be written to ``out``."""
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists: choose another folder or pass --overwrite")
-    if out.exists() and not (out.is_dir() and ((out / DATA).is_file() or not any(out.iterdir()))):
-        raise InputError(f"{out} exists and is no diagnosis: only such a one is overwritten")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"{out.absolute().parent} is no folder to write {out.name} into")

@@ -1,7 +1,6 @@
 """Images as PNG files: single ones, a grid, or labelled rows that stand beside each other."""
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tempoquant.errors import InputError
+from tempoquant.files import save_with
 
 SMALLEST_CELL = 64
 GAP = 4
@@ -86,7 +86,4 @@ def _pictures(images: Tensor) -> list[Image.Image]:
 
 
 def _write(picture: Image.Image, path: Path) -> None:
-    """Write to a neighbour and rename, so that no half-written picture is left."""
-    partial = path.with_name(path.name + ".tmp")
-    picture.save(partial, format="PNG")
-    os.replace(partial, path)
+    save_with(lambda temporary: picture.save(temporary, format="PNG"), path)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError
 from tempoquant.evaluation.extractors import FeatureExtractor
 from tempoquant.evaluation.images import ImageSet
 from tempoquant.evaluation.moments import Gaussian, Moments
+from tempoquant.files import save_tensors
 from tempoquant.progress import Advance, Progress, Silent
 
 BATCH = 64
@@ -139,12 +139,8 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     for kind, gaussian in statistics.gaussians.items():
         tensors |= {f"{kind}.mean": gaussian.mean, f"{kind}.covariance": gaussian.covariance.contiguous()}
     facts = {"format": FORMAT, "count": statistics.count, "source": statistics.source, **asdict(statistics.made)}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.writing")
-    save_file(tensors, temporary, metadata={"statistics": json.dumps(facts)})
-    if path.exists():
-        temporary.unlink()
-    else:
-        os.replace(temporary, path)
+    if not path.exists():
+        save_tensors(tensors, path, {"statistics": json.dumps(facts)})
 
 
 def load_statistics(path: Path) -> Statistics:

@@ -7,6 +7,7 @@ import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tempoquant.errors import InputError
+from tempoquant.files import write_whole
 from tempoquant.recipe.basics import FLOAT_BITS, Part
 from tempoquant.recipe.learning import Correction, Training, Tuning
 from tempoquant.recipe.parts import Activations, Attention, Calibration, Override, Temporal, Weights
@@ -118,4 +119,4 @@ class Recipe(Part):
 
     def to_file(self, path: Path | str) -> None:
         """Write the recipe as YAML."""
-        Path(path).write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        write_whole(Path(path), yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))

@@ -1,17 +1,16 @@
 """Finished units on disk, so that a killed run continues where it stopped."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError
-from tempoquant.files import write_whole
+from tempoquant.files import TEMPORARY, save_tensors, write_whole
 
 
 class UnitCache:
@@ -30,7 +29,7 @@ class UnitCache:
         folder.mkdir(parents=True, exist_ok=True)
         marker, wanted = folder / "units.json", json.loads(json.dumps(identity))
         if not marker.exists():
-            foreign = [path.name for path in folder.iterdir() if not path.name.endswith(".writing")]
+            foreign = [path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY)]
             if foreign:
                 raise InputError(f"{folder} holds {foreign[0]!r}, no finished units: use a new or empty folder")
             write_whole(marker, json.dumps(wanted, indent=1))
@@ -51,10 +50,7 @@ class UnitCache:
 
     def save(self, unit: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep a finished unit."""
-        path = self._path(unit)
-        temporary = path.with_suffix(".writing")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        os.replace(temporary, path)
+        save_tensors(tensors, self._path(unit))
 
     def _path(self, unit: str) -> Path:
         return self.folder / f"{unit.replace('/', '_')}.safetensors"

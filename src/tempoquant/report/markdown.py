@@ -1,6 +1,7 @@
 """A report as Markdown for a model card, with its pictures in a folder beside it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import yaml
 from tempoquant.diagnosis.figures import save_figure
 from tempoquant.evaluation import save_grid
 from tempoquant.files import write_whole
+from tempoquant.outputs import writing
 from tempoquant.report.again import PROMPTS, commands, prompts
 from tempoquant.report.entries import Entry, Missing
 from tempoquant.report.page import MOST_IMAGES, TITLE, findings
@@ -18,10 +20,31 @@ from tempoquant.report.tables import GLOSSARY, stored_metrics, table
 from tempoquant.report.verdict import others, verdict
 
 
-def write_markdown(path: Path, entries: Sequence[Entry], missing: Sequence[Missing], command: str) -> Path:
+@dataclass(frozen=True)
+class Pictures:
+    """Where pictures are written, and the name of their folder in links."""
+
+    folder: Path
+    name: str
+
+
+def files_of(path: Path) -> Path:
+    """The folder of the pictures that a Markdown file shows."""
+    return path.with_name(f"{path.stem}_files")
+
+
+def write_markdown(
+    path: Path, entries: Sequence[Entry], missing: Sequence[Missing], command: str, *, overwrite: bool = False
+) -> Path:
     """Write ``path`` and the folder ``<name>_files`` that it shows pictures from."""
-    files = path.with_name(f"{path.stem}_files")
-    files.mkdir(exist_ok=True)
+    with writing(files_of(path), "pictures of a report", overwrite=overwrite) as output, output.staging() as folder:
+        lines = _lines(entries, missing, Pictures(folder, files_of(path).name))
+    write_whole(path, "\n".join([*lines, "This page:", "", "    " + command, ""]))
+    return path
+
+
+def _lines(entries: Sequence[Entry], missing: Sequence[Missing], files: Pictures) -> list[str]:
+    """The page, its pictures written."""
     lines = [f"# {TITLE}", "", f"**{verdict(entries)}**", "", *(f"- {line}" for line in others(entries)), ""]
     lines += [*_table(entries), *_kept(entries), "", *(f"- *{name}*: {words}" for name, words in GLOSSARY.items()), ""]
     lines += [f"{m.name} has no diagnosis yet. Make one: `{m.command}`\n" for m in missing]
@@ -33,8 +56,7 @@ def write_markdown(path: Path, entries: Sequence[Entry], missing: Sequence[Missi
         lines += _figure(plot, files, "shared")
     for number, entry in enumerate(entries):
         lines += _model(entry, number, files)
-    write_whole(path, "\n".join([*lines, "This page:", "", "    " + command, ""]))
-    return path
+    return lines
 
 
 def _table(entries: Sequence[Entry]) -> Iterator[str]:
@@ -74,8 +96,8 @@ def _film(entries: Sequence[Entry]) -> dict[str, torch.Tensor]:
     return rows | {entry.label: _grey_or_colour(entry.diagnosis.frames[some, 0]) for entry in entries}
 
 
-def _grid(rows: dict[str, torch.Tensor], name: str, title: str, files: Path) -> list[str]:
-    save_grid(rows, files / f"{name}.png")
+def _grid(rows: dict[str, torch.Tensor], name: str, title: str, files: Pictures) -> list[str]:
+    save_grid(rows, files.folder / f"{name}.png")
     return [f"{title}:", "", _picture(name, files.name, title), ""]
 
 
@@ -83,7 +105,7 @@ def _grey_or_colour(images: torch.Tensor) -> torch.Tensor:
     return images[..., :3] if images.shape[-1] >= 3 else images[..., :1]
 
 
-def _model(entry: Entry, number: int, files: Path) -> list[str]:
+def _model(entry: Entry, number: int, files: Pictures) -> list[str]:
     lines = [f"## {entry.label}", "", *(f"- {line}" for line in findings(entry)), ""]
     for plot in own_plots(entry):
         lines += _figure(plot, files, f"model{number}")
@@ -99,9 +121,9 @@ def _block(title: str, data: dict) -> list[str]:
     return [title, "", "```yaml", yaml.safe_dump(data, sort_keys=False).rstrip(), "```", ""]
 
 
-def _figure(plot: Plot, files: Path, place: str) -> list[str]:
+def _figure(plot: Plot, files: Pictures, place: str) -> list[str]:
     name = f"{place}-{plot.name}"
-    save_figure(plot.figure, files / name)
+    save_figure(plot.figure, files.folder / name)
     return [_picture(name, files.name, plot.figure.axes[0].get_title()), "", plot.words, ""]
 
 

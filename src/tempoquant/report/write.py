@@ -8,8 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tempoquant.errors import InputError
 from tempoquant.files import write_whole
+from tempoquant.outputs import check_new, check_output
 from tempoquant.report.entries import read_entries
-from tempoquant.report.markdown import write_markdown
+from tempoquant.report.markdown import files_of, write_markdown
 from tempoquant.report.page import page
 
 MOST_BYTES = 10_000_000
@@ -32,7 +33,7 @@ def write_report(folders: Sequence[Path | str], out: Path | str, *, overwrite: b
     entries, missing = read_entries(folders)
     command = shlex.join(["tempoquant", "report", *map(str, folders), "-o", str(out)])
     if path.suffix == ".md":
-        return write_markdown(path, entries, missing, command)
+        return write_markdown(path, entries, missing, command, overwrite=overwrite)
     loader = PackageLoader("tempoquant.report")
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     text = pages.get_template("report.html").render(page(entries, missing, command))
@@ -46,7 +47,6 @@ def check_report(path: Path, overwrite: bool) -> None:
     """Raise InputError unless a report may be written to ``path``."""
     if path.suffix not in KINDS:
         raise InputError(f"{path}: a report is a {' or a '.join(KINDS)} file")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists: choose another name or pass --overwrite")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path.absolute().parent} is no folder to write {path.name} into")
+    check_new(path, overwrite)
+    if path.suffix == ".md":
+        check_output(files_of(path), overwrite)

@@ -1,16 +1,15 @@
 """What a training run leaves in its folder while it goes: a checkpoint, a log, samples."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tempoquant.errors import FormatError, InputError
-from tempoquant.files import write_whole
+from tempoquant.files import save_tensors, write_whole
 from tempoquant.training.trainer import Trainer
 
 STATE = "state.json"
@@ -24,9 +23,7 @@ def save_checkpoint(trainer: Trainer, folder: Path, identity: Mapping[str, Any])
         identity: what a run is resumed with only: plain JSON data.
     """
     file = f"state-{trainer.step}.safetensors"
-    temporary = folder / f"{file}.writing"
-    save_file({name: value.contiguous() for name, value in trainer.state().items()}, temporary)
-    os.replace(temporary, folder / file)
+    save_tensors(trainer.state(), folder / file)
     write_whole(folder / STATE, json.dumps({"step": trainer.step, "tensors": file, "run": identity}, indent=1) + "\n")
     for old in folder.glob("state-*.safetensors*"):
         if old.name != file:

@@ -1,7 +1,6 @@
 """How all figures look, and how they are saved: readable on light and dark paper, for colour-blind readers too."""
 
 import io
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tempoquant.errors import InputError
-from tempoquant.files import write_whole
+from tempoquant.files import save_with, write_whole
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8a6d00", "#56B4E9")
 """Of Okabe and Ito's palette those that stand out from white and from black."""
@@ -89,8 +88,8 @@ def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
     stem = Path(stem)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
     # The first drawing moves the layout a little, so that the second one's bytes would be others.
-    paths[1].write_text(svg(figure, stem.name))
-    figure.savefig(paths[0], dpi=DOTS, facecolor="white")
+    write_whole(paths[1], svg(figure, stem.name))
+    save_with(lambda temporary: figure.savefig(temporary, dpi=DOTS, facecolor="white"), paths[0])
     return paths
 
 
@@ -104,9 +103,8 @@ def save_picture(figure: Figure, path: Path) -> None:
     if path.suffix == ".svg":
         write_whole(path, svg(figure, path.stem))
         return
-    staging = path.with_name(path.name + ".writing")
-    figure.savefig(staging, dpi=PICTURE_DOTS, facecolor="white", format="png", pil_kwargs={"optimize": True})
-    os.replace(staging, path)
+    how: dict[str, Any] = {"facecolor": "white", "format": "png", "pil_kwargs": {"optimize": True}}
+    save_with(lambda temporary: figure.savefig(temporary, dpi=PICTURE_DOTS, **how), path)
 
 
 def check_picture(path: Path) -> None:

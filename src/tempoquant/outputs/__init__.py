@@ -1,0 +1,42 @@
+"""Output folders: what may be replaced, and writing them so that nothing of anybody else's is ever lost."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tempoquant.outputs.check import check_new, check_output
+from tempoquant.outputs.marker import MARKER, is_unfinished
+from tempoquant.outputs.staging import Output, followed, interrupted_replacement, locked, sweep
+
+__all__ = [
+    "MARKER",
+    "Output",
+    "check_new",
+    "check_output",
+    "followed",
+    "interrupted_replacement",
+    "is_unfinished",
+    "locked",
+    "writing",
+]
+
+
+@contextmanager
+def writing(out: Path | str, kind: str, *, overwrite: bool = False) -> Iterator[Output]:
+    """Hold an output folder for the length of a run, and give what publishes it.
+
+    Args:
+        kind: what it is, such as "quantized folder".
+        overwrite: replace one that this package wrote.
+
+    Raises:
+        InputError: another run writes to it, or :func:`check_output` refuses it.
+    """
+    path = Path(out)
+    check_output(path, overwrite)
+    place = followed(path)
+    with locked(place):
+        # What held the lock until now may have written it.
+        check_output(path, overwrite)
+        sweep(place)
+        yield Output(place, kind)
