@@ -91,9 +91,8 @@ def same_bytes(a: Path, b: Path) -> None:
 def interrupt(out: Path, stage: str, parts: int, **recipe: str) -> Stops:
     progress = Stops(stage, parts)
     with pytest.raises(Interrupted):
-        resume = out.with_name("out.partial").exists()
         chosen = small_recipe(**{**RECIPE, **recipe})
-        tempoquant.quantize(unet_pipeline(), chosen, out=out, progress=progress, resume=resume)
+        tempoquant.quantize(unet_pipeline(), chosen, out=out, progress=progress)
     assert not out.exists()
     return progress
 
@@ -133,7 +132,8 @@ MOMENTS = [
 @pytest.mark.parametrize(("stage", "parts"), MOMENTS)
 def test_interrupted_once(stage, parts, whole, tmp_path):
     interrupt(tmp_path / "out", stage, parts)
-    tempoquant.quantize(unet_pipeline(), small_recipe(**RECIPE), out=tmp_path / "out", resume=True)
+    # The next run of the same job continues without being asked to, also where it may replace an output.
+    tempoquant.quantize(unet_pipeline(), small_recipe(**RECIPE), out=tmp_path / "out", overwrite=bool(parts))
     same_bytes(tmp_path / "out", whole[0])
 
 
@@ -205,10 +205,12 @@ def test_another_job_is_not_resumed(tmp_path):
         tempoquant.quantize(unet_pipeline(seed=1), small_recipe(**RECIPE), out=out, resume=True)
     assert "model" in one_line(caught)
     with pytest.raises(InputError) as caught:
-        tempoquant.quantize(unet_pipeline(), small_recipe(**RECIPE), out=out)
-    assert "--resume" in one_line(caught)
+        tempoquant.quantize(unet_pipeline(), small_recipe(**{**RECIPE, "seed": 1}), out=out)
+    assert "--overwrite" in one_line(caught)
     # The work survives all of these.
     assert len(list((tmp_path / "out.partial" / "units").glob("*.safetensors"))) == 3
+    tempoquant.quantize(unet_pipeline(), small_recipe(**{**RECIPE, "seed": 1}), out=out, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.usefixtures("brief_balanced")
@@ -271,6 +273,5 @@ def test_a_killed_process_is_resumed(tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "out").exists() and len(list(units.glob("*.safetensors"))) >= 4
-    assert subprocess.run(command("out"), **run).returncode == 2
-    subprocess.run(command("out", "--resume"), check=True, **run)
+    subprocess.run(command("out"), check=True, **run)
     same_bytes(tmp_path / "out", tmp_path / "whole")

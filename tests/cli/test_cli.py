@@ -134,7 +134,7 @@ def test_bad_places(refused, file):
     Path("out").mkdir()
     Path("out/mine.txt").write_text("mine")
     assert "out exists" in refused("quantize", "mine.py:make", "-o", "out")
-    assert "no quantized folder" in refused("quantize", "mine.py:make", "-o", "out", "--overwrite")
+    assert "not written by tempoquant" in refused("quantize", "mine.py:make", "-o", "out", "--overwrite")
     assert "exists" in refused("quantize", "mine.py:make", "-o", ".")
     refused("quantize", "mine.py:make", "-o", ".", "--overwrite")
     assert "not a diffusers folder" in refused("quantize", "out", "-o", "new")

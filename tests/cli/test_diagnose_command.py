@@ -77,7 +77,7 @@ def test_refusals(refused, quantized, monkeypatch):  # noqa: F811
     again = (*QUANTIZE, "-o", "new")
     for args, said in (
         ((*DIAGNOSE, "-o", "full"), "full exists"),
-        ((*DIAGNOSE, "-o", "full", "--overwrite"), "is no diagnosis"),
+        ((*DIAGNOSE, "-o", "full", "--overwrite"), "not written by tempoquant"),
         (("diagnose", "mine.py:make", "--reference", "mine.py:make"), "give -o DIR"),
         (("report", "out"), "make one with `tempoquant diagnose out --reference small`"),
         (("report", "out", "-o", "there.html"), "there.html exists"),

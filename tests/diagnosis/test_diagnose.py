@@ -199,7 +199,7 @@ def test_refusals(full, tmp_path):
         (other, {"layers": ["conv*", "attn*"]}, "layer pattern 'attn\\*' matches no layer"),
         (other, {"samples": 0}, "samples = 0"),
         (other, {"out": tmp_path / "d"}, "exists"),
-        (other, {"out": tmp_path / "d", "overwrite": True}, "is no diagnosis"),
+        (other, {"out": tmp_path / "d", "overwrite": True}, "not written by tempoquant"),
         (other, {"out": tmp_path / "none" / "d"}, "is no folder"),
     ):
         with pytest.raises(InputError, match=said):

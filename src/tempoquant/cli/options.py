@@ -23,7 +23,8 @@ Seed = Annotated[int, typer.Option(help="seed of the initial noise")]
 Json = Annotated[Path | None, typer.Option("--json", help="also write the result to this file")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace existing output")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="never drop another job's unfinished work; the same job's is always continued")
+    bool,
+    typer.Option("--resume", help="never drop another job's unfinished work; the same job always continues its own"),
 ]
 KeepGenerators = Annotated[
     bool, typer.Option("--keep-generators", help="keep TDQ's interval networks, to make tables for other schedules")

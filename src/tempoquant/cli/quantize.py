@@ -14,6 +14,7 @@ from tempoquant.cli.options import (
     Model,
     Overwrite,
     Plugins,
+    Resume,
     Sampler,
     console,
     progress,
@@ -74,10 +75,7 @@ def quantize_command(
     report: Annotated[
         Path | None, typer.Option(help="also diagnose the result, into OUT/diagnosis, and show it in this file")
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="refuse to drop another job's unfinished work; the same job always continues"),
-    ] = False,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     json_file: Json = None,
 ) -> None:

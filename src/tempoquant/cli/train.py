@@ -13,6 +13,7 @@ from tempoquant.cli.options import (
     KeepGenerators,
     Model,
     Overwrite,
+    Resume,
     Sampler,
     console,
     progress,
@@ -60,10 +61,7 @@ def train_command(
     seed: Annotated[int, typer.Option(help="seed of every random draw")] = 0,
     save_every: Annotated[int, typer.Option(help="steps between checkpoints")] = 200,
     samples_every: Annotated[int, typer.Option(help="steps between pictures of samples; 0 for none")] = 0,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="refuse to drop another job's unfinished work; the same job always continues"),
-    ] = False,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     json_file: Json = None,
 ) -> None:
