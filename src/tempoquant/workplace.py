@@ -13,7 +13,7 @@ import torch
 
 from tempoquant.errors import FormatError, InputError, TempoquantError
 from tempoquant.files import TEMPORARY, write_whole
-from tempoquant.outputs import Output, check_output, followed
+from tempoquant.outputs import LOCK, Output, check_output, followed
 from tempoquant.recipe import Recipe
 
 JOB = "job.json"
@@ -115,9 +115,9 @@ def _foreign_files(folder: Path) -> Iterator[Path]:
     """Files that no job writes into its place of work."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        ours = parts in ((JOB,), *((part,) for part in PARTS)) or parts[0] in PARTS
-        of_a_job = path.suffix in SUFFIXES or path.name.startswith(TEMPORARY)
-        if path.is_symlink() or not (ours or path.name.startswith(TEMPORARY)) or (path.is_file() and not of_a_job):
+        passing = path.name.startswith((TEMPORARY, LOCK))
+        ours = parts == (JOB,) or (parts[0] in PARTS and (path.is_dir() or path.suffix in SUFFIXES))
+        if path.is_symlink() or not (ours or passing):
             yield path
 
 

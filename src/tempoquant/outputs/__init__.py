@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tempoquant.outputs.check import check_new, check_output
-from tempoquant.outputs.marker import MARKER, is_unfinished
+from tempoquant.outputs.marker import LOCK, MARKER, is_unfinished
 from tempoquant.outputs.staging import Output, followed, interrupted_replacement, locked, sweep
 
 __all__ = [
+    "LOCK",
     "MARKER",
     "Output",
     "check_new",
