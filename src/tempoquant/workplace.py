@@ -13,7 +13,7 @@ import torch
 
 from tempoquant.errors import FormatError, InputError, TempoquantError
 from tempoquant.files import TEMPORARY, write_whole
-from tempoquant.outputs import LOCK, Output, check_output, followed
+from tempoquant.outputs import LOCK, Output, check_output, delete_files, discard, followed, new_staging
 from tempoquant.recipe import Recipe
 
 JOB = "job.json"
@@ -67,22 +67,25 @@ def workplace(
         "threads": torch.get_num_threads(),
         "version": metadata.version("tempoquant"),
     }
-    continued = folder.exists() and _is_continued(folder, job, resume, overwrite)
+    continued = folder.exists() and _is_continued(output, job, resume, overwrite)
     if not continued:
-        folder.mkdir(exist_ok=True)
-        write_whole(folder / JOB, json.dumps(job, indent=2))
+        # Made beside its place, so that a kill leaves no folder of that name without its job.
+        begun = new_staging(output.path)
+        write_whole(begun / JOB, json.dumps(job, indent=2))
+        begun.rename(folder)
     try:
         yield folder
     except TempoquantError:
         # Wrong input would be as wrong the next time: nothing is there to continue but a training's checkpoint.
         if not continued and not any(folder.glob("*/state.json")):
-            _delete_work(folder)
+            _delete_work(folder, output.path)
         raise
-    _delete_work(folder)
+    _delete_work(folder, output.path)
 
 
-def _is_continued(folder: Path, job: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:
-    """Whether ``folder`` holds unfinished work of ``job``; another job's is deleted if that was asked for."""
+def _is_continued(output: Output, job: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:
+    """Whether the unfinished work of ``output`` is of ``job``; another job's is deleted if that was asked for."""
+    folder = partial_of(output.path)
     drop = overwrite and not resume
     try:
         found = _flat(_read_job(folder / JOB))
@@ -93,7 +96,7 @@ def _is_continued(folder: Path, job: Mapping[str, Any], resume: bool, overwrite:
     for key, value in _flat(job).items():
         if found.get(key) != value:
             if drop:
-                _delete_work(folder)
+                _delete_work(folder, output.path)
                 return False
             raise InputError(
                 f"{folder} holds unfinished work with {key} = {found.get(key)!r}, not {value!r}: "
@@ -121,19 +124,18 @@ def _foreign_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _delete_work(folder: Path) -> None:
+def _delete_work(folder: Path, out: Path) -> None:
     """Delete unfinished work; files that are no part of it stay, and are named."""
     foreign = set(_foreign_files(folder))
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and not path.is_symlink():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif path not in foreign:
-            path.unlink()
     if foreign:
         warnings.warn(f"{min(foreign)} is no part of unfinished work: {folder} stays", stacklevel=2)
-    else:
-        folder.rmdir()
+        delete_files(folder, lambda path: path not in foreign)
+        return
+    # Under its name all of it is there or nothing, whenever a kill comes.
+    left = new_staging(out)
+    left.rmdir()
+    folder.rename(left)
+    discard(left)
 
 
 def _read_job(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tempoquant.calibration.manifest import (
 )
 from tempoquant.calibration.store import DTYPES, Store, open_conditioning, open_samples, samples_bytes
 from tempoquant.errors import InputError, NumericsError, unknown
+from tempoquant.files import TEMPORARY
 from tempoquant.outputs import followed, locked
 from tempoquant.pipelines import BareTarget, Denoiser, Seen, Target, build_scheduler, set_steps, state_hash
 from tempoquant.pipelines.fingerprint import tensor_hash
@@ -136,7 +137,7 @@ class _Writer:
         if (folder / MANIFEST).is_file():
             self.manifest = read_manifest(folder)
             _check_same(folder, self.manifest, request)
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        elif folder.exists() and not _is_empty(folder):
             raise InputError(f"{folder} is in use: a recording needs a new or empty folder")
         else:
             _check_space(folder, samples_bytes(request, calls))
@@ -255,6 +256,11 @@ def _flat(conditioning: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor
                 f"conditioning {prefix + name!r} is a {type(value).__name__}: only tensors can be recorded"
             )
     return flat
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it is a folder with nothing in it but what a kill left of a file."""
+    return folder.is_dir() and all(path.name.startswith(TEMPORARY) for path in folder.iterdir())
 
 
 def _check_space(folder: Path, needed: int) -> None:

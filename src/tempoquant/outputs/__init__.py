@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tempoquant.outputs.check import check_new, check_output
-from tempoquant.outputs.marker import LOCK, MARKER, is_unfinished
-from tempoquant.outputs.staging import Output, followed, interrupted_replacement, locked, sweep
+from tempoquant.outputs.marker import LOCK, MARKER, delete_files, is_unfinished
+from tempoquant.outputs.staging import Output, discard, followed, interrupted_replacement, locked, new_staging, sweep
 
 __all__ = [
     "LOCK",
@@ -14,10 +14,13 @@ __all__ = [
     "Output",
     "check_new",
     "check_output",
+    "delete_files",
+    "discard",
     "followed",
     "interrupted_replacement",
     "is_unfinished",
     "locked",
+    "new_staging",
     "writing",
 ]
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +60,24 @@ def delete_listed(folder: Path) -> bool:
         Whether nothing is left; other files stay where they are.
     """
     spared = {folder / name for name in foreign_files(folder)}
+    delete_files(folder, lambda path: path not in spared and path != folder / MARKER)
+    if list(folder.iterdir()) == [folder / MARKER]:
+        # Last, so that a kill on the way leaves what the next run still knows as its own.
+        (folder / MARKER).unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+    return not folder.exists()
+
+
+def delete_files(folder: Path, chosen: Callable[[Path], bool]) -> None:
+    """Delete the chosen files and links below ``folder``, and folders inside that are empty then."""
     for root, folders, files in os.walk(folder, topdown=False):
         for path in (Path(root, name) for name in (*files, *folders)):
             if path.is_dir() and not path.is_symlink():
                 if not any(path.iterdir()):
                     path.rmdir()
-            elif path not in spared:
+            elif chosen(path):
                 path.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
-    return not folder.exists()
 
 
 def _foreign(root: Path, folder: Path, listed: set[str]) -> Iterator[str]:

@@ -16,7 +16,15 @@ from filelock import FileLock, Timeout
 
 from tempoquant.errors import InputError
 from tempoquant.files import storage_error, sync, sync_tree
-from tempoquant.outputs.marker import LOCK, STAGING, delete_listed, foreign_files, read_marker, write_marker
+from tempoquant.outputs.marker import (
+    LOCK,
+    STAGING,
+    delete_files,
+    delete_listed,
+    foreign_files,
+    read_marker,
+    write_marker,
+)
 
 REPLACED = ".tempoquant-replaced-"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -41,8 +49,7 @@ class Output:
         Raises:
             OSError: the disk is full; names the output.
         """
-        folder = self.path.with_name(f"{STAGING}{_key(self.path)}-{secrets.token_hex(4)}")
-        folder.mkdir()
+        folder = new_staging(self.path)
         try:
             write_marker(folder, self.kind, finished=False)
             yield folder
@@ -118,11 +125,18 @@ def exchange(a: Path, b: Path) -> bool:
     raise OSError(number, os.strerror(number), str(b))
 
 
+def new_staging(out: Path) -> Path:
+    """A new empty folder beside ``out`` that the next run deletes should this one be killed."""
+    folder = out.with_name(f"{STAGING}{_key(out)}-{secrets.token_hex(4)}")
+    folder.mkdir()
+    return folder
+
+
 def discard(folder: Path) -> None:
-    """Delete a staging folder that was not published; nobody else knows its name."""
+    """Delete a staging folder with all that is in it: nobody else knows its name."""
     with suppress(OSError):
-        write_marker(folder, "interrupted output", finished=True)
-        delete_listed(folder)
+        delete_files(folder, lambda path: True)
+        folder.rmdir()
 
 
 def sweep(out: Path) -> None:
@@ -130,9 +144,9 @@ def sweep(out: Path) -> None:
     for prefix in (STAGING, REPLACED):
         for left in out.parent.glob(f"{prefix}{_key(out)}-*"):
             marker = read_marker(left)
-            if marker is not None and not marker["finished"]:
+            if prefix == STAGING and (marker is None or not marker["finished"]):
                 discard(left)
-            elif marker is not None and not any(foreign_files(left)):
+            elif not any(foreign_files(left)):
                 delete_listed(left)
 
 

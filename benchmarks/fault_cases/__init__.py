@@ -1,0 +1,1 @@
+"""The attacks of ``benchmarks/faults.py``, a file each."""
