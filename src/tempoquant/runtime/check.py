@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch.nn.functional import conv2d
 
-from tempoquant.runtime.native import NO_POST_OP, ops, packed_convolution
+from tempoquant.runtime.operators import NO_POST_OP, ops, packed_convolution
 
 
 @cache

@@ -1,7 +1,8 @@
 """Integer execution on the processor: torch's oneDNN operators, the step's scale and zero point given at each call.
 
 The operators accumulate in int32 and finish with ``(acc * s_x) * s_w + b`` in float32, which is what a quantized layer
-means, so their results are simulation's bit for bit.
+means, so their results are simulation's bit for bit. Where kernels apply scales in another order, the last two steps
+are a pass of their own.
 """
 
 from typing import Any, NamedTuple
@@ -12,22 +13,30 @@ from torch import Tensor, nn
 from tempoquant.intervals import Interval, Numbers
 from tempoquant.layers import QuantizedLayer, simulate
 from tempoquant.runtime.norms import bytes_of
+from tempoquant.runtime.operators import (
+    NO_POST_OP,
+    apply_scale_and_bias,
+    ops,
+    packed_convolution,
+    scales_apply_in_order,
+)
 from tempoquant.runtime.packed import keep_packed
 
-ops: Any = torch.ops.onednn
-NO_POST_OP: tuple[str, list[Any], str] = ("none", [], "")
 LARGEST_SUM = 2.0**31
-SOME_ZERO_POINT = 128
 
 
 class Packed(NamedTuple):
-    """What a layer gives its operator at every call: all but the input."""
+    """What a layer gives its operator at every call: all but the input.
+
+    ``finish``: weight scale and bias, where the operator would not apply them in the order of a layer's meaning.
+    """
 
     weight: Tensor
     scale: Tensor | None
     zeros: Tensor
     bias: Tensor | None
     geometry: tuple[Any, ...] | None
+    finish: tuple[Tensor, Tensor | None] | None = None
 
 
 class IntegerKernel:
@@ -92,30 +101,26 @@ class IntegerKernel:
         else:
             flat = q.reshape(-1, q.shape[-1])
             out = ops.qlinear_pointwise(flat, *given, 1.0, 0, torch.float32, *NO_POST_OP)
+        if packed.finish is not None:
+            out = apply_scale_and_bias(out, *packed.finish)
+        if packed.geometry is None:
             out = out.reshape(*x.shape[:-1], -1)
         return out if x.dtype == torch.float32 else out.to(x.dtype)
 
 
 def packed_layer(layer: QuantizedLayer, shape: torch.Size) -> Packed:
     """A layer in the layout that the operators want for inputs of ``shape``."""
-    weight, scale = layer.weight.detach(), layer.weight_scale
+    weight, scale, finish = layer.weight.detach(), layer.weight_scale, None
+    assert scale is not None
     zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
     bias = None if layer.bias is None else layer.bias.detach().float()
+    if not scales_apply_in_order():
+        # By a weight scale of one the operator gives acc * s_x, whichever its order is.
+        scale, bias, finish = torch.ones_like(scale), None, (scale, bias)
     if not isinstance(layer, nn.Conv2d):
-        return Packed(ops.qlinear_prepack(weight, None), scale, zeros, bias, None)
+        return Packed(ops.qlinear_prepack(weight, None), scale, zeros, bias, None, finish)
     geometry = (list(layer.stride), padding_of(layer), list(layer.dilation), layer.groups)
-    return Packed(packed_convolution(weight, scale, geometry, shape), scale, zeros, bias, geometry)
-
-
-def packed_convolution(weight: Tensor, scale: Any, geometry: tuple[Any, ...], shape: torch.Size) -> Tensor:
-    """A convolution's weight in the layout that the operators want for inputs of ``shape``, with any zero point.
-
-    Args:
-        weight: (C_out, C_in / groups, H, W) int8. scale: (C_out,). geometry: stride, padding, dilation, groups.
-    """
-    # Scale and zero point choose the layout alone. That of zero point 0 lacks the sums of weights that others need,
-    # which every call would then make anew; and once asked for it, the operators keep to it for weights of this shape.
-    return ops.qconv_prepack(weight, scale, 1.0, SOME_ZERO_POINT, *geometry, list(shape))
+    return Packed(packed_convolution(weight, scale, geometry, shape), scale, zeros, bias, geometry, finish)
 
 
 def padding_of(layer: nn.Conv2d) -> list[int]:
