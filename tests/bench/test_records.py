@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from tempoquant.bench.records import Records
-from tempoquant.errors import FormatError
+from tempoquant.bench.bench import _made
+from tempoquant.bench.records import Records, is_records
+from tempoquant.errors import FormatError, InputError
 
 
 def test_records_come_back_and_are_appended(tmp_path):
@@ -39,3 +40,21 @@ def test_what_json_has_no_number_for_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         Records(tmp_path / "r.jsonl").append({"id": "a", "value": float("nan")})
     assert not (tmp_path / "r.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["my own notes, without an end of line", "1 2 3\n", '{"name": "no record"}\n', "[]\n"]
+)
+def test_somebody_elses_results_are_not_taken_for_a_benchs(tmp_path, content):
+    path = tmp_path / "results.jsonl"
+    path.write_text(content)
+    assert not is_records(path)
+    with pytest.raises(InputError, match="is no bench's folder"):
+        _made(tmp_path)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("content", ["", '{"id": "a"}\n', '{"id": "a"}\n{"id": "b", "torn', '{"id": "torn'])
+def test_a_benchs_own_results_are_continued(tmp_path, content):
+    (tmp_path / "results.jsonl").write_text(content)
+    assert is_records(tmp_path / "results.jsonl") and _made(tmp_path) == tmp_path
