@@ -5,7 +5,7 @@ model, and damaged folders. Every case ends with a check: the user's files are u
 the old or of the new model, the next run succeeds with the bits of an uninterrupted one, an error is one line.
 
     python benchmarks/faults.py --json faults.json            # about ten minutes on two cores
-    python benchmarks/faults.py --parts kills,fuzz --fuzz 200
+    python benchmarks/faults.py --parts kills,damage --fuzz 200
 
 Full disks need a file system of their own: mounted where the process may (root on Linux), else left out, and so said.
 """
@@ -27,12 +27,13 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-from fault_cases import disks, kills, threads  # noqa: E402
+from fault_cases import damage, disks, kills, threads  # noqa: E402
 
 PARTS: dict[str, Callable[["Report", argparse.Namespace], None]] = {
     "kills": kills.run,
     "disks": disks.run,
     "threads": threads.run,
+    "damage": damage.run,
 }
 
 
