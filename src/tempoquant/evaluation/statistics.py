@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tempoquant.caches import user_cache
 from tempoquant.errors import FormatError, InputError
 from tempoquant.evaluation.extractors import FeatureExtractor
 from tempoquant.evaluation.images import ImageSet
@@ -172,10 +173,10 @@ def told(batches: Iterable[Tensor], advance: Advance) -> Iterator[Tensor]:
         advance(len(batch))
 
 
-def default_cache() -> Path:
-    """Where statistics of references are kept unless the user names a folder."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "tempoquant" / "statistics"
+def default_cache() -> Path | None:
+    """Where statistics of references are kept unless the user names a folder; None where there is no home."""
+    cache = user_cache()
+    return None if cache is None else cache / "statistics"
 
 
 def _key(made: Made, rows: Collection[str]) -> str:

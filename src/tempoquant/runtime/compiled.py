@@ -1,14 +1,13 @@
 """Passes in C: compiled at first use where there is a compiler."""
 
 import ctypes
-import hashlib
 import os
-import platform
-import subprocess
-import tempfile
+import warnings
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+
+from tempoquant.runtime.c_library import CLibrary, load_c_library
 
 PIECE = 64
 """Rows that a pass adds up at a time."""
@@ -27,39 +26,22 @@ ARGUMENTS = {
 
 @cache
 def compiled_passes() -> ctypes.CDLL | None:
-    """The passes of ``quantize.c``, compiled at first use and kept in the user's cache; None without a compiler."""
+    """The passes of ``quantize.c``, compiled at first use and kept in the user's cache.
+
+    None without a compiler, and with a warning where there should be one.
+    """
+    library = compiled_library()
+    if library.problem is not None:
+        warnings.warn(
+            f"activations are quantized by torch alone, which is slower: {library.problem} (the environment variable "
+            f"{COMPILER} names a C compiler; empty for none)",
+            stacklevel=2,
+        )
+    return library.functions
+
+
+def compiled_library() -> CLibrary:
+    """The library of ``quantize.c``, or why there is none; neither if the user wants no compiler."""
     compiler = os.environ.get(COMPILER, "cc")
-    if not compiler:
-        return None
     source = Path(str(files("tempoquant"))) / "runtime" / "quantize.c"
-    try:
-        library = ctypes.CDLL(str(_built(compiler, source)))
-    except (OSError, subprocess.SubprocessError):
-        return None
-    for name, arguments in ARGUMENTS.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
-    return library
-
-
-def _built(compiler: str, source: Path) -> Path:
-    """The shared library of a source file: found in the cache, or compiled for this very processor."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tempoquant"
-    key = repr((source.read_text(), FLAGS, compiler, platform.machine(), _processor()))
-    path = home / f"{source.stem}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}.so"
-    if not path.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home) as work:
-            made = Path(work) / path.name
-            subprocess.run([compiler, *FLAGS, "-o", str(made), str(source), "-lm"], check=True, capture_output=True)
-            os.replace(made, path)
-    return path
-
-
-def _processor() -> str:
-    """What tells processors apart for which "native" differs: a cache may be shared between machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return load_c_library(source, compiler, FLAGS, ARGUMENTS) if compiler else CLibrary()
