@@ -1,12 +1,15 @@
 """The command line: one file a command, each thin."""
 
+import signal
 import sys
-import warnings
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
 
-import diffusers
 import typer
 
+import tempoquant
+from tempoquant.cli.noise import quiet_libraries
 from tempoquant.errors import TempoquantError
 
 app = typer.Typer(
@@ -18,20 +21,30 @@ app = typer.Typer(
 )
 
 
+class Terminated(BaseException):
+    """The process was asked to end, by SIGTERM: what is open closes as it does for Ctrl-C."""
+
+
 def main() -> None:
-    """Run the command line: exit code 0 on success, 2 with one line on bad input, 1 on a failed run."""
-    warnings.showwarning = _one_line
-    diffusers.utils.logging.set_verbosity_error()
+    """Run the command line.
+
+    The exit code is 0 on success, 2 with one line on bad input, 1 on a failed run, 130 and 143 where it was interrupted
+    or terminated.
+    """
+    quiet_libraries()
     import tempoquant.cli.commands  # noqa: F401
 
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        with _sigterm_raises():
+            code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except TempoquantError as error:
         _fail(str(error), 2)
     except OSError as error:
         _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
+    except Terminated:
+        _fail("terminated", 143)
     except Exception as error:
         # Wrong options; by what it can do, because typer has its exceptions from click or from a copy of it.
         if not hasattr(error, "format_message"):
@@ -42,10 +55,32 @@ def main() -> None:
     raise SystemExit(code or 0)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tempoquant {tempoquant.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version and exit")
+    ] = False,
+) -> None: ...
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def terminate(*_: Any) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _fail(message: str, code: int) -> NoReturn:
     print(f"tempoquant: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
-
-
-def _one_line(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"tempoquant: warning: {message}", file=sys.stderr)
