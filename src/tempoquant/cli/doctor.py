@@ -9,7 +9,8 @@ from packaging.requirements import Requirement
 from rich.table import Table
 
 from tempoquant.cli import app
-from tempoquant.cli.options import Json, Overwrite, check_new, console, write_json
+from tempoquant.cli.options import Json, Overwrite, console, write_json
+from tempoquant.outputs import check_new
 from tempoquant.runtime import ENGINES
 from tempoquant.runtime.c_library import cache_folder
 from tempoquant.runtime.check import integers_are_exact
