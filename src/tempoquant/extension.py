@@ -69,7 +69,7 @@ def guarded(label: str, function: Function, *args: Any) -> Any:
         return function(*args)
     except TempoquantError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         first = (str(error).strip() or "no message").splitlines()[0]
         raise InputError(f"{label} failed: {type(error).__name__}: {first}") from error
 

@@ -21,6 +21,9 @@ from tempoquant.methods import load_plugins
 
 RESULTS, ESTIMATES = "results.jsonl", "paper-schedule.jsonl"
 
+MOST_AT_ONCE = 1024
+"""Processes, and threads of each: more than machines have."""
+
 
 @dataclass
 class Outcome:
@@ -64,11 +67,12 @@ def run_bench(
         InputError: something in the experiment is not valid, or not for this model, or another bench is writing to
             ``out``; said before any long work.
     """
-    named = model or experiment.model
+    named = experiment.model if model is None else model
     if named is None:
         raise InputError(f"{experiment.name} names no model: give --model")
-    if jobs < 1 or (threads is not None and threads < 1):
-        raise InputError(f"jobs = {jobs}, threads = {threads}: at least 1")
+    for name, count in {"jobs": jobs, "threads": threads}.items():
+        if count is not None and not 1 <= count <= MOST_AT_ONCE:
+            raise InputError(f"{name} = {count} is out of range: 1 to {MOST_AT_ONCE}")
     load_plugins(plugins)
     runs = plan_runs(experiment)
     threads = threads or max(1, torch.get_num_threads() // jobs)

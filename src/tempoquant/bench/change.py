@@ -19,7 +19,7 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         path, equals, value = text.partition("=")
         keys = path.strip().split(".")
-        if not equals or not all(keys):
+        if not equals or not all(keys) or not value.strip():
             raise InputError(f"{text!r}: KEY=VALUE is needed, such as evaluation.images=4")
         try:
             entry: Any = yaml.safe_load(value)

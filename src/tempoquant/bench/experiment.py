@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from tempoquant.errors import InputError, unknown
 from tempoquant.evaluation import EXTRACTORS
 from tempoquant.pipelines import SAMPLERS
-from tempoquant.recipe import WIDTHS, Part, refused
+from tempoquant.recipe import MOST, WIDTHS, Count, Part, refused
 
 BITS = re.compile(r"W(\d+)A(\d+)")
 BUILT_IN = Path(str(files("tempoquant"))) / "experiments"
@@ -53,9 +53,9 @@ Bits = Annotated[str, AfterValidator(_known_bits)]
 class ClassRange(Part):
     """The class labels ``first, first + step, ... last``."""
 
-    first: int = Field(0, ge=0)
-    last: int = Field(ge=0)
-    step: int = Field(1, ge=1)
+    first: int = Field(0, ge=0, le=MOST)
+    last: int = Field(ge=0, le=MOST)
+    step: Count = 1
 
 
 Classes = ClassRange | tuple[Annotated[int, Field(ge=0)], ...]
@@ -69,15 +69,15 @@ class Conditioning(Part):
 
     prompts: str | None = None
     classes: Classes | None = None
-    guidance: float | None = Field(None, ge=0, allow_inf_nan=False)
+    guidance: float | None = Field(None, ge=0)
 
 
 class Calibration(Part):
     """How much is recorded and read; see :class:`tempoquant.recipe.Calibration`."""
 
-    samples: int = Field(64, ge=1)
-    rows: int = Field(128, ge=1)
-    rows_per_step: int = Field(8, ge=1)
+    samples: Count = 64
+    rows: Count = 128
+    rows_per_step: Count = 8
     dtype: Literal["float16", "float32"] = "float16"
 
 
@@ -93,7 +93,7 @@ class Distribution(Part):
     """
 
     features: Annotated[str, AfterValidator(_known_extractor)] | None = None
-    samples: int = Field(512, ge=2)
+    samples: int = Field(512, ge=2, le=MOST)
     metrics: tuple[str, ...] = Field(("fd",), min_length=1)
     reference: str | None = None
     weights: str | None = None
@@ -112,9 +112,9 @@ class Evaluation(Part):
     ``seed`` of the evaluated noise, one for all runs; ``classes`` other than those of calibration.
     """
 
-    images: int = Field(16, ge=1)
-    noise_samples: int = Field(8, ge=1)
-    batch_size: int = Field(16, ge=1)
+    images: Count = 16
+    noise_samples: Count = 8
+    batch_size: Count = 16
     seed: int = 1000
     classes: Classes | None = None
     distribution: Distribution | None = None
@@ -173,7 +173,7 @@ class Experiment(Part):
     source: str = ""
     model: str | None = None
     sampler: Annotated[str | None, AfterValidator(_known_sampler)] = None
-    steps: int = Field(50, ge=1)
+    steps: Count = 50
     eta: float = Field(0.0, ge=0, le=1)
     conditioning: Conditioning = Conditioning()
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))

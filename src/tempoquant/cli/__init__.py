@@ -1,9 +1,11 @@
 """The command line: one file a command, each thin."""
 
+import errno
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -21,6 +23,14 @@ app = typer.Typer(
 )
 
 
+WRONG_PATHS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG}
+"""What the system says of a path that was wrong from the start."""
+
+
+LONGEST = 80
+"""Characters of a value that a line repeats."""
+
+
 class Terminated(BaseException):
     """The process was asked to end, by SIGTERM: what is open closes as it does for Ctrl-C."""
 
@@ -34,13 +44,14 @@ def main() -> None:
     quiet_libraries()
     import tempoquant.cli.commands  # noqa: F401
 
+    arguments = sys.argv[1:] or ["--help"]
     try:
         with _sigterm_raises():
-            code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+            code = app(arguments, standalone_mode=False)
     except TempoquantError as error:
         _fail(str(error), 2)
     except OSError as error:
-        _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
+        _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 2 if error.errno in WRONG_PATHS else 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except Terminated:
@@ -49,7 +60,7 @@ def main() -> None:
         # Wrong options; by what it can do, because typer has its exceptions from click or from a copy of it.
         if not hasattr(error, "format_message"):
             raise
-        _fail(error.format_message(), 2)
+        _fail(_with_value(error.format_message(), getattr(error, "param", None), arguments), 2)
     if code == 130:
         _fail("interrupted", 130)
     raise SystemExit(code or 0)
@@ -79,6 +90,12 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _with_value(message: str, parameter: Any, arguments: list[str]) -> str:
+    """The message about an option's value, which says what would be valid, with the value."""
+    values = [value for flag, value in pairwise(arguments) if flag in getattr(parameter, "opts", ())]
+    return f"{message}, not {values[-1][:LONGEST]!r}" if values and repr(values[-1]) not in message else message
 
 
 def _fail(message: str, code: int) -> NoReturn:

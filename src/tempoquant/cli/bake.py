@@ -7,7 +7,7 @@ import typer
 
 from tempoquant.api import load
 from tempoquant.cli import app
-from tempoquant.cli.options import Factory, Overwrite, Sampler, Steps, bare_denoiser, console, told_size
+from tempoquant.cli.options import Factory, Overwrite, Sampler, Steps, console, filling_denoiser, told_size
 from tempoquant.outputs import check_output
 
 
@@ -28,7 +28,7 @@ def bake_command(
     Example: tempoquant bake out --steps 100 -o out-100
     """
     check_output(out, overwrite)
-    quantized = load(folder, denoiser=None if denoiser is None else bare_denoiser(denoiser), engine="simulation")
+    quantized = load(folder, denoiser=filling_denoiser(folder, denoiser), engine="simulation")
     quantized.bake(steps, sampler)
     if not keep_generators:
         quantized.drop_generators()

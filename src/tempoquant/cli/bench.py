@@ -12,11 +12,10 @@ from tempoquant.bench.experiment import Experiment, merged
 from tempoquant.bench.truth import conditioning_of
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, read_classes
-from tempoquant.cli.options import Json, Overwrite, Plugins, console, progress, write_json
+from tempoquant.cli.options import Json, Overwrite, Plugins, check_json, console, progress, write_json
 from tempoquant.diagnosis import diagnose
 from tempoquant.errors import InputError
 from tempoquant.job import full_precision
-from tempoquant.outputs import check_new
 from tempoquant.report import write_report
 from tempoquant.report.write import check_report
 
@@ -51,8 +50,7 @@ def bench_command(
 
     Example: tempoquant bench fashion32 -o out/bench
     """
-    if json_file is not None:
-        check_new(json_file, overwrite)
+    check_json(json_file, overwrite, out, report)
     if report is not None:
         check_report(report, overwrite)
     given = {

@@ -103,8 +103,8 @@ def _guidance(target: Target, guidance: float | None, quantized: QuantizedPipeli
     own = {} if quantized is None else quantized.facts.get("conditioning", {})
     if guidance is None:
         return own.get("guidance_scale")
-    if not target.conditional:
-        raise InputError(f"{target.name} takes no --guidance: its denoiser is called once a step")
     if not 0 <= guidance < math.inf:
         raise InputError(f"--guidance {guidance} is out of range: 0 or more")
+    if not target.conditional:
+        raise InputError(f"{target.name} takes no --guidance: its denoiser is called once a step")
     return guidance

@@ -7,17 +7,16 @@ import typer
 from rich.table import Table
 
 from tempoquant.cli import app
-from tempoquant.cli.options import Json, Overwrite, Seed, console, progress, write_json
+from tempoquant.cli.options import COUNT, Json, Overwrite, Seed, check_json, console, progress, write_json
 from tempoquant.demo import METHODS, MODEL, STEPS, DemoRow, run_demo
-from tempoquant.errors import InputError
-from tempoquant.outputs import check_new, writing
+from tempoquant.outputs import writing
 
 
 @app.command("demo")
 def demo_command(
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the picture and the models")] = Path("demo"),
-    samples: Annotated[int, typer.Option(help="calibration trajectories")] = 32,
-    images: Annotated[int, typer.Option(help="paired images to judge by")] = 16,
+    samples: Annotated[int, typer.Option(**COUNT, help="calibration trajectories")] = 32,
+    images: Annotated[int, typer.Option(**COUNT, help="paired images to judge by")] = 16,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json_file: Json = None,
@@ -26,10 +25,7 @@ def demo_command(
 
     Example: tempoquant demo -o demo
     """
-    if min(samples, images) < 1:
-        raise InputError(f"samples = {samples}, images = {images}: at least 1 of each")
-    if json_file is not None:
-        check_new(json_file, overwrite)
+    check_json(json_file, overwrite, out)
     table, found = _table(images), []
     with writing(out, "demonstration", overwrite=overwrite) as output, output.staging() as folder:
         for row in run_demo(folder, calibration_samples=samples, images=images, seed=seed, progress=progress()):

@@ -10,6 +10,8 @@ from rich.table import Table
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
+    COUNT,
+    COUNT_OR_0,
     BatchSize,
     Engine,
     Factory,
@@ -19,6 +21,9 @@ from tempoquant.cli.options import (
     Sampler,
     Seed,
     Steps,
+    check_folder_place,
+    check_json,
+    check_not_input,
     console,
     open_model,
     progress,
@@ -26,7 +31,7 @@ from tempoquant.cli.options import (
 )
 from tempoquant.diagnosis import Diagnosis, diagnose
 from tempoquant.errors import InputError
-from tempoquant.outputs import check_new, check_output
+from tempoquant.outputs import check_output
 
 SHOWN = 8
 
@@ -38,9 +43,11 @@ def diagnose_command(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="folder to write; MODEL/diagnosis of a quantized folder")
     ] = None,
-    samples: Annotated[int, typer.Option("-n", "--samples", help="trajectories to compare on")] = 8,
-    ranking_samples: Annotated[int, typer.Option(help="trajectories to rank layers on; 0 ranks none")] = 4,
-    keep: Annotated[int, typer.Option(help="costliest layers that policy.yaml keeps in higher precision")] = 5,
+    samples: Annotated[int, typer.Option("-n", "--samples", **COUNT, help="trajectories to compare on")] = 8,
+    ranking_samples: Annotated[
+        int, typer.Option(**COUNT_OR_0, help="trajectories to rank layers on; 0 ranks none")
+    ] = 4,
+    keep: Annotated[int, typer.Option(**COUNT, help="costliest layers that policy.yaml keeps in higher precision")] = 5,
     layer: Annotated[
         list[str] | None, typer.Option("--layer", help="a pattern of layers to look at; may be repeated")
     ] = None,
@@ -65,8 +72,9 @@ def diagnose_command(
     if out is None and not Path(model).is_dir():
         raise InputError(f"{model!r} is no folder to write a diagnosis into: give -o DIR")
     check_output(place, overwrite)
-    if json_file is not None:
-        check_new(json_file, overwrite)
+    check_not_input(place, model)
+    check_json(json_file, overwrite, place)
+    check_folder_place("--recording", recording)
     # A bare denoiser's folder is filled with the reference's own module unless the user says otherwise.
     factory = reference_model if ".py:" in reference_model and (Path(model) / "denoiser").is_dir() else None
     target, quantized = open_model(model, denoiser or factory, engine)

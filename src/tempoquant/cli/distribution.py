@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tempoquant.cli.options import progress
+from tempoquant.cli.options import COUNT, progress
 from tempoquant.errors import InputError
 from tempoquant.evaluation import EXTRACTORS, METRICS, Plan, default_cache, feature_extractor, plan_metrics
 from tempoquant.evaluation.sampled import measure_sampled, sampled_reference
@@ -26,7 +26,9 @@ RealImages = Annotated[
 ]
 Clip = Annotated[str | None, typer.Option("--clip", help="CLIP model of the metric clip: a local folder or hub id")]
 Cache = Annotated[Path | None, typer.Option("--statistics-cache", help="folder that keeps statistics of references")]
-Samples = Annotated[int, typer.Option("--distribution-samples", help="images drawn for --metrics")]
+OPTIONS = ("extractor", "extractor_weights", "reference_images", "clip", "statistics_cache", "distribution_samples")
+"""Parameters that mean nothing without metrics."""
+Samples = Annotated[int, typer.Option("--distribution-samples", **COUNT, help="images drawn for --metrics")]
 
 
 def plan_of(
@@ -43,21 +45,17 @@ def plan_of(
         InputError: an option is missing, not valid, or of no use without another.
     """
     if metrics is None:
-        given = {
-            "--extractor": extractor,
-            "--reference-images": reference,
-            "--clip": clip,
-            "--extractor-weights": weights,
-        }
-        for flag, value in given.items():
-            if value is not None:
-                raise InputError(f"{flag} is of use with --metrics alone, such as --metrics fd")
         return None
     if weights is not None and extractor is None:
         raise InputError("--extractor-weights needs --extractor")
     names = [name.strip() for name in metrics.split(",")]
     loaded = None if extractor is None else feature_extractor(extractor, weights)
-    return plan_metrics(names, extractor=loaded, reference=reference, clip=clip, cache=cache or default_cache())
+    plan = plan_metrics(names, extractor=loaded, reference=reference, clip=clip, cache=cache or default_cache())
+    used = {"--extractor": plan.extractor, "--clip": plan.clip, "--reference-images": plan.reference}
+    for (flag, part), value in zip(used.items(), (extractor, clip, reference), strict=True):
+        if value is not None and part is None:
+            raise InputError(f"{flag} {value} is of no use for --metrics {metrics}")
+    return plan
 
 
 def measure(

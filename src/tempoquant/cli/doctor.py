@@ -9,8 +9,7 @@ from packaging.requirements import Requirement
 from rich.table import Table
 
 from tempoquant.cli import app
-from tempoquant.cli.options import Json, Overwrite, console, write_json
-from tempoquant.outputs import check_new
+from tempoquant.cli.options import Json, Overwrite, check_json, console, write_json
 from tempoquant.runtime import ENGINES
 from tempoquant.runtime.c_library import cache_folder
 from tempoquant.runtime.check import integers_are_exact
@@ -27,8 +26,7 @@ def doctor_command(overwrite: Overwrite = False, json_file: Json = None) -> None
 
     Example: tempoquant doctor
     """
-    if json_file is not None:
-        check_new(json_file, overwrite)
+    check_json(json_file, overwrite)
     found = machine_facts()
     table = Table("what", "here", box=None)
     for name, value in _rows(found):

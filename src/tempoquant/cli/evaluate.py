@@ -11,6 +11,7 @@ from tempoquant.cli import app
 from tempoquant.cli import distribution as many
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
+    COUNT,
     BatchSize,
     Engine,
     Factory,
@@ -20,7 +21,9 @@ from tempoquant.cli.options import (
     Sampler,
     Seed,
     Steps,
+    check_json,
     console,
+    flag_in_use,
     open_model,
     progress,
     schedule,
@@ -29,17 +32,17 @@ from tempoquant.cli.options import (
 from tempoquant.errors import InputError
 from tempoquant.evaluation import Outcome, compare, judge, parse_requirements, reference
 from tempoquant.evaluation.sampled import check_sampled
-from tempoquant.outputs import check_new
 from tempoquant.pipelines import Target
 from tempoquant.quantized import QuantizedPipeline
 
 
 @app.command("evaluate")
 def evaluate_command(
+    context: typer.Context,
     model: Folder,
     reference_model: Annotated[str, typer.Option("--reference", help="the full-precision model")],
-    samples: Annotated[int, typer.Option("-n", "--samples", help="paired images")] = 16,
-    noise_samples: Annotated[int, typer.Option(help="trajectories whose predicted noise is compared")] = 8,
+    samples: Annotated[int, typer.Option("-n", "--samples", **COUNT, help="paired images")] = 16,
+    noise_samples: Annotated[int, typer.Option(**COUNT, help="trajectories whose predicted noise is compared")] = 8,
     metrics: many.Metrics = None,
     extractor: many.Extractor = None,
     extractor_weights: many.Weights = None,
@@ -67,10 +70,10 @@ def evaluate_command(
 
     Example: tempoquant evaluate out --reference fashion32 --metrics fd,is --extractor fashion32-cnn --json m.json
     """
-    if samples < 1:
-        raise InputError(f"samples = {samples}: at least 1")
-    if json_file is not None:
-        check_new(json_file, overwrite)
+    check_json(json_file, overwrite)
+    flag = flag_in_use(context, *many.OPTIONS) if metrics is None else None
+    if flag is not None:
+        raise InputError(f"{flag} is of use with --metrics alone, such as --metrics fd")
     plan = many.plan_of(metrics, extractor, extractor_weights, reference_images, clip, statistics_cache)
     wanted = [] if require is None else parse_requirements(require, () if plan is None else plan.metrics)
     if wanted and not (Path(model) / EVIDENCE).is_file():

@@ -7,11 +7,18 @@ import typer
 
 from tempoquant.api import load
 from tempoquant.cli import app
-from tempoquant.cli.options import Factory, Overwrite, bare_denoiser, console, write_json
+from tempoquant.cli.options import (
+    Factory,
+    Overwrite,
+    check_json,
+    check_not_input,
+    console,
+    filling_denoiser,
+    write_json,
+)
 from tempoquant.cli.options import Json as JsonFile
 from tempoquant.errors import unknown
 from tempoquant.exported import RUNTIMES, export
-from tempoquant.outputs import check_new
 
 
 @app.command("export")
@@ -35,9 +42,9 @@ def export_command(
     """
     if to not in RUNTIMES:
         raise unknown("export target", to, RUNTIMES)
-    if json_file is not None:
-        check_new(json_file, overwrite)
-    quantized = load(folder, denoiser=None if denoiser is None else bare_denoiser(denoiser), engine="simulation")
+    check_not_input(out, folder)
+    check_json(json_file, overwrite, out)
+    quantized = load(folder, denoiser=filling_denoiser(folder, denoiser), engine="simulation")
     made = export(quantized, out, to, freeze=freeze, whole=whole, overwrite=overwrite)
     size = sum(path.stat().st_size for path in (made / quantized.target.component).iterdir())
     console().print(f"{made}: {to}, denoiser {size / 1e6:.2f} MB")

@@ -8,6 +8,7 @@ import typer
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
+    COUNT,
     BatchSize,
     Engine,
     Factory,
@@ -21,7 +22,6 @@ from tempoquant.cli.options import (
     progress,
     schedule,
 )
-from tempoquant.errors import InputError
 from tempoquant.evaluation import save_grid, save_images
 from tempoquant.outputs import check_new
 from tempoquant.pipelines import to_images
@@ -30,7 +30,7 @@ from tempoquant.pipelines import to_images
 @app.command("generate")
 def generate_command(
     model: Folder,
-    samples: Annotated[int, typer.Option("-n", "--samples", help="how many")] = 16,
+    samples: Annotated[int, typer.Option("-n", "--samples", **COUNT, help="how many")] = 16,
     out: Annotated[Path, typer.Option("-o", "--out", help="a .png grid, or a folder of single files")] = Path(
         "grid.png"
     ),
@@ -49,8 +49,6 @@ def generate_command(
 
     Example: tempoquant generate out -n 16 -o grid.png
     """
-    if samples < 1:
-        raise InputError(f"samples = {samples}: at least 1")
     check_new(out, overwrite)
     target, quantized = open_model(model, denoiser, engine)
     options = schedule(quantized, steps, sampler)

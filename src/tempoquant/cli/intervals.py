@@ -8,11 +8,13 @@ import typer
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
+    COUNT,
     BatchSize,
     Json,
     Overwrite,
     Seed,
     console,
+    flag_in_use,
     open_model,
     progress,
     write_json,
@@ -20,11 +22,13 @@ from tempoquant.cli.options import (
 from tempoquant.diagnosis.figures import activation_maps, interval_panels, save_picture
 from tempoquant.diagnosis.figures.style import check_picture
 from tempoquant.diagnosis.spreads import Spreads, interval_spreads
+from tempoquant.errors import InputError
 from tempoquant.outputs import check_new
 
 
 @app.command("intervals")
 def intervals_command(
+    context: typer.Context,
     folders: Annotated[list[Path], typer.Argument(help="quantized folders of one model, such as several seeds")],
     reference_model: Annotated[str, typer.Option("--reference", help="the full-precision model")],
     out: Annotated[Path, typer.Option("-o", "--out", help="figure of intervals on activations, .png or .svg")] = Path(
@@ -38,7 +42,7 @@ def intervals_command(
         typer.Option("--layer", help="a pattern of layers; may be repeated; else the six that change most"),
     ] = None,
     recording: Annotated[Path | None, typer.Option(help="recorded trajectories to read; else new ones")] = None,
-    samples: Annotated[int, typer.Option("-n", "--samples", help="trajectories to read")] = 8,
+    samples: Annotated[int, typer.Option("-n", "--samples", **COUNT, help="trajectories to read")] = 8,
     prompts: Prompts = None,
     classes: Classes = None,
     guidance: Guidance = None,
@@ -56,6 +60,9 @@ def intervals_command(
             check_new(path, overwrite)
             if path is not json_file:
                 check_picture(path)
+    flag = None if recording is None else flag_in_use(context, "prompts", "classes", "guidance", "seed")
+    if flag is not None:
+        raise InputError(f"{flag} beside --recording {recording}: what it was recorded with stands")
     full, _ = open_model(reference_model)
     found = interval_spreads(
         folders,

@@ -3,9 +3,8 @@
 from rich.table import Table
 
 from tempoquant.cli import app
-from tempoquant.cli.options import Json, Overwrite, Plugins, console, write_json
+from tempoquant.cli.options import Json, Overwrite, Plugins, check_json, console, write_json
 from tempoquant.methods import METHODS, load_plugins
-from tempoquant.outputs import check_new
 
 COLUMNS = ("method", "readings", "what it does", "needs", "integer engine", "paper")
 
@@ -16,8 +15,7 @@ def methods_command(plugin: Plugins = None, overwrite: Overwrite = False, json_f
 
     Example: tempoquant methods
     """
-    if json_file is not None:
-        check_new(json_file, overwrite)
+    check_json(json_file, overwrite)
     load_plugins(plugin or ())
     table = Table(*COLUMNS, box=None)
     for m in METHODS.values():

@@ -16,8 +16,12 @@ from tempoquant.cli.options import (
     Plugins,
     Resume,
     Sampler,
+    check_folder_place,
+    check_json,
     console,
+    flag_in_use,
     progress,
+    recipe_file,
     told_size,
     write_json,
 )
@@ -25,9 +29,7 @@ from tempoquant.diagnosis import diagnose, read_fragment, with_overrides
 from tempoquant.errors import InputError, unknown
 from tempoquant.methods import load_plugins, method_recipe
 from tempoquant.methods.ptqd import CORRECTIONS
-from tempoquant.outputs import check_new
 from tempoquant.pipelines import resolve
-from tempoquant.recipe import Recipe
 from tempoquant.report import write_report
 from tempoquant.report.write import check_report
 from tempoquant.workplace import check_job_output
@@ -37,6 +39,7 @@ REPORT_SAMPLES = 8
 
 @app.command("quantize")
 def quantize_command(
+    context: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder to write")],
     method: Annotated[str, typer.Option(help="see `tempoquant methods`")] = "tfmq-dm",
@@ -51,7 +54,7 @@ def quantize_command(
     correction: Annotated[str | None, typer.Option(help=f"on top of the method: {', '.join(CORRECTIONS)}")] = None,
     step_bits: Annotated[str | None, typer.Option(help="activation bits that steps choose from, as 4,6,8")] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="a recipe file (YAML or JSON) instead of the options above")
+        Path | None, typer.Option(help="a recipe file (YAML or JSON) instead of --method and its settings")
     ] = None,
     policy: Annotated[
         Path | None, typer.Option(help="a YAML file of further overrides, as `tempoquant diagnose` writes it")
@@ -85,7 +88,7 @@ def quantize_command(
     """
     load_plugins(plugin or ())
     if recipe is not None:
-        chosen = Recipe.from_file(recipe)
+        chosen = recipe_file(context, recipe, "reading", "effort", "eta", "correction", "step_bits")
     else:
         calibration = {"samples": samples, "steps": steps, "sampler": sampler, "eta": eta}
         chosen = method_recipe(
@@ -98,11 +101,16 @@ def quantize_command(
             seed=seed,
             **_correction(correction, step_bits),
         )
+    if not chosen.uses_effort and flag_in_use(context, "effort"):
+        raise InputError(f"--effort {effort} is of no use for {chosen.method}: it rounds weights to the nearest")
     chosen = chosen.keeping_generators() if keep_generators else chosen
     if policy is not None:
         chosen = with_overrides(chosen, read_fragment(policy))
-    if json_file is not None:
-        check_new(json_file, overwrite)
+    void = None if freeze_schedule else flag_in_use(context, "freeze_labels", "freeze_prompts")
+    if void is not None:
+        raise InputError(f"{void} is of use with --freeze-schedule alone")
+    check_json(json_file, overwrite, out, report)
+    check_folder_place("--recording", recording)
     if report is not None:
         check_report(report, overwrite)
     check_job_output(out, overwrite)

@@ -15,13 +15,14 @@ from tempoquant.cli.options import (
     Overwrite,
     Resume,
     Sampler,
+    check_json,
     console,
     progress,
+    recipe_file,
     told_size,
     write_json,
 )
 from tempoquant.methods import method_recipe
-from tempoquant.outputs import check_new
 from tempoquant.pipelines import resolve
 from tempoquant.progress import Silent
 from tempoquant.recipe import Recipe
@@ -33,6 +34,7 @@ DATA = "a folder of images, a .npz, idx files or hf:NAME; without it, the model'
 
 @app.command("train")
 def train_command(
+    context: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder to write")],
     method: Annotated[str, typer.Option(help="tdq, lsq, ...: those that train, see `tempoquant methods`")] = "tdq",
@@ -53,7 +55,7 @@ def train_command(
     steps: Annotated[int, typer.Option(help="steps of the schedule that the tables are for")] = 50,
     sampler: Sampler = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="a recipe file (YAML or JSON) instead of the options above")
+        Path | None, typer.Option(help="a recipe file (YAML or JSON) instead of --method and its settings")
     ] = None,
     prompts: Prompts = None,
     classes: Classes = None,
@@ -70,7 +72,9 @@ def train_command(
     Example: tempoquant train fashion32 --method tdq -w 4 -a 4 --data images/ -o out
     """
     if recipe is not None:
-        chosen = Recipe.from_file(recipe)
+        chosen = recipe_file(
+            context, recipe, "train_steps", "batch", "accumulate", "lr", "warm_up", "ema", "loss", "bf16", "lora"
+        )
     else:
         training: dict[str, Any] = {
             "steps": train_steps,
@@ -89,8 +93,7 @@ def train_command(
     writes = Processes().writes
     if writes:
         check_job_output(out, overwrite)
-        if json_file is not None:
-            check_new(json_file, overwrite)
+        check_json(json_file, overwrite, out)
     target = resolve(model)
     result = train(
         target,

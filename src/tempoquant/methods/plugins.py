@@ -24,7 +24,7 @@ def load_plugins(files: Sequence[Path] = ()) -> None:
         if f"{entry.name}={entry.value}" not in _loaded:
             try:
                 entry.load()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 what = first_line(error) if isinstance(error, TempoquantError) else _told(error)
                 raise InputError(f"plugin {entry.name!r} ({entry.value}) cannot be loaded: {what}") from error
             _loaded.add(f"{entry.name}={entry.value}")
@@ -36,5 +36,5 @@ def load_plugins(files: Sequence[Path] = ()) -> None:
             _loaded.add(str(file.resolve()))
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"

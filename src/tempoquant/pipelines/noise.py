@@ -5,7 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tempoquant.errors import InputError
 from tempoquant.randomness import generator
+
+MOST_SAMPLES = 10_000_000
 
 
 def noise(shape: Sequence[int], seed: int, index: int) -> Tensor:
@@ -29,5 +32,11 @@ def pipeline_generators(seed: int, indices: Sequence[int]) -> list[torch.Generat
 
 
 def sample_indices(samples: int | Sequence[int]) -> list[int]:
-    """Which samples: the first ``samples``, or exactly those named."""
+    """Which samples: the first ``samples``, or exactly those named.
+
+    Raises:
+        InputError: so many that their indices alone would fill the memory.
+    """
+    if isinstance(samples, int) and samples > MOST_SAMPLES:
+        raise InputError(f"samples {samples} is out of range: at most {MOST_SAMPLES}")
     return list(range(samples)) if isinstance(samples, int) else [int(index) for index in samples]

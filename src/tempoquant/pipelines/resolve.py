@@ -120,7 +120,7 @@ def _from_factory(path: Path, factory: str) -> Target:
         raise InputError(f"{path} has no function {factory!r}")
     try:
         made: Any = make()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{path}:{factory} failed: {type(error).__name__}: {first_line(error)}") from error
     if isinstance(made, Denoiser):
         return BareTarget(made)
@@ -133,18 +133,19 @@ def import_file(path: Path) -> ModuleType:
     """The module of a file by its path; the user named it, so it may run.
 
     Raises:
-        InputError: it fails.
+        InputError: it fails or exits, or is no Python file.
     """
     name = f"tempoquant_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up here; siblings of the file are importable, as when it is run as a script.
     sys.modules[name] = module
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise InputError(f"importing {path} failed: {type(error).__name__}: {first_line(error)}") from error
     finally:
@@ -152,6 +153,6 @@ def import_file(path: Path) -> ModuleType:
     return module
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type's name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tempoquant.errors import InputError
 from tempoquant.pipelines.conditioning import check_classes, check_unconditional
 from tempoquant.pipelines.denoiser import Denoiser, plain_call
+from tempoquant.pipelines.noise import sample_indices
 from tempoquant.pipelines.sampling import Observer, check_rows, sample
 from tempoquant.progress import Progress
 
@@ -198,7 +199,7 @@ def walk(
     **options: Any,
 ) -> None:
     """Run the trajectories of ``sample`` and show ``visit`` what the denoiser is given."""
-    indices = list(range(samples)) if isinstance(samples, int) else list(samples)
+    indices = sample_indices(samples)
     row = {index: r for r, index in enumerate(indices)}
 
     def observe(k: int, t: Tensor, which: Tensor, x: Tensor, prediction: Tensor) -> None:

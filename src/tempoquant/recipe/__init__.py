@@ -1,6 +1,6 @@
 """How to quantize, as data: validated, versioned, the same in YAML, JSON and Python. Methods are known by name only."""
 
-from tempoquant.recipe.basics import FLOAT_BITS, WIDTHS, Part
+from tempoquant.recipe.basics import FLOAT_BITS, MOST, WIDTHS, Count, Part
 from tempoquant.recipe.learning import Correction, Training, Tuning
 from tempoquant.recipe.parts import Activations, Attention, Calibration, Override, Temporal, Weights
 from tempoquant.recipe.recipe import Recipe
@@ -8,11 +8,13 @@ from tempoquant.recipe.wording import refused
 
 __all__ = [
     "FLOAT_BITS",
+    "MOST",
     "WIDTHS",
     "Activations",
     "Attention",
     "Calibration",
     "Correction",
+    "Count",
     "Override",
     "Part",
     "Recipe",

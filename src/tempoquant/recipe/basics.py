@@ -1,17 +1,22 @@
-"""What all parts of a recipe share: strictness, widths, and names that others register."""
+"""What all parts of a recipe share: strictness, widths, counts, and names that others register."""
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 from tempoquant.extension import Registry
 
 FLOAT_BITS = 32
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
+MOST = 10_000_000
+"""Samples, steps, rows: no run has more, so a larger number is a slip, refused before memory is asked for."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
 class Part(BaseModel):
-    """Base of all recipe parts: frozen, unknown keys refused."""
+    """Base of all recipe parts: frozen, unknown keys refused, and so are NaN and infinity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def check_bits(bits: int | None) -> int | None:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from tempoquant.recipe.basics import FLOAT_BITS, WIDTHS, Part
+from tempoquant.recipe.basics import FLOAT_BITS, MOST, WIDTHS, Count, Part
 
 
 class Correction(Part):
@@ -22,7 +22,7 @@ class Correction(Part):
 
     kind: Literal["correlated", "mmse", "none"] = "correlated"
     variance: bool | None = None
-    samples: int = Field(16, ge=1)
+    samples: Count = 16
     step_bits: tuple[int, ...] = ()
 
     @field_validator("variance")
@@ -62,18 +62,18 @@ class Training(Part):
     """
 
     scheme: Literal["lsq", "lsq+", "pact", "nipq", "duq", "qil"] = "lsq"
-    steps: int = Field(1000, ge=1)
-    batch: int = Field(64, ge=1)
-    accumulate: int = Field(1, ge=1)
+    steps: Count = 1000
+    batch: Count = 64
+    accumulate: Count = 1
     lr: float = Field(2e-4, gt=0)
     step_lr: float = Field(0.1, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    warm_up: int = Field(100, ge=0)
+    warm_up: int = Field(100, ge=0, le=MOST)
     schedule: Literal["cosine", "constant"] = "cosine"
     ema: float = Field(0.999, ge=0, lt=1)
     loss: Literal["l2", "l1"] = "l2"
     autocast: Literal["bfloat16"] | None = None
-    lora: int | None = Field(None, ge=1)
+    lora: Count | None = None
     encoding: Literal["frequency", "none", "normalized", "fourier"] = "frequency"
     initialization: Literal["he", "xavier", "zero", "gaussian"] = "he"
     sees: Literal["time", "range", "statistics", "statistics+time"] = "time"
@@ -93,6 +93,6 @@ class Tuning(Part):
             each tensor's mean magnitude; it falls to 0 along a cosine.
     """
 
-    iterations: int = Field(100, ge=1)
-    batch: int = Field(8, ge=1)
+    iterations: Count = 100
+    batch: Count = 8
     lr: float = Field(1e-3, gt=0, le=1)

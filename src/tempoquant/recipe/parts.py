@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tempoquant.extension import ACTIVATION_RANGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS
-from tempoquant.recipe.basics import Part, check_bits, registered
+from tempoquant.recipe.basics import Count, Part, check_bits, registered
 
 ROLES = re.compile(r"@(first|second|last|shortcut|strided|temporal|shared\[\d+\])")
 
@@ -73,7 +73,7 @@ class Activations(Part):
     symmetric: bool = False
     range: Annotated[str, registered(ACTIVATION_RANGES)] = "minmax"
     steps: Literal["constant", "per-step", "groups", "generator"] = "constant"
-    groups: int = Field(4, ge=1)
+    groups: Count = 4
     generator: Literal["tdq", "thin"] = "tdq"
     # Left out where it says nothing: runs begun, and folders made, before there was such an entry are of equal recipes.
     keep_generators: bool = Field(False, exclude_if=lambda keep: not keep)
@@ -136,12 +136,12 @@ class Calibration(Part):
         dtype: storage of the recording.
     """
 
-    samples: int = Field(64, ge=1)
-    steps: int = Field(50, ge=1)
+    samples: Count = 64
+    steps: Count = 50
     sampler: str | None = None
     eta: float = Field(0.0, ge=0, le=1)
-    rows: int = Field(128, ge=1)
-    rows_per_step: int = Field(8, ge=1)
+    rows: Count = 128
+    rows_per_step: Count = 8
     step_choice: Literal["uniform", "skewed-normal"] = "uniform"
     step_mean: float = Field(0.4, ge=0, le=0.5)
     step_std: float = Field(0.4, gt=0, le=10)

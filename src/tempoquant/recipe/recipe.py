@@ -65,6 +65,11 @@ class Recipe(Part):
         return Recipe.parse({**data, "activations": {**data["activations"], "keep_generators": True}})
 
     @property
+    def uses_effort(self) -> bool:
+        """Whether ``effort`` changes anything: weights are fitted to recorded inputs, or step sizes learn."""
+        return self.weights.rounding != "nearest" or self.activations.learn
+
+    @property
     def has_form(self) -> bool:
         """Whether its models can be stored: intervals that follow their own input have no form on disk."""
         return self.training is None or self.training.sees == "time"
