@@ -21,6 +21,7 @@ from tempoquant.bench.records import Record
 from tempoquant.errors import TempoquantError
 from tempoquant.methods import load_plugins
 from tempoquant.progress import Silent
+from tempoquant.quiet import quiet_libraries
 
 Result = Record | TempoquantError
 
@@ -94,6 +95,7 @@ def _begin(setup: Setup) -> None:
     torch.set_num_threads(setup.threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
+    quiet_libraries()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     load_plugins([Path(file) for file in setup.plugins])
 

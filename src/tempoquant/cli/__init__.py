@@ -3,6 +3,7 @@
 import errno
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -11,8 +12,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import tempoquant
-from tempoquant.cli.noise import quiet_libraries
 from tempoquant.errors import TempoquantError
+from tempoquant.quiet import quiet_libraries
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +43,7 @@ def main() -> None:
     or terminated.
     """
     quiet_libraries()
+    warnings.showwarning = _one_line
     import tempoquant.cli.commands  # noqa: F401
 
     arguments = sys.argv[1:] or ["--help"]
@@ -101,3 +103,7 @@ def _with_value(message: str, parameter: Any, arguments: list[str]) -> str:
 def _fail(message: str, code: int) -> NoReturn:
     print(f"tempoquant: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def _one_line(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"tempoquant: warning: {' '.join(str(message).split())}", file=sys.stderr)

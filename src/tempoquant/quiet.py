@@ -1,7 +1,6 @@
-"""What libraries print on the command line: everything but what says nothing about the user's model."""
+"""Silencing what libraries print on a command line that says nothing about the user's model."""
 
 import logging
-import sys
 import warnings
 
 import diffusers
@@ -15,10 +14,7 @@ OF_LIBRARIES = {
 
 
 def quiet_libraries() -> None:
-    """Silence, library by library, bars of single files and advice to the libraries' own callers.
-
-    Warnings that are left come out as one line.
-    """
+    """Silence, library by library, bars of single files and advice to the libraries' own callers."""
     diffusers.utils.logging.set_verbosity_error()
     if is_transformers_available():
         from transformers.utils.logging import disable_progress_bar
@@ -28,12 +24,7 @@ def quiet_libraries() -> None:
         logging.getLogger(logger).addFilter(_about_the_model)
     warnings.filterwarnings("ignore", module=r"torchvision\b")
     warnings.filterwarnings("ignore", message="Accessing config attribute", category=FutureWarning)
-    warnings.showwarning = _one_line
 
 
 def _about_the_model(record: logging.LogRecord) -> bool:
     return OF_LIBRARIES[record.name] not in record.getMessage()
-
-
-def _one_line(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"tempoquant: warning: {' '.join(str(message).split())}", file=sys.stderr)
