@@ -1,5 +1,6 @@
 """Calls that cannot work, of every command: one line that names what is wrong, at once, and nothing touched."""
 
+import errno
 import hashlib
 import os
 import re
@@ -251,6 +252,19 @@ def test_the_line_names_the_value(refused, args, said):
 def test_nothing_is_written_over_what_is_not_ours(refused, args, said):
     for flags in ((), ("--overwrite",)):
         assert said.partition("/")[0][:40] in refused(*args, *flags)
+
+
+def test_a_file_that_may_not_be_read(refused, monkeypatch):
+    read = Path.read_text
+
+    def read_text(path: Path, *args, **kwargs) -> str:
+        if path.name == "empty.txt":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path, *args, **kwargs)
+
+    # Root may read everything, so the mode of a file would refuse nothing.
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert "Permission denied: empty.txt" in refused(*QUANTIZE, "--prompts", "empty.txt")
 
 
 @pytest.mark.parametrize("model", MODELS, ids=shorter)
