@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def refused(place, capfd):
         assert lines[0].startswith("tempoquant: ") and contents() == before
         return lines[0]
 
-    return make
+    there = set(Path().iterdir())
+    yield make
+    # What one bad call left would fail the next ones too.
+    for path in set(Path().iterdir()) - there:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def call(*args: str) -> int:
