@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError, NumericsError, TempoquantError
-from tempoquant.outputs import check_output, writing
+from tempoquant.outputs import Kind, check_output, writing
 from tempoquant.pipelines import resolve
 from tempoquant.pipelines.class_pipeline import ClassPipeline
 from tempoquant.progress import Progress, RichProgress, Silent
@@ -265,7 +265,7 @@ def train(
                 print(f"step {training.step}: mean loss {total / save_every:.4f}", flush=True)
                 total = 0.0
     pipeline = ClassPipeline if settings.classes else DDIMPipeline
-    with writing(out, "trained pipeline", overwrite=overwrite) as output, output.staging() as folder:
+    with writing(out, Kind.TRAINED, overwrite=overwrite) as output, output.staging() as folder:
         pipeline(unet=training.ema, scheduler=training.scheduler).save_pretrained(folder)
     forget_checkpoints(work)
     work.rmdir()
@@ -295,7 +295,7 @@ def main(words: Sequence[str] | None = None) -> int:
         for name in ("steps", "batch", "threads", "save_every"):
             if getattr(given, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(given, name)}: at least 1")
-        check_output(given.out, given.overwrite)
+        check_output(given.out, given.overwrite, Kind.TRAINED)
         check_work(partial_of(given.out), given.resume or given.overwrite)
         torch.set_num_threads(given.threads)
         settings = Settings(given.steps, given.batch, given.seed, given.threads, given.classes, given.start)

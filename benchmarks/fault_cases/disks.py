@@ -10,7 +10,7 @@ import tempoquant
 from fault_cases.processes import DISK, REFUSED, ended, fork
 from tempoquant.calibration.recorder import record
 from tempoquant.evaluation import save_grid, save_images
-from tempoquant.outputs import writing
+from tempoquant.outputs import Kind, writing
 from tempoquant.pipelines import to_images
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
@@ -54,7 +54,7 @@ def run(report: Any, options: Any) -> None:
 
 
 def _images(images: Any, out: Path) -> None:
-    with writing(out, "images") as output, output.staging() as folder:
+    with writing(out, Kind.IMAGES) as output, output.staging() as folder:
         save_images(images, folder)
 
 

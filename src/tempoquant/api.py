@@ -20,7 +20,7 @@ from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Places, Quantized, full_precision, run_job
 from tempoquant.layers import quantized_products
-from tempoquant.outputs import Output, interrupted_replacement, is_unfinished, writing
+from tempoquant.outputs import Kind, Output, interrupted_replacement, is_unfinished, writing
 from tempoquant.pipelines import (
     BareTarget,
     Denoiser,
@@ -34,7 +34,7 @@ from tempoquant.pipelines.heads_unet import HeadsUNet2DModel
 from tempoquant.pipelines.precision import conditioning_in_float32
 from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.progress import Progress, Silent
-from tempoquant.quantized import QUANTIZED, QuantizedPipeline
+from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
 from tempoquant.training import Processes, Rhythm, open_images
 from tempoquant.training_job import TrainingData, keep_evidence, run_training
@@ -228,7 +228,7 @@ def _held(out: Path | str | None, overwrite: bool) -> AbstractContextManager[Out
     if out is None:
         return nullcontext()
     check_job_output(Path(out), overwrite)
-    return writing(out, QUANTIZED, overwrite=overwrite)
+    return writing(out, Kind.QUANTIZED, overwrite=overwrite)
 
 
 def _check_freezing(

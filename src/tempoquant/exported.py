@@ -14,7 +14,7 @@ from torch import Tensor
 from tempoquant.errors import FormatError, InputError, unknown
 from tempoquant.files import storage_error
 from tempoquant.intervals import Conditions, tensor_arguments
-from tempoquant.outputs import check_output, writing
+from tempoquant.outputs import Kind, check_output, writing
 from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, example_conditions, vectors_of
 from tempoquant.pipelines.diffusers_target import replaced
 from tempoquant.pipelines.resolve import first_line, load_pipeline
@@ -86,7 +86,7 @@ def export(
         raise InputError("a correction acts in the scheduler, which an export has none of: quantize without it")
     quantized.return_to_schedule()
     place = Path(out)
-    check_output(place, overwrite)
+    check_output(place, overwrite, Kind.EXPORTED)
     steps, sampler = quantized.schedule["steps"], quantized.schedule["sampler"]
     example = example_conditions(quantized.target, conditioning, steps=steps, sampler=sampler)
     # What these see is then no function of the time step.
@@ -97,7 +97,7 @@ def export(
         module, clock = copy.deepcopy((quantized.denoiser.module, quantized.clock))
         chosen = QuantizedPipeline(quantized.target.with_module(module), quantized.blueprint, clock, {})
         chosen.freeze_schedule()
-    with writing(place, "exported folder", overwrite=overwrite) as output, output.staging() as staging:
+    with writing(place, Kind.EXPORTED, overwrite=overwrite) as output, output.staging() as staging:
         quantized.target.save_shell(staging)
         if whole:
             write_parts(quantized.pipeline, staging)

@@ -23,14 +23,12 @@ from tempoquant.checkpoint.tensors import full_bytes
 from tempoquant.correction import CorrectionTables, corrected_scheduler
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock, has_tables, kept_networks
-from tempoquant.outputs import writing
+from tempoquant.outputs import Kind, writing
 from tempoquant.pipelines import Denoiser, Target, build_scheduler, example_conditions, set_steps
 from tempoquant.pipelines.conditioning import condition_rows
 from tempoquant.recipe import Recipe
 from tempoquant.runtime import PromptTables, Replay, freeze_schedule, has_hooks, use_engine
 from tempoquant.training.baking import bake, can_bake
-
-QUANTIZED = "quantized folder"
 
 
 class QuantizedPipeline:
@@ -190,7 +188,7 @@ class QuantizedPipeline:
         Raises:
             InputError: the folder exists and ``overwrite`` is false, or it holds others' files.
         """
-        with writing(folder, QUANTIZED, overwrite=overwrite) as output, output.staging() as staging:
+        with writing(folder, Kind.QUANTIZED, overwrite=overwrite) as output, output.staging() as staging:
             return self.write(staging)
 
     def write(self, folder: Path) -> SizeReport:

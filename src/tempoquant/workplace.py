@@ -13,7 +13,7 @@ import torch
 
 from tempoquant.errors import FormatError, InputError, TempoquantError
 from tempoquant.files import TEMPORARY, write_whole
-from tempoquant.outputs import LOCK, Output, check_output, delete_files, discard, followed, new_staging
+from tempoquant.outputs import LOCK, Kind, Output, check_output, delete_files, discard, followed, new_staging
 from tempoquant.recipe import Recipe
 
 JOB = "job.json"
@@ -28,7 +28,7 @@ def check_job_output(out: Path, overwrite: bool) -> None:
     Raises:
         InputError: see :func:`~tempoquant.outputs.check_output`; or ``out.partial`` is somebody else's.
     """
-    check_output(out, overwrite)
+    check_output(out, overwrite, Kind.QUANTIZED)
     _check_work(partial_of(followed(out)))
 
 

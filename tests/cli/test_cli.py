@@ -179,7 +179,8 @@ def test_a_bare_denoiser_from_end_to_end(run, refused):
     assert code == 0 and "out: tfmq-dm W4A8" in out and "Traceback" not in err and "warning" not in err
     facts = json.loads(Path("q.json").read_text())
     assert facts["recipe"]["weights"]["bits"] == 4 and facts["size"]["ratio"] > 1 and "timings" in facts
-    assert sorted(p.name for p in Path("out").iterdir()) == ["denoiser", "scheduler", "tempoquant.json"]
+    files = [".tempoquant-output.json", "denoiser", "scheduler", "tempoquant.json"]
+    assert sorted(p.name for p in Path("out").iterdir()) == files
     assert "--denoiser" in refused("generate", "out", "-n", "2", "-o", "a.png")
     assert run("generate", "out", "-n", "2", "--denoiser", "mine.py:make", "-o", "a.png")[0] == 0
     assert run("generate", "out", "-n", "2", "--denoiser", "mine.py:make", "-o", "images")[0] == 0

@@ -11,12 +11,21 @@ import pytest
 
 from tempoquant.errors import InputError
 from tempoquant.files import TEMPORARY
-from tempoquant.outputs import MARKER, check_new, check_output, interrupted_replacement, is_unfinished, staging, writing
+from tempoquant.outputs import (
+    MARKER,
+    Kind,
+    check_new,
+    check_output,
+    interrupted_replacement,
+    is_unfinished,
+    staging,
+    writing,
+)
 
 
 def write(out: Path, text: str = "new", *, overwrite: bool = False) -> None:
     """Publish an output of one file in a folder."""
-    with writing(out, "test", overwrite=overwrite) as output, output.staging() as folder:
+    with writing(out, Kind.IMAGES, overwrite=overwrite) as output, output.staging() as folder:
         (folder / "part").mkdir()
         (folder / "part" / "file.txt").write_text(text)
 
@@ -43,7 +52,7 @@ def test_an_output_is_published_with_its_marker_and_nothing_beside_it(tmp_path):
     write(tmp_path / "out")
     assert contents(tmp_path) == {"out/part/file.txt": "new"}
     marker = json.loads((tmp_path / "out" / MARKER).read_text())
-    assert marker == {"format_version": 1, "kind": "test", "finished": True, "files": ["part/file.txt"]}
+    assert marker == {"format_version": 1, "kind": "folder of images", "finished": True, "files": ["part/file.txt"]}
 
 
 def test_overwriting_replaces_what_was_written_and_spares_neighbours(tmp_path, renames):
@@ -100,7 +109,7 @@ def test_a_file_added_while_the_run_went_on_is_kept_and_named(tmp_path, renames)
     write(tmp_path / "out")
     with (
         pytest.warns(UserWarning, match="were added"),
-        writing(tmp_path / "out", "test", overwrite=True) as output,
+        writing(tmp_path / "out", Kind.IMAGES, overwrite=True) as output,
         output.staging() as folder,
     ):
         (folder / "file.txt").write_text("second")
@@ -124,7 +133,7 @@ def test_a_failed_block_leaves_what_was_there(tmp_path):
     for error in (ValueError("no"), KeyboardInterrupt()):
         with (
             pytest.raises(type(error)),
-            writing(tmp_path / "out", "test", overwrite=True) as output,
+            writing(tmp_path / "out", Kind.IMAGES, overwrite=True) as output,
             output.staging() as folder,
         ):
             (folder / "file.txt").write_text("half")
@@ -136,7 +145,7 @@ def test_only_one_run_writes_to_an_output(tmp_path):
     inside, done = threading.Event(), threading.Event()
 
     def first() -> None:
-        with writing(tmp_path / "out", "test") as output:
+        with writing(tmp_path / "out", Kind.IMAGES) as output:
             inside.set()
             done.wait(120)
             with output.staging() as folder:
@@ -188,7 +197,7 @@ def killed_while_writing(out: Path, moment: str) -> None:
         os.rename, os.replace = counted(os.rename), counted(os.replace)
         if moment == "deletion":
             staging.delete_listed = lambda folder: os._exit(9)
-        with writing(out, "test", overwrite=True) as output, output.staging() as folder:
+        with writing(out, Kind.IMAGES, overwrite=True) as output, output.staging() as folder:
             (folder / "part").mkdir()
             (folder / "part" / "file.txt").write_text("second")
             if moment == "block":
@@ -234,7 +243,10 @@ def test_modes_are_those_of_the_umask(tmp_path):
     assert modes == {"out": 0o750, "part": 0o750, "file.txt": 0o640, MARKER: 0o640}
 
 
-@pytest.mark.parametrize("check", [check_output, check_new])
+CHECKS = [lambda path, overwrite: check_output(path, overwrite, Kind.IMAGES), check_new]
+
+
+@pytest.mark.parametrize("check", CHECKS)
 def test_places_that_cannot_be_written_are_refused_in_one_line(tmp_path, check):
     (tmp_path / "file").write_text("text")
     for path in (tmp_path / "none" / "out", tmp_path / "file" / "out", tmp_path / ("x" * 300), tmp_path / "a\0b"):
@@ -246,9 +258,15 @@ def test_places_that_cannot_be_written_are_refused_in_one_line(tmp_path, check):
 def test_an_output_file_is_no_folder_and_an_output_folder_no_file(tmp_path):
     (tmp_path / "file").write_text("text")
     with pytest.raises(InputError, match="is a file: choose another name"):
-        check_output(tmp_path / "file", True)
+        check_output(tmp_path / "file", True, Kind.IMAGES)
     for path in (tmp_path, Path("/dev/null")):
         with pytest.raises(InputError, match="a file's name is needed"):
             check_new(path, True)
     check_new(tmp_path / "file", True)
-    check_output(tmp_path / "new", False)
+    check_output(tmp_path / "new", False, Kind.IMAGES)
+
+
+def test_an_output_of_another_kind_is_not_replaced(tmp_path):
+    write(tmp_path / "out")
+    with pytest.raises(InputError, match="out is a folder of images: choose another folder, or delete it"):
+        check_output(tmp_path / "out", True, Kind.DIAGNOSIS)

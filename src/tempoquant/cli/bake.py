@@ -8,7 +8,7 @@ import typer
 from tempoquant.api import load
 from tempoquant.cli import app
 from tempoquant.cli.options import Factory, Overwrite, Sampler, Steps, console, filling_denoiser, told_size
-from tempoquant.outputs import check_output
+from tempoquant.outputs import Kind, check_output
 
 
 @app.command("bake")
@@ -27,7 +27,7 @@ def bake_command(
 
     Example: tempoquant bake out --steps 100 -o out-100
     """
-    check_output(out, overwrite)
+    check_output(out, overwrite, Kind.QUANTIZED)
     quantized = load(folder, denoiser=filling_denoiser(folder, denoiser), engine="simulation")
     quantized.bake(steps, sampler)
     if not keep_generators:

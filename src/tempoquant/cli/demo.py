@@ -9,7 +9,7 @@ from rich.table import Table
 from tempoquant.cli import app
 from tempoquant.cli.options import COUNT, Json, Overwrite, Seed, check_json, console, progress, write_json
 from tempoquant.demo import METHODS, MODEL, STEPS, DemoRow, run_demo
-from tempoquant.outputs import writing
+from tempoquant.outputs import Kind, writing
 
 
 @app.command("demo")
@@ -27,7 +27,7 @@ def demo_command(
     """
     check_json(json_file, overwrite, out)
     table, found = _table(images), []
-    with writing(out, "demonstration", overwrite=overwrite) as output, output.staging() as folder:
+    with writing(out, Kind.DEMONSTRATION, overwrite=overwrite) as output, output.staging() as folder:
         for row in run_demo(folder, calibration_samples=samples, images=images, seed=seed, progress=progress()):
             table.add_row(*_cells(row), end_section=row.recipe.method == METHODS[-1])
             found.append(row.to_dict())

@@ -31,7 +31,7 @@ from tempoquant.cli.options import (
 )
 from tempoquant.diagnosis import Diagnosis, diagnose
 from tempoquant.errors import InputError
-from tempoquant.outputs import check_output
+from tempoquant.outputs import Kind, check_output
 
 SHOWN = 8
 
@@ -71,7 +71,7 @@ def diagnose_command(
     place = out or Path(model) / "diagnosis"
     if out is None and not Path(model).is_dir():
         raise InputError(f"{model!r} is no folder to write a diagnosis into: give -o DIR")
-    check_output(place, overwrite)
+    check_output(place, overwrite, Kind.DIAGNOSIS)
     check_not_input(place, model)
     check_json(json_file, overwrite, place)
     check_folder_place("--recording", recording)

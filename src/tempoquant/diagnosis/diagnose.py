@@ -26,7 +26,7 @@ from tempoquant.graph import DenoiserGraph, read_denoiser
 from tempoquant.intervals import Clock
 from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
-from tempoquant.outputs import check_output
+from tempoquant.outputs import Kind, check_output
 from tempoquant.pipelines import build_scheduler, set_steps, state_hash, to_images
 from tempoquant.pipelines.precision import conditioning_in_float32
 from tempoquant.pipelines.recorded import meet_schedule
@@ -83,7 +83,7 @@ def diagnose(
             "at least 1, 0, 1 and 1"
         )
     if out is not None:
-        check_output(Path(out), overwrite)
+        check_output(Path(out), overwrite, Kind.DIAGNOSIS)
     pair, shown = open_pair(quantized, reference), progress or Silent()
     given = conditioning_in_float32(conditioning)
     pair.full.check_conditioning(given, samples)

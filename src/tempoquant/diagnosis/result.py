@@ -14,13 +14,11 @@ from tempoquant.checkpoint.evidence import file_hash
 from tempoquant.diagnosis.walks import Cost
 from tempoquant.errors import FormatError
 from tempoquant.files import save_tensors, write_whole
-from tempoquant.outputs import writing
+from tempoquant.outputs import Kind, writing
 
 FORMAT_VERSION = 1
 DISTURBED = 0.9995
 """A cosine below which a temporal feature counts as disturbed: a relative error of about 3 %."""
-DIAGNOSIS = "diagnosis"
-"""The kind of the output folder."""
 DATA, TENSORS, POLICY = "diagnosis.json", "diagnosis.safetensors", "policy.yaml"
 VARIANTS = ("all layers", "temporal layers alone", "all but the temporal layers")
 """What is quantized in the trajectories of ``Diagnosis.deviations``."""
@@ -98,7 +96,7 @@ class Diagnosis:
         Raises:
             InputError: the folder exists and may not be replaced.
         """
-        with writing(folder, DIAGNOSIS, overwrite=overwrite) as output, output.staging() as staging:
+        with writing(folder, Kind.DIAGNOSIS, overwrite=overwrite) as output, output.staging() as staging:
             self._write(staging)
 
     def _write(self, folder: Path) -> None:

@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tempoquant.outputs.check import check_new, check_output
-from tempoquant.outputs.marker import LOCK, MARKER, delete_files, is_unfinished
+from tempoquant.outputs.marker import LOCK, MARKER, Kind, delete_files, is_unfinished
 from tempoquant.outputs.staging import Output, discard, followed, interrupted_replacement, locked, new_staging, sweep
 
 __all__ = [
     "LOCK",
     "MARKER",
+    "Kind",
     "Output",
     "check_new",
     "check_output",
@@ -26,21 +27,21 @@ __all__ = [
 
 
 @contextmanager
-def writing(out: Path | str, kind: str, *, overwrite: bool = False) -> Iterator[Output]:
+def writing(out: Path | str, kind: Kind, *, overwrite: bool = False) -> Iterator[Output]:
     """Hold an output folder for the length of a run, and give what publishes it.
 
     Args:
-        kind: what it is, such as "quantized folder".
-        overwrite: replace one that this package wrote.
+        kind: what it is.
+        overwrite: replace one of this kind that this package wrote.
 
     Raises:
         InputError: another run writes to it, or :func:`check_output` refuses it.
     """
     path = Path(out)
-    check_output(path, overwrite)
+    check_output(path, overwrite, kind)
     place = followed(path)
     with locked(place):
         # What held the lock until now may have written it.
-        check_output(path, overwrite)
+        check_output(path, overwrite, kind)
         sweep(place)
         yield Output(place, kind)

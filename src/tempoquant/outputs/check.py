@@ -5,16 +5,20 @@ from itertools import islice
 from pathlib import Path
 
 from tempoquant.errors import InputError
-from tempoquant.outputs.marker import foreign_files
+from tempoquant.outputs.marker import Kind, foreign_files, read_marker
 from tempoquant.outputs.staging import interrupted_replacement
 
 
-def check_output(out: Path, overwrite: bool) -> None:
+def check_output(out: Path, overwrite: bool, kind: Kind) -> None:
     """Refuse a folder that cannot be written, or whose replacement would take something of somebody else's.
 
+    Args:
+        kind: what would be written there.
+
     Raises:
-        InputError: ``out`` exists and ``overwrite`` is false; it is a file, or holds a file that this package did not
-            write there, which is named; its replacement was interrupted; or there is no folder to write it into.
+        InputError: ``out`` exists and ``overwrite`` is false; it is a file, an output of another kind, or holds a file
+            that this package did not write there, which is named; its replacement was interrupted; or there is no
+            folder to write it into.
     """
     _check_parent(out)
     left = interrupted_replacement(out)
@@ -30,6 +34,9 @@ def check_output(out: Path, overwrite: bool) -> None:
     if foreign:
         others = " and others" if len(foreign) > 1 else ""
         raise InputError(f"{out} holds {foreign[0]}{others}, not written by tempoquant: move that, or choose another")
+    marker = read_marker(out)
+    if marker is not None and marker["kind"] != kind:
+        raise InputError(f"{out} is a {marker['kind']}: choose another folder, or delete it yourself")
 
 
 def check_new(path: Path, overwrite: bool) -> None:

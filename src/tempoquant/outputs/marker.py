@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,27 @@ STAGING, LOCK = ".tempoquant-staging-", ".tempoquant-lock-"
 """What names of folders that are being written, and of locks, begin with."""
 
 
-def write_marker(folder: Path, kind: str, *, finished: bool) -> None:
+class Kind(StrEnum):
+    """What an output folder is; one is replaced by one of its kind alone."""
+
+    QUANTIZED = "quantized folder"
+    EXPORTED = "exported folder"
+    DIAGNOSIS = "diagnosis"
+    IMAGES = "folder of images"
+    PICTURES = "folder of a report's pictures"
+    DEMONSTRATION = "demonstration"
+    TRAINED = "trained pipeline"
+
+
+def write_marker(folder: Path, kind: Kind, *, finished: bool) -> None:
     """Write the marker of an output: its kind, and the files that it consists of.
 
     Args:
-        kind: what the output is, such as "quantized folder".
+        kind: what the output is.
         finished: whether everything is written; until then no files are listed, and the folder does not load.
     """
     files = sorted(_relative_files(folder)) if finished else []
-    entries = {"format_version": FORMAT_VERSION, "kind": kind, "finished": finished, "files": files}
+    entries = {"format_version": FORMAT_VERSION, "kind": kind.value, "finished": finished, "files": files}
     write_whole(folder / MARKER, json.dumps(entries, indent=1) + "\n")
 
 

@@ -19,6 +19,7 @@ from tempoquant.files import storage_error, sync, sync_tree
 from tempoquant.outputs.marker import (
     LOCK,
     STAGING,
+    Kind,
     delete_files,
     delete_listed,
     foreign_files,
@@ -36,11 +37,11 @@ class Output:
 
     Attributes:
         path: where it will lie, symbolic links followed.
-        kind: what it is, such as "quantized folder".
+        kind: what it is.
     """
 
     path: Path
-    kind: str
+    kind: Kind
 
     @contextmanager
     def staging(self) -> Iterator[Path]:

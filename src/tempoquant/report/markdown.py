@@ -10,7 +10,7 @@ import yaml
 from tempoquant.diagnosis.figures import save_figure
 from tempoquant.evaluation import save_grid
 from tempoquant.files import write_whole
-from tempoquant.outputs import writing
+from tempoquant.outputs import Kind, writing
 from tempoquant.report.again import PROMPTS, commands, prompts
 from tempoquant.report.entries import Entry, Missing
 from tempoquant.report.page import MOST_IMAGES, TITLE, findings
@@ -37,7 +37,7 @@ def write_markdown(
     path: Path, entries: Sequence[Entry], missing: Sequence[Missing], command: str, *, overwrite: bool = False
 ) -> Path:
     """Write ``path`` and the folder ``<name>_files`` that it shows pictures from."""
-    with writing(files_of(path), "pictures of a report", overwrite=overwrite) as output, output.staging() as folder:
+    with writing(files_of(path), Kind.PICTURES, overwrite=overwrite) as output, output.staging() as folder:
         lines = _lines(entries, missing, Pictures(folder, files_of(path).name))
     write_whole(path, "\n".join([*lines, "This page:", "", "    " + command, ""]))
     return path

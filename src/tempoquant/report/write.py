@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tempoquant.errors import InputError
 from tempoquant.files import write_whole
-from tempoquant.outputs import check_new, check_output
+from tempoquant.outputs import Kind, check_new, check_output
 from tempoquant.report.entries import read_entries
 from tempoquant.report.markdown import files_of, write_markdown
 from tempoquant.report.page import page
@@ -49,4 +49,4 @@ def check_report(path: Path, overwrite: bool) -> None:
         raise InputError(f"{path}: a report is a {' or a '.join(KINDS)} file")
     check_new(path, overwrite)
     if path.suffix == ".md":
-        check_output(files_of(path), overwrite)
+        check_output(files_of(path), overwrite, Kind.PICTURES)
