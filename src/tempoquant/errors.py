@@ -20,6 +20,11 @@ class NumericsError(TempoquantError):
     """A computation produced NaN or infinity; the message says where."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type's name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def unknown(what: str, value: str, valid: Iterable[str]) -> InputError:
     """The error for a name outside a closed set, nearest valid names first.
 

@@ -11,7 +11,7 @@ ROOT = Path(tempoquant.__file__).parent
 @pytest.mark.parametrize(
     ("room", "allowed"),
     [
-        ("pipelines", {"errors", "progress", "randomness"}),
+        ("pipelines", {"errors", "predictions", "progress", "randomness"}),
         ("evaluation", {"errors", "progress", "pipelines", "randomness"}),
     ],
 )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tempoquant.errors import InputError, NumericsError
 from tempoquant.graph.nested import first_argument
 from tempoquant.graph.probing import KINDS, fingerprint, quantizable_layers, removing, run_example
+from tempoquant.graph.repeatable import check_repeatable
 from tempoquant.graph.types import Category, LayerInfo, Probe
 
 TEMPORAL = (Category.TEMPORAL, Category.TEMPORAL_CONDITION)
@@ -51,10 +52,13 @@ def observe_layers(probe: Probe) -> Observed:
     conditioning alone. Three time steps are compared, so that two equal by accident do not hide the dependence.
 
     Raises:
-        InputError: no layer depends on the time step alone, or a batch of mixed time steps is not served item by item.
+        InputError: no layer depends on the time step alone, a batch of mixed time steps is not served item by item, or
+            the output is no function of the inputs.
         NumericsError: an output is not finite.
     """
     t = list(dict.fromkeys(probe.timesteps))
+    for step in t[:3]:
+        check_repeatable(probe, step)
     base = observe_run(probe, t[0])
     by_sample, by_condition = observe_run(probe, t[0], variant=1), observe_run(probe, t[0], condition=1)
     by_time = [observe_run(probe, step) for step in t[1:3]]

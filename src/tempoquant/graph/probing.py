@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.graph.types import Probe
+from tempoquant.predictions import call_denoiser, step_name
 
 KINDS: dict[type[nn.Module], str] = {nn.Linear: "linear", nn.Conv2d: "conv2d"}
 BATCH = 2
@@ -69,6 +70,9 @@ def run_example(
     Args:
         timestep: one value for all items, or (batch,).
         variant: number of the random sample. condition: variant of the conditioning, unless ``given`` is one.
+
+    Raises:
+        InputError: the denoiser raises, or returns no tensor of the sample's batch and sides.
     """
     parameter = next((p for p in probe.module.parameters() if p.is_floating_point()), torch.empty(0))
     draw = torch.Generator().manual_seed(variant)
@@ -76,7 +80,8 @@ def run_example(
         # Drawn at the full batch, so that item 0 is the same sample whatever the batch.
         sample = torch.randn((BATCH, *probe.sample_shape), generator=draw)[:batch].to(parameter)
         steps = torch.as_tensor(timestep, device=parameter.device).expand(batch)
-        return probe.run(sample, steps, **(probe.conditioning(batch, condition) if given is None else given))
+        conditioning = probe.conditioning(batch, condition) if given is None else given
+        return call_denoiser(lambda: probe.run(sample, steps, **conditioning), sample, step_name(timestep))
 
 
 def smaller(probe: Probe) -> Probe:

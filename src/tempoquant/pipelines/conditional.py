@@ -3,18 +3,21 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from tempoquant.errors import InputError, unknown
+from tempoquant.errors import InputError, TempoquantError, unknown
+from tempoquant.pipelines.denoiser import unwrapped
 from tempoquant.pipelines.noise import pipeline_generators, sample_indices, step_generators
 from tempoquant.pipelines.recorded import meet_schedule
-from tempoquant.pipelines.sampling import check_finite, check_run, evaluating
+from tempoquant.pipelines.sampling import check_finite, check_run, evaluating, sampling_step
 from tempoquant.pipelines.schedulers import build_scheduler, set_steps
 from tempoquant.pipelines.targets import Seen
+from tempoquant.predictions import check_prediction, denoiser_error
 from tempoquant.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -124,24 +127,55 @@ def _run_batch(
 
     pipe = replaced(target.pipe, scheduler=scheduler)
     pipe.set_progress_bar_config(disable=True)
-    calls = 0
+    module = target.denoiser.module
+    with torch.inference_mode(), evaluating(module), _watching_calls(module, batch, tell, advance):
+        images = pipe(**given).images
+    return torch.as_tensor(images).float().cpu()
 
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        nonlocal calls
+
+@contextmanager
+def _watching_calls(
+    module: nn.Module, batch: Sequence[int], tell: Tell, advance: Callable[[int], None]
+) -> Iterator[None]:
+    """Within the block ``tell`` sees every call of a denoiser.
+
+    Raises:
+        InputError: the denoiser raises or returns no prediction; names the step.
+        NumericsError: a prediction is not finite.
+    """
+    calls = 0
+    running = ""
+
+    def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        nonlocal running
+        running = sampling_step(calls, read_call(calls, batch, module, args, kwargs).t[0])
+
+    def leave(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        nonlocal calls, running
         seen = read_call(calls, batch, module, args, kwargs)
-        prediction = output if isinstance(output, Tensor) else output[0]
+        prediction = check_prediction(unwrapped(output), seen.sample, running)
+        running = ""
         check_finite(prediction, calls, seen.t[0])
         tell(seen, prediction)
         calls += 1
         advance(1)
 
-    handle = target.denoiser.module.register_forward_hook(hook, with_kwargs=True)
+    handles = [
+        module.register_forward_pre_hook(enter, with_kwargs=True),
+        module.register_forward_hook(leave, with_kwargs=True),
+    ]
     try:
-        with torch.inference_mode(), evaluating(target.denoiser.module):
-            images = pipe(**given).images
+        yield
+    except TempoquantError:
+        raise
+    except Exception as error:
+        # Other parts of the pipeline raise errors of their own, and `tell` may end the run.
+        if running:
+            raise denoiser_error(error, running) from error
+        raise
     finally:
-        handle.remove()
-    return torch.as_tensor(images).float().cpu()
+        for handle in handles:
+            handle.remove()
 
 
 def read_call(k: int, batch: Sequence[int], module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Seen:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.errors import InputError
+from tempoquant.errors import InputError, first_line
 from tempoquant.pipelines.denoiser import Denoiser, plain_call
 from tempoquant.pipelines.sampling import device_of, evaluating
 
@@ -34,9 +34,9 @@ def check_unconditional(denoiser: Denoiser) -> None:
         with torch.inference_mode(), torch.random.fork_rng(), evaluating(denoiser.module):
             denoiser(torch.zeros((1, *denoiser.sample_shape), device=device, dtype=dtype), 0)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        needed = " or ".join(map(repr, names))
         raise InputError(
-            f"{denoiser.name} needs conditioning: give {' or '.join(map(repr, names))}, one row a sample ({reason})"
+            f"{denoiser.name} needs conditioning: give {needed}, one row a sample ({first_line(error)})"
         ) from error
 
 

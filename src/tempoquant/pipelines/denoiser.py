@@ -16,16 +16,23 @@ Call = Callable[..., Tensor]
 def plain_call(module: nn.Module, sample: Tensor, timestep: Tensor, **conditioning: Any) -> Tensor:
     """Call ``module(sample, timestep, **conditioning)`` and return its tensor, whatever it comes wrapped in.
 
+    An output that holds no tensor is returned as it is: whoever knows the step refuses it.
+
     Args:
         module: the denoiser.
         sample: (B, *sample_shape).
         timestep: (B,), the schedule's values.
         conditioning: further keyword arguments.
     """
-    output = module(sample, timestep, **conditioning)
-    if isinstance(output, Tensor):
-        return output
-    return output.sample if hasattr(output, "sample") else output[0]
+    return unwrapped(module(sample, timestep, **conditioning))
+
+
+def unwrapped(output: Any) -> Any:
+    """The prediction in a module's output: its ``sample``, the first of its entries, or the output itself."""
+    if hasattr(output, "sample"):
+        return output.sample
+    entries = tuple(output.values()) if isinstance(output, Mapping) else output
+    return entries[0] if isinstance(entries, tuple | list) and entries else output
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
-from tempoquant.errors import FormatError, InputError, unknown
+from tempoquant.errors import FormatError, InputError, first_line, unknown
 from tempoquant.pipelines.class_latent import ClassLatentPipeline
 from tempoquant.pipelines.class_pipeline import ClassPipeline
 from tempoquant.pipelines.compvis.files import SUFFIXES
@@ -151,8 +151,3 @@ def import_file(path: Path) -> ModuleType:
     finally:
         sys.path.pop(0)
     return module
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type's name."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,5 +1,6 @@
 """The plain sampling loop of a bare denoiser over a diffusers scheduler."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from tempoquant.pipelines.denoiser import Conditioning, Denoiser
 from tempoquant.pipelines.noise import noise_batch, sample_indices, step_generators
 from tempoquant.pipelines.recorded import meet_schedule
 from tempoquant.pipelines.schedulers import build_scheduler, check_eta, set_steps, step_options
+from tempoquant.predictions import call_denoiser
 from tempoquant.progress import Progress, Silent
 
 Observer = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
@@ -46,7 +48,7 @@ def sample(
         observer: told of every denoiser call.
 
     Raises:
-        InputError: a value is out of range.
+        InputError: a value is out of range; or the denoiser raises or returns no prediction, which names the step.
         NumericsError: a prediction is not finite; names the step.
     """
     indices = sample_indices(samples)
@@ -81,11 +83,13 @@ def _sample_batch(
     device = device_of(denoiser.module)
     options = step_options(scheduler, eta, step_generators(seed, indices))
     given = {name: value.to(device) for name, value in conditioning.items()}
+    channels = prediction_channels(scheduler, denoiser.sample_shape[0])
     x = noise_batch(denoiser.sample_shape, seed, indices).to(device) * scheduler.init_noise_sigma
     with evaluating(denoiser.module):
         for k, t in enumerate(scheduler.timesteps):
             model_input = scheduler.scale_model_input(x, t)
-            prediction = denoiser(model_input, t, **given)
+            call = functools.partial(denoiser, model_input, t, **given)
+            prediction = call_denoiser(call, model_input, sampling_step(k, t), channels)
             check_finite(prediction, k, t)
             if observer is not None:
                 observer(k, t.expand(len(indices)), torch.tensor(indices), model_input, prediction)
@@ -119,7 +123,18 @@ def check_rows(conditioning: Conditioning | None, samples: int) -> None:
 def check_finite(prediction: Tensor, k: int, t: Tensor | float) -> None:
     """Raise NumericsError if the denoiser's output at step index ``k`` holds NaN or infinity."""
     if not torch.isfinite(prediction).all():
-        raise NumericsError(f"the denoiser's output is not finite at step {k} (t = {float(t):g})")
+        raise NumericsError(f"the denoiser's output is not finite at {sampling_step(k, t)}")
+
+
+def sampling_step(k: int, t: Tensor | float) -> str:
+    """A step of a run in words: its index and its time step."""
+    return f"step {k} (t = {float(t):g})"
+
+
+def prediction_channels(scheduler: Any, channels: int) -> tuple[int, ...]:
+    """Numbers of channels that a scheduler takes: the sample's, and with a learned variance twice as many."""
+    learned = str(scheduler.config.get("variance_type", "")).startswith("learned")
+    return (channels, 2 * channels) if learned else (channels,)
 
 
 @contextmanager
