@@ -58,7 +58,7 @@ def test_unconditional_unet():
     assert graph.splits == SPLITS
     owners = ("down_blocks.1.attentions.0", "mid_block.attentions.0")
     assert graph.attention == sdpa(*owners, "up_blocks.0.attentions.0", "up_blocks.0.attentions.1")
-    assert (graph.unused, graph.unsupported, graph.unreached) == ((), (), ())
+    assert (graph.unused, graph.unsupported, graph.unreached) == ((), {}, ())
     assert graph.time_argument == TimeArgument(1, "timestep")
     strided = [layer.name for layer in graph.layers if layer.strided]
     assert strided == ["down_blocks.0.downsamplers.0.conv"]
@@ -92,7 +92,7 @@ def test_class_conditional_unet():
     assert of(graph, Category.TEMPORAL_CONDITION) == [*PROJECTIONS]
     assert (graph.shared, graph.projections) == (TIME_MLP, PROJECTIONS)
     assert graph.shared_inputs == (PROJECTIONS,)
-    assert graph.unsupported == ("class_embedding",)
+    assert graph.unsupported == {"class_embedding": "Embedding"}
 
 
 BLOCKS = (

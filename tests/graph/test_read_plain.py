@@ -156,7 +156,11 @@ def test_layers_of_other_kinds_are_named():
             super().__init__()
             self.one, self.up, self.table = nn.Conv1d(4, 4, 1), nn.ConvTranspose2d(4, 4, 1), nn.Embedding(2, 2)
 
-    assert read_denoiser(probe_of(Other())).unsupported == ("one", "up", "table")
+    assert read_denoiser(probe_of(Other())).unsupported == {
+        "one": "Conv1d",
+        "up": "ConvTranspose2d",
+        "table": "Embedding",
+    }
 
 
 def test_one_time_step_is_refused():

@@ -3,7 +3,16 @@
 from tempoquant.graph.products import MATRIX_PRODUCTS
 from tempoquant.graph.reader import read_denoiser
 from tempoquant.graph.temporal import TemporalProgram
-from tempoquant.graph.types import AttentionProduct, Category, DenoiserGraph, LayerInfo, Probe, TimeArgument, Unit
+from tempoquant.graph.types import (
+    AttentionProduct,
+    Category,
+    DenoiserGraph,
+    LayerInfo,
+    Probe,
+    Source,
+    TimeArgument,
+    Unit,
+)
 from tempoquant.graph.verify import temporal_program
 
 __all__ = [
@@ -13,6 +22,7 @@ __all__ = [
     "DenoiserGraph",
     "LayerInfo",
     "Probe",
+    "Source",
     "TemporalProgram",
     "TimeArgument",
     "Unit",

@@ -13,6 +13,8 @@ from tempoquant.graph.types import Probe
 from tempoquant.predictions import call_denoiser, step_name
 
 KINDS: dict[type[nn.Module], str] = {nn.Linear: "linear", nn.Conv2d: "conv2d"}
+SEALED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+"""Modules that may hand the weights inside them to one native operator, which knows no integers."""
 BATCH = 2
 SMALLEST = 16
 SHAPE_ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
@@ -20,13 +22,25 @@ SHAPE_ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
 
 
 def quantizable_layers(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
-    """Every Linear and Conv2d by name; those inside a MultiheadAttention run in its own kernel and are left out."""
-    sealed = [n + "." for n, m in module.named_modules() if isinstance(m, nn.MultiheadAttention)]
-    found = {}
-    for name, part in module.named_modules():
-        if isinstance(part, nn.Linear | nn.Conv2d) and not any(name.startswith(s) for s in sealed):
-            found[name] = part
-    return found
+    """Every Linear and Conv2d by name that computes as the stock layer does, and not inside a :data:`SEALED` module."""
+    return {
+        name: part
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear | nn.Conv2d) and _is_stock(part) and sealed_around(module, name) is None
+    }
+
+
+def _is_stock(layer: nn.Module) -> bool:
+    """Whether a layer has neither a forward of its own nor a weight that is computed from others."""
+    own = type(layer).forward not in (nn.Linear.forward, nn.Conv2d.forward) or "forward" in vars(layer)
+    return not own and "weight" in layer._parameters
+
+
+def sealed_around(module: nn.Module, name: str) -> str | None:
+    """The outermost :data:`SEALED` module that the named one is a part of, or itself; None if there is none."""
+    parts = name.split(".")
+    above = (".".join(parts[: i + 1]) for i in range(len(parts)))
+    return next((path for path in above if path and isinstance(module.get_submodule(path), SEALED)), None)
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from torch import nn
 
 from tempoquant.errors import InputError
+from tempoquant.graph.arithmetic import count_arithmetic
 from tempoquant.graph.attention import attention_products
 from tempoquant.graph.observe import TEMPORAL, observe_layers
-from tempoquant.graph.probing import smaller
+from tempoquant.graph.probing import KINDS, SEALED, quantizable_layers, sealed_around, smaller
 from tempoquant.graph.slicing import split_block
 from tempoquant.graph.splits import split_points
 from tempoquant.graph.tape import record
@@ -14,7 +15,8 @@ from tempoquant.graph.types import DenoiserGraph, Probe
 from tempoquant.graph.units import reconstruction_units
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-OTHER_KINDS = (*CONVOLUTIONS, nn.Embedding, nn.MultiheadAttention)
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+LAYERS = (*KINDS, *CONVOLUTIONS, *RECURRENT, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, *SEALED)
 
 
 def read_denoiser(probe: Probe) -> DenoiserGraph:
@@ -28,7 +30,7 @@ def read_denoiser(probe: Probe) -> DenoiserGraph:
     count = len(set(probe.timesteps))
     if count < 2:
         raise InputError(f"{count} distinct time step{'s' * (count != 1)}: at least 2 are needed to read a denoiser")
-    probe = smaller(probe)
+    whole, probe = probe, smaller(probe)
     observed = observe_layers(probe)
     temporal = {la.name: probe.module.get_submodule(la.name) for la in observed.layers if la.category in TEMPORAL}
     shared, projections = split_block(record(probe, temporal, probe.timesteps[0]).ops, tuple(temporal))
@@ -36,7 +38,8 @@ def read_denoiser(probe: Probe) -> DenoiserGraph:
     return DenoiserGraph(
         layers=observed.layers,
         unused=observed.unused,
-        unsupported=tuple(n for n, m in probe.module.named_modules() if isinstance(m, OTHER_KINDS)),
+        unsupported=_other_layers(probe.module),
+        arithmetic=count_arithmetic(whole),
         shared=shared,
         projections=projections,
         shared_inputs=observed.shared_inputs,
@@ -46,3 +49,10 @@ def read_denoiser(probe: Probe) -> DenoiserGraph:
         unreached=unreached,
         time_argument=time_argument(probe),
     )
+
+
+def _other_layers(module: nn.Module) -> dict[str, str]:
+    """The class of every layer with weights but stock Linear and Conv2d, by name; the outermost of nested ones."""
+    stock = quantizable_layers(module)
+    others = {n: part for n, part in module.named_modules() if n not in stock and isinstance(part, LAYERS)}
+    return {n: type(part).__name__ for n, part in others.items() if sealed_around(module, n) in (None, n)}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -79,6 +79,19 @@ class AttentionProduct:
     flipped: bool = False
 
 
+class Source(NamedTuple):
+    """What runs a part of the arithmetic.
+
+    Attributes:
+        module: the innermost one that runs. product: "sdpa" or "explicit" for a matrix product that
+            :class:`AttentionProduct` may name, "" for all else. position: of that product, among those in one call.
+    """
+
+    module: str
+    product: str = ""
+    position: int = 0
+
+
 @dataclass(frozen=True)
 class TimeArgument:
     """Where ``module.forward`` takes the time step."""
@@ -92,7 +105,9 @@ class DenoiserGraph:
     """Everything that is known of a denoiser's structure.
 
     Attributes:
-        layers: in execution order. unused: layers that never ran. unsupported: layers of other kinds with weights.
+        layers: in execution order. unused: layers that never ran. unsupported: layers of other kinds with weights, and
+            their class.
+        arithmetic: multiply-accumulates of one call at batch 1 by what runs them; see :func:`count_arithmetic`.
         shared, projections: the temporal information block: h, and every g_i.
         shared_inputs: groups of temporal layers whose inputs are bit-identical.
         units: reconstruction units in execution order. splits: channel where a concatenated input's skip part begins.
@@ -101,7 +116,8 @@ class DenoiserGraph:
 
     layers: tuple[LayerInfo, ...]
     unused: tuple[str, ...]
-    unsupported: tuple[str, ...]
+    unsupported: dict[str, str]
+    arithmetic: dict[Source, int]
     shared: tuple[str, ...]
     projections: tuple[str, ...]
     shared_inputs: tuple[tuple[str, ...], ...]

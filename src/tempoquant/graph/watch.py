@@ -21,7 +21,9 @@ class Frame(NamedTuple):
 See = Callable[[Callable, tuple, dict, Any, Frame], None]
 
 
-class _Watch(TorchFunctionMode):
+class Watch(TorchFunctionMode):
+    """Follows which module is running, and calls ``see`` after every torch function; see :func:`watch_forward`."""
+
     def __init__(self, see: See):
         super().__init__()
         self.see = see
@@ -51,7 +53,11 @@ def watch_forward(probe: Probe, see: See, variant: int = 0, batch: int = BATCH) 
     Args:
         variant: number of the random sample. batch: number of items.
     """
-    watch = _Watch(see)
+    run_watched(probe, Watch(see), variant, batch)
+
+
+def run_watched(probe: Probe, watch: Watch, variant: int = 0, batch: int = BATCH) -> None:
+    """Run one example under ``watch``."""
     handles: list[Any] = []
     for name, module in probe.module.named_modules():
         handles += [module.register_forward_pre_hook(watch.enter(name)), module.register_forward_hook(watch.leave)]

@@ -1,0 +1,135 @@
+"""Multiply-accumulates of one call, against numbers worked out by hand: at batch 1, 4 channels of 4 x 4 pixels."""
+
+import pytest
+import torch
+from graph_models import Attend, Plain, Tokens, probe_of
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tempoquant.graph import Source, read_denoiser
+
+PLAIN = {Source("a"): 8 * 8, Source("b"): 8 * 4, Source("conv"): 4 * 4 * 16}
+"""Those of ``Plain`` itself."""
+
+
+class Raw(nn.Module):
+    """A convolution of a parameter, called as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 4, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel, padding=1)
+
+
+class Rows(nn.Module):
+    """Runs a module over the rows of an image, as a sequence or as a signal."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.inner(x.flatten(2))
+        return out.reshape(x.shape)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)[0]
+
+
+class Deep(nn.Module):
+    """A volume of two slices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv3d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.unflatten(1, (2, 2))).flatten(1, 2)
+
+
+class Heads(nn.Module):
+    def __init__(self, **options) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x, x, x, **self.options)[0]
+
+
+class Memory(nn.Module):
+    """Attention to three learned tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.tokens = nn.Parameter(torch.randn(1, 3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.tokens.expand(len(x), 3, 4)
+        return self.inner(x, tokens, tokens, need_weights=False)[0]
+
+
+def gru(**options) -> nn.Module:
+    return Tokens(Recurrent(nn.GRU(4, 4, batch_first=True, **options)))
+
+
+# Sixteen tokens of width 4: q, k, v and the output are 4 x 4 a token, the two products 16 x 4 each.
+ATTENTION = 16 * (4 * 16 + 2 * 16 * 4)
+PARTS = {
+    "Conv2d of two groups": (nn.Conv2d(4, 4, 3, padding=1, groups=2), "image", 16 * 4 * 2 * 9),
+    "Conv1d": (Rows(nn.Conv1d(4, 4, 3, padding=1)), "image.inner", 16 * 4 * 4 * 3),
+    "Conv3d": (Deep(), "image.inner", 2 * 16 * 2 * 2 * 27),
+    "ConvTranspose2d": (
+        nn.Sequential(nn.ConvTranspose2d(4, 4, 2, stride=2), nn.AvgPool2d(2)),
+        "image.0",
+        16 * 4 * 4 * 4,
+    ),
+    "function": (Raw(), "image", 16 * 4 * 4 * 9),
+    # Three gates, each 4 x 4 of the input and of the state.
+    "GRU": (gru(), "image.inner.inner", 16 * 3 * 2 * 16),
+    "LSTM": (Tokens(Recurrent(nn.LSTM(4, 4, batch_first=True))), "image.inner.inner", 16 * 4 * 2 * 16),
+    "MultiheadAttention": (Tokens(Heads(need_weights=False)), "image.inner.inner", ATTENTION),
+    "its weights returned": (Tokens(Heads(need_weights=True)), "image.inner.inner", ATTENTION),
+    "cross-attention": (Tokens(Memory()), "image.inner.inner", 16 * 2 * 16 + 3 * 2 * 16 + 2 * 16 * 3 * 4),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_part_by_hand(kind):
+    torch.manual_seed(0)
+    part, name, macs = PARTS[kind]
+    assert read_denoiser(probe_of(Plain(image=part))).arithmetic == PLAIN | {Source(name): macs}
+
+
+def test_the_products_of_attention_have_their_positions():
+    def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.softmax(q @ k.mT, -1) @ v
+
+    projections = {Source(f"image.inner.{name}"): 16 * 16 for name in "qkv"}
+    found = read_denoiser(probe_of(Plain(image=Tokens(Attend(explicit))))).arithmetic
+    products = {Source("image.inner", "explicit", position): 16 * 16 * 4 for position in (0, 1)}
+    assert found == PLAIN | projections | products
+    found = read_denoiser(probe_of(Plain(image=Tokens(Attend(F.scaled_dot_product_attention))))).arithmetic
+    assert found == PLAIN | projections | {Source("image.inner", "sdpa", 0): 2 * 16 * 16 * 4}
+
+
+def test_calls_add_up_and_the_sample_is_of_its_full_size():
+    twice = nn.Sequential(*[nn.Conv2d(4, 4, 1)] * 2)
+    found = read_denoiser(probe_of(Plain(image=twice), (4, 32, 32))).arithmetic
+    assert found == {**PLAIN, Source("conv"): 16 * 1024, Source("image.0"): 2 * 16 * 1024}
+
+
+def test_a_module_made_in_inference_mode():
+    with torch.inference_mode():
+        module = Plain(image=Tokens(Attend(F.scaled_dot_product_attention)))
+    found = read_denoiser(probe_of(module)).arithmetic
+    assert sum(found.values()) == sum(PLAIN.values()) + 3 * 16 * 16 + 2 * 16 * 16 * 4
