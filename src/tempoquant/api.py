@@ -19,7 +19,7 @@ from tempoquant.correction import check_correctable
 from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Category
 from tempoquant.job import Places, Quantized, full_precision, run_job
-from tempoquant.layers import quantized_products
+from tempoquant.layers import quantized_products, stand_ins
 from tempoquant.outputs import Kind, Output, interrupted_replacement, is_unfinished, writing
 from tempoquant.pipelines import (
     BareTarget,
@@ -79,6 +79,10 @@ def quantize(
     Raises:
         InputError: an argument is not valid, or another run writes to ``out``; said before any long work.
         NumericsError: the denoiser returned NaN or infinity.
+
+    Warns:
+        UserWarning: much of the arithmetic stays float though the recipe does not say so; ``facts["coverage"]`` of the
+            result says how much of the parameters and the arithmetic is quantized, what is not, and why.
     """
     if recipe.training is not None:
         raise InputError(f"{recipe.method} trains: use `tempoquant train`, or tempoquant.train()")
@@ -104,6 +108,7 @@ def quantize(
         result.use_engine("auto")
         if freeze_schedule:
             result.freeze_schedule(conditioning=freeze_conditioning)
+        facts["coverage"] = _covered(quantized)
         if output is not None:
             with output.staging() as folder:
                 result.write(folder)
@@ -161,7 +166,7 @@ def train(
         places = Path(recording or work / "recording"), work / "training"
         with torch.inference_mode(False):
             made = run_training(target, recipe, training, places, rhythm or Rhythm(), processes, progress or Silent())
-        facts = _facts(target, made, given) | {"data": training.identity}
+        facts = _facts(target, made, given) | {"data": training.identity, "coverage": _covered(made)}
         result = QuantizedPipeline(target.with_module(made.module), made.blueprint, made.clock, facts)
         if recipe.has_form:
             result.use_engine("auto")
@@ -287,6 +292,11 @@ def _around(root: Path, component: str, module: nn.Module, denoiser: Denoiser | 
 def _told(value: Any) -> Any:
     """A conditioning argument as evidence: numbers as they are, of all else the kind alone."""
     return value if isinstance(value, bool | int | float) else type(value).__name__
+
+
+def _covered(quantized: Quantized) -> dict[str, Any]:
+    """What is quantized of all that is not replaced by tables."""
+    return quantized.coverage.without(stand_ins(quantized.module)).to_dict()
 
 
 def _facts(target: Target, quantized: Quantized, conditioning: Mapping[str, Any] | None) -> dict[str, Any]:

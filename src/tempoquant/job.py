@@ -23,6 +23,7 @@ from tempoquant.correction import (
     quantization_noise,
     set_step_bits,
 )
+from tempoquant.coverage import Coverage, coverage_of, warn_of_float
 from tempoquant.errors import InputError
 from tempoquant.graph import DenoiserGraph, Probe, temporal_program
 from tempoquant.intervals import Clock
@@ -45,7 +46,8 @@ class Quantized:
 
     Attributes:
         module: the module; its clock is attached.
-        graph: what was read from the original, split layers as their parts. watch: seconds by stage.
+        graph: what was read from the original, split layers as their parts. coverage: what is quantized of it.
+        watch: seconds by stage.
         correction: of its noise predictions, or None. measured: what was found for it, by time step: plain JSON data.
     """
 
@@ -53,6 +55,7 @@ class Quantized:
     blueprint: Blueprint
     clock: Clock
     graph: DenoiserGraph
+    coverage: Coverage
     watch: Stopwatch = field(default_factory=Stopwatch)
     correction: CorrectionTables | None = None
     measured: dict[str, Any] | None = None
@@ -98,6 +101,8 @@ def run_job(
     probe = probe_of(target, recipe, conditioning)
     with watch.stage("read"):
         reading = read(probe, recipe)
+    coverage = coverage_of(target.denoiser.module, reading)
+    warn_of_float(coverage)
     recipe = reading.recipe
     with watch.stage("record"):
         store = record_trajectories(target, recipe, places.recording, progress, conditioning)
@@ -136,7 +141,7 @@ def run_job(
     blueprint = Blueprint(
         recipe, graph.time_argument, graph.shared, graph.projections, reading.products, reading.splits
     )
-    return Quantized(module, blueprint, clock, graph, watch, correction, measured)
+    return Quantized(module, blueprint, clock, graph, coverage, watch, correction, measured)
 
 
 def full_precision(model: Any) -> Target:

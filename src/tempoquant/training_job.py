@@ -13,6 +13,7 @@ from torch import nn
 from tempoquant.calibration.activations import calibrate_activations
 from tempoquant.calibration.store import Store
 from tempoquant.checkpoint import Blueprint
+from tempoquant.coverage import coverage_of, warn_of_float
 from tempoquant.errors import InputError
 from tempoquant.evaluation import save_grid
 from tempoquant.evaluation.images import ImageSet
@@ -69,6 +70,8 @@ def run_training(
     pictures = None if data.images is None else DiffusionLoss(Pictures(data.images, target.pixel_shape), target)
     with watch.stage("read"):
         reading = read(probe_of(target, recipe, data.conditioning), recipe)
+    coverage = coverage_of(target.denoiser.module, reading)
+    warn_of_float(coverage)
     with watch.stage("record"):
         store = record_trajectories(target, recipe, recording, progress, data.conditioning)
     clock = Clock(store.timesteps, reading.graph.time_argument.position, reading.graph.time_argument.name)
@@ -91,7 +94,7 @@ def run_training(
     blueprint = Blueprint(
         recipe, graph.time_argument, graph.shared, graph.projections, reading.products, reading.splits
     )
-    return Quantized(module, blueprint, clock, graph, watch)
+    return Quantized(module, blueprint, clock, graph, coverage, watch)
 
 
 def begin(target: Target, recipe: Recipe, reading: Reading, store: Store, clock: Clock, progress: Progress) -> Trainee:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from bench_models import ENTRIES
+from bench_models import ENTRIES, MODEL
 from filelock import FileLock
 
 import tempoquant
@@ -110,6 +110,28 @@ def test_the_papers_schedule_is_measured(place):
     record = outcome.records[0]
     assert record["paper_schedule"]["cpu_seconds"].keys() == record["cpu_seconds"].keys()
     assert sum(record["paper_schedule"]["cpu_seconds"].values()) > 10 * sum(record["cpu_seconds"].values())
+
+
+def test_what_no_recipe_can_quantize_stands_in_the_policy(place):
+    volume = "nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Conv3d(2, 2, 3, padding=1), nn.Flatten(1, 2))"
+    deep = f"def deep():\n    made = make()\n    made.module.middle = {volume}\n    return made\n"
+    (place / "mine.py").write_text(f"{MODEL}\n\n{deep}")
+    runs = [{"method": "rtn", "bits": ["W4A8"]}]
+    with pytest.warns(UserWarning, match="of the arithmetic is quantized"):
+        record = run_bench(experiment(model="mine.py:deep", runs=runs), place / "out").records[0]
+    # 2 x 2 x 27 weights for four slices; the ends of 1 x 8 x 9, and 4 x 8 + 8 x 8 of the time step.
+    other, ours = 4 * 256 * 108, 2 * 256 * 72 + 96
+    share = f"{100 * other / (other + ours):.1f} % of the arithmetic"
+    assert record["policy"]["short"] == "all layers of Linear and Conv2d"
+    assert record["policy"]["full"].startswith(
+        "every Linear and Conv2d at the row's bits; float: middle.1 (Conv3d) (this kind of layer is not supported, "
+        f"{share}); attention products quantized"
+    )
+    assert (
+        run_bench(experiment(runs=runs), place / "plain")
+        .records[0]["policy"]["full"]
+        .startswith("every Linear and Conv2d at the row's bits; attention")
+    )
 
 
 def test_equal_runs_alone_give_the_same(place):

@@ -198,6 +198,9 @@ def test_policies_in_words():
     assert "@strided W32A32; attention products float" in released["full"]
     float_activations = policy(method_recipe("rtn", activations=32))
     assert float_activations["short"] == "all layers" and "attention products float" in float_activations["full"]
+    others = policy(method_recipe("rtn"), ["up (GRU)"])
+    assert others["short"] == "all layers of Linear and Conv2d"
+    assert others["full"].startswith("every Linear and Conv2d at the row's bits; float: up (GRU); attention products")
     assert "softmax 16" in policy(method_recipe("rtn", attention={"softmax_bits": 16}))["short"]
 
 

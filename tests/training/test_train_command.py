@@ -39,6 +39,7 @@ def test_a_model_trains_and_is_used(place, monkeypatch, capfd):
     words = ("train", "model", "--method", "tdq", "-w", "4", "-a", "4", "--data", "images", *SHORT)
     code, out, _ = run(monkeypatch, capfd, *words, "-o", "out", "--json", "m.json", "--samples-every", "3")
     assert code == 0 and "tdq W4A4" in out and "out/training" in out
+    assert "quantized: " in out and "kept by the recipe" in out
     assert json.loads((place / "m.json").read_text())["recipe"]["training"]["batch"] == 4
     assert {p.name for p in (place / "out" / "training").iterdir()} == {"log.jsonl", "samples-3.png"}
     assert not (place / "out.partial").exists()

@@ -15,6 +15,7 @@ from tempoquant.bench.records import Record
 from tempoquant.bench.seconds import run_seconds
 from tempoquant.bench.truth import columns, conditioning_of, distances, load_truth, metrics_of
 from tempoquant.checkpoint.evidence import machine, versions
+from tempoquant.coverage import arithmetic_in_float
 from tempoquant.evaluation import PairedMetrics, Reference, compare, save_grid
 from tempoquant.job import full_precision
 from tempoquant.pipelines import Target, to_images
@@ -90,7 +91,7 @@ class Judge:
             "effort": recipe.effort,
             "bits": task.run.bits,
             "seed": recipe.seed,
-            "policy": policy(recipe),
+            "policy": policy(recipe, arithmetic_in_float(quantized.facts["coverage"])),
             "engine": integer_engine(recipe),
             **run_seconds(watch, task.recording, task.units, begun),
             "size": _size(quantized, kept_folder(self.setup, task.run.name, task.identity)),

@@ -1,5 +1,6 @@
 """The precision policy of a recipe in words, and whether the integer engine can run it: what every table must say."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tempoquant.methods import find_method
@@ -13,15 +14,21 @@ CACHED = {
 """What ``temporal.cache_choice`` means, in words."""
 
 
-def policy(recipe: Recipe) -> dict[str, str]:
-    """``short``, a few words for a column, and ``full``, for below the table."""
+def policy(recipe: Recipe, in_float: Sequence[str] = ()) -> dict[str, str]:
+    """``short``, a few words for a column, and ``full``, for below the table.
+
+    Args:
+        in_float: what of the denoiser's arithmetic no recipe can quantize, in words.
+    """
     exceptions = ", ".join(f"{override.match} {_widths(override)}" for override in recipe.policy)
     kept = f"; but {exceptions}" if exceptions else ""
+    others = f"; float: {', '.join(in_float)}" if in_float else ""
     parts = [_attention(recipe), *_additions(recipe)]
-    short = ", ".join(word for word in (_layers(recipe), *(part[0] for part in parts)) if word)
+    layers = f"{_layers(recipe)} of Linear and Conv2d" if in_float else _layers(recipe)
+    short = ", ".join(word for word in (layers, *(part[0] for part in parts)) if word)
     return {
         "short": short,
-        "full": "; ".join([f"every Linear and Conv2d at the row's bits{kept}", *(p[1] for p in parts)]),
+        "full": "; ".join([f"every Linear and Conv2d at the row's bits{kept}{others}", *(p[1] for p in parts)]),
     }
 
 

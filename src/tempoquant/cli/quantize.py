@@ -25,6 +25,7 @@ from tempoquant.cli.options import (
     told_size,
     write_json,
 )
+from tempoquant.coverage import coverage_lines
 from tempoquant.diagnosis import diagnose, read_fragment, with_overrides
 from tempoquant.errors import InputError, unknown
 from tempoquant.methods import load_plugins, method_recipe
@@ -159,4 +160,4 @@ def _summary(facts: dict) -> str:
     products = f"{len(facts['attention_products'])} attention products (q, k, v, softmax)"
     missed = f"; not reached: {', '.join(facts['unreached_products'])}" if facts["unreached_products"] else ""
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in facts["timings"].items())
-    return f"layers that see: {layers}; {products}{missed}\n{stages}"
+    return "\n".join([f"layers that see: {layers}; {products}{missed}", *coverage_lines(facts["coverage"]), stages])

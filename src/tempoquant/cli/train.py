@@ -22,6 +22,7 @@ from tempoquant.cli.options import (
     told_size,
     write_json,
 )
+from tempoquant.coverage import coverage_lines
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import resolve
 from tempoquant.progress import Silent
@@ -112,6 +113,7 @@ def train_command(
     console().print(
         f"{out}: {chosen.name}, {told_size(size)}, trained in {seconds:.0f} s; log and samples in {out / 'training'}"
     )
+    console().print("\n".join(coverage_lines(result.facts["coverage"])))
     write_json(json_file, {"out": str(out), "recipe": chosen.model_dump(mode="json"), **result.facts})
 
 

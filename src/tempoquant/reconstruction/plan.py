@@ -1,5 +1,6 @@
 """What happens to every layer, decided once from the recipe and the graph."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tempoquant.errors import InputError
@@ -7,6 +8,7 @@ from tempoquant.graph import Category, DenoiserGraph
 from tempoquant.numerics.affine import grid
 from tempoquant.recipe import FLOAT_BITS, Recipe
 
+NAMED = 3
 TEMPORAL = (Category.TEMPORAL, Category.TEMPORAL_CONDITION)
 
 
@@ -30,8 +32,8 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
     """Every layer's plan in execution order.
 
     Raises:
-        InputError: a pattern of the recipe's policy matches no layer, or temporal features that cannot be cached are to
-            be.
+        InputError: a pattern of the recipe's policy matches no layer, temporal features that cannot be cached are to
+            be, or no layer that sees the sample is quantized by a recipe that is not float itself.
     """
     check_cache(graph, recipe)
     roles = layer_roles(graph)
@@ -50,7 +52,20 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
                 grid(bits)
         symmetric = recipe.symmetric(weight_bits)
         plans[layer.name] = LayerPlan(layer.name, layer.category, weight_bits, activation_bits, symmetric)
+    _check_image_layers(graph, recipe, plans)
     return plans
+
+
+def _check_image_layers(graph: DenoiserGraph, recipe: Recipe, plans: Mapping[str, LayerPlan]) -> None:
+    image = [plan for plan in plans.values() if plan.category is Category.IMAGE]
+    in_float = all((plan.weight_bits, plan.activation_bits) == (FLOAT_BITS, FLOAT_BITS) for plan in image)
+    if in_float and (recipe.weights.bits, recipe.activations.bits) != (FLOAT_BITS, FLOAT_BITS):
+        others = ", ".join(f"{name} ({kind})" for name, kind in list(graph.unsupported.items())[:NAMED])
+        why = "its policy keeps all in float" if image else f"only Linear and Conv2d are supported, not {others}"
+        raise InputError(
+            f"{recipe.name} quantizes no layer of this denoiser that sees the sample"
+            + (f": {why}" if image or others else ": it has no Linear or Conv2d that does")
+        )
 
 
 def check_cache(graph: DenoiserGraph, recipe: Recipe) -> None:

@@ -1,0 +1,83 @@
+"""What `tempoquant quantize` says of layers that stay float."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tempoquant.cli import main
+
+USER_FILE = """
+import torch
+from diffusers import DDIMScheduler
+from torch import nn
+
+from tempoquant import Denoiser
+
+
+class Signals(nn.Module):
+    def __init__(self, mixed):
+        super().__init__()
+        self.time = nn.Linear(2, 4)
+        self.first = nn.Linear(8, 8) if mixed else nn.Identity()
+        self.down, self.up = nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 3, padding=1)
+
+    def forward(self, sample, timestep):
+        emb = self.time((timestep.float()[:, None] * torch.tensor([0.1, 0.01])).sin())
+        return self.up(nn.functional.silu(self.down(self.first(sample)) + emb[:, :, None]))
+
+
+def made(mixed):
+    torch.manual_seed(0)
+    scheduler = DDIMScheduler(num_train_timesteps=100, clip_sample=False)
+    return Denoiser(Signals(mixed).eval(), scheduler, (4, 8), name="signals")
+
+
+def signals():
+    return made(mixed=False)
+
+
+def mixed():
+    return made(mixed=True)
+"""
+FEW = ("--method", "rtn", "--samples", "2", "--steps", "4")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, brief, capfd):
+    """Run `tempoquant quantize` in a folder with the user's file: its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(USER_FILE)
+
+    def call(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tempoquant", "quantize", *args, *FEW, "-o", "out"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return ended.value.code, out, err
+
+    return call
+
+
+def test_the_shares_are_printed_stored_and_warned_of(run):
+    code, out, err = run("mine.py:mixed", "--json", "q.json")
+    # A Linear of 8 x 8 for each of four rows, the time's of 2 x 4; beside two Conv1d of 4 x 4 x 3 at eight places.
+    macs = 4 * 64 + 8, 4 * 64 + 8 + 2 * 8 * 48
+    assert code == 0 and f"25.6 % of {macs[1]:,} multiply-accumulates" in out
+    assert "74.4 % of the arithmetic" in out and "up (Conv1d)" in out
+    warned = [line for line in err.splitlines() if "warning" in line]
+    assert (
+        len(warned) == 1 and "25.6 % of the arithmetic is quantized; float are down (Conv1d), up (Conv1d)" in warned[0]
+    )
+    found = json.loads(Path("q.json").read_text())["coverage"]
+    assert (found["quantized_macs"], found["macs"]) == macs
+    assert found == json.loads(Path("out/tempoquant.json").read_text())["coverage"]
+
+
+def test_a_model_of_other_layers_is_refused_in_one_line(run):
+    code, out, err = run("mine.py:signals")
+    lines = [line for line in err.splitlines() if "ETA" not in line]
+    assert (code, out, len(lines)) == (2, "", 1)
+    assert "quantizes no layer of this denoiser that sees the sample: only Linear and Conv2d are supported" in lines[0]
+    assert not Path("out").exists() and not Path("out.partial").exists()
