@@ -16,7 +16,7 @@ from tempoquant.coverage import arithmetic_in_float, coverage_lines, coverage_of
 from tempoquant.errors import InputError
 from tempoquant.job import full_precision, probe_of
 from tempoquant.layers import quantized_layers, quantized_products
-from tempoquant.pipelines import Denoiser, resolve
+from tempoquant.pipelines import Denoiser, resolve, sample
 from tempoquant.reconstruction.reading import read
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
@@ -129,6 +129,19 @@ INSIDE: dict[str, tuple[Any, list[tuple]]] = {
         lambda: Rows(nn.MultiheadAttention(4, 2, batch_first=True), tokens=True),
         [("inner.part", "MultiheadAttention", KIND, 4 * (16 + 4), PIXELS * 4 * 16 + 2 * PIXELS * PIXELS * 4)],
     ),
+    # The same, two Linear of 4 x 8 and a bias each, and two normalizations.
+    "TransformerEncoderLayer": (
+        lambda: Rows(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), tokens=True),
+        [
+            (
+                "inner.part",
+                "TransformerEncoderLayer",
+                KIND,
+                4 * (16 + 4) + 2 * 4 * 8 + 8 + 4 + 2 * 2 * 4,
+                PIXELS * (4 * 16 + 2 * 4 * 8) + 2 * PIXELS * PIXELS * 4,
+            )
+        ],
+    ),
     "function": (Function, [("inner", "Function", OUTSIDE, 4 * 4 * 9, PIXELS * 4 * 4 * 9)]),
     "unread layer": (
         Unread,
@@ -186,6 +199,15 @@ def test_what_stays_float_and_why(kind):
     assert (found["parameters"], found["macs"]) == (WEIGHTS + BIASES + parameters, MACS + macs)
     assert (found["quantized_parameters"], found["quantized_macs"]) == (WEIGHTS, MACS)
     assert found["parameters"] == sum(p.numel() for p in Mixed(make()).parameters())
+
+
+@pytest.mark.parametrize("kind", ["TransformerEncoderLayer", "forward of its own", "computed weight"])
+@pytest.mark.filterwarnings("ignore:.* of the arithmetic is quantized")
+def test_what_only_looks_like_a_layer_that_can_be_quantized_computes_as_before(kind):
+    model = denoiser(Mixed(INSIDE[kind][0]()))
+    made = tempoquant.quantize(model, small_recipe("rtn", weights=8))
+    drawn = sample(model, samples=4, steps=4, seed=1)
+    assert (made.generate(4, steps=4, seed=1) - drawn).abs().max() < 0.1 * drawn.abs().max()
 
 
 def test_every_layer_and_product_of_an_ordinary_denoiser():
