@@ -12,7 +12,7 @@ ROOT = Path(tempoquant.__file__).parent
     ("room", "allowed"),
     [
         ("pipelines", {"errors", "predictions", "progress", "randomness"}),
-        ("evaluation", {"errors", "progress", "pipelines", "randomness"}),
+        ("evaluation", {"caches", "errors", "files", "outputs", "pipelines", "progress", "randomness"}),
     ],
 )
 def test_leaf_rooms_import_none_of_the_others(room, allowed):

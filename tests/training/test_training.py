@@ -78,7 +78,7 @@ def test_another_recipe_or_other_data_is_not_resumed(tmp_path, monkeypatch):
             Trainer, "advance", lambda self, real=Trainer.advance: stopping(self) if self.step == 2 else real(self)
         )
         tempoquant.train(bare_denoiser(), recipe(), data=images(), out=tmp_path / "out", rhythm=EVERY)
-    with pytest.raises(InputError, match=r"was begun with recipe.training.lr = 0.001, not 0.01"):
+    with pytest.raises(InputError, match=r"recipe.training.lr = 0.001, not 0.01"):
         tempoquant.train(bare_denoiser(), recipe(lr=0.01), data=images(), out=tmp_path / "out", resume=True)
     with pytest.raises(InputError, match="was begun with data = '"):
         tempoquant.train(bare_denoiser(), recipe(), data=images(13), out=tmp_path / "out", resume=True)
