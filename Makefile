@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Waiting threads sleep instead of spinning, which slows a busy machine down many times over.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo demo-qat bench test clean
+.PHONY: demo demo-qat bench test test-slow clean
 
 demo: .venv/.installed
 	$(BIN)/tempoquant demo -o demo --overwrite
@@ -31,6 +31,10 @@ test: .venv/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# What takes minutes each: two thousand damaged folders, a killed process, whole trainings.
+test-slow: .venv/.installed-dev
+	$(BIN)/python -m pytest -m slow
 
 clean:
 	rm -rf .venv demo demo-qat
