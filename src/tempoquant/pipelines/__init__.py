@@ -5,9 +5,10 @@ from tempoquant.pipelines.denoiser import Call, Conditioning, Denoiser, plain_ca
 from tempoquant.pipelines.diffusers_target import DiffusersTarget
 from tempoquant.pipelines.examples import example_conditions, vectors_of
 from tempoquant.pipelines.fingerprint import state_hash
+from tempoquant.pipelines.images import to_images
 from tempoquant.pipelines.noise import noise
 from tempoquant.pipelines.resolve import resolve
-from tempoquant.pipelines.sampling import Observer, sample, to_images
+from tempoquant.pipelines.sampling import Observer, sample
 from tempoquant.pipelines.schedulers import SAMPLERS, Stepper, build_scheduler, set_steps, stepper_of, with_step
 from tempoquant.pipelines.targets import BareTarget, Seen, Target, Visit
 

@@ -153,8 +153,3 @@ def device_of(module: nn.Module) -> torch.device:
     """The device of the first parameter or buffer; the CPU for a module without any."""
     first = next(module.parameters(), next(module.buffers(), None))
     return torch.device("cpu") if first is None else first.device
-
-
-def to_images(x: Tensor) -> Tensor:
-    """Pixels in [-1, 1], (N, C, H, W), as uint8 (N, H, W, C): round((clamp(x, -1, 1) + 1) * 127.5)."""
-    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
