@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from tempoquant.evaluation.images import ImageSet
 from tempoquant.intervals import Clock
 from tempoquant.job import Quantized, probe_of, record_trajectories
 from tempoquant.layers import install_attention, install_layers, install_splits
-from tempoquant.pipelines import Target, to_images
+from tempoquant.pipelines import Target, is_image, to_images
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction.reading import Reading, read
@@ -68,6 +69,8 @@ def run_training(
     folder.mkdir(parents=True, exist_ok=True)
     # What is wrong about the images is said before any work.
     pictures = None if data.images is None else DiffusionLoss(Pictures(data.images, target.pixel_shape), target)
+    if rhythm.samples and not is_image(target.pixel_shape):
+        warnings.warn(f"samples of {target.name} are {target.pixel_shape} and no images: none are drawn", stacklevel=2)
     with watch.stage("read"):
         reading = read(probe_of(target, recipe, data.conditioning), recipe)
     coverage = coverage_of(target.denoiser.module, reading)
@@ -130,7 +133,7 @@ def _drawing(target: Target, recipe: Recipe, folder: Path, conditioning: Mapping
     def draw(module: nn.Module, step: int) -> None:
         run: dict[str, Any] = {"steps": own.steps, "sampler": own.sampler, "eta": own.eta, "seed": recipe.seed}
         drawn = target.with_module(module).generate(count, conditioning=given or None, **run)
-        if drawn.shape[1] in (1, 3):
+        if is_image(drawn.shape[1:]):
             save_grid(to_images(drawn), folder / f"samples-{step}.png")
 
     return draw

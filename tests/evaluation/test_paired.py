@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from tempoquant.errors import InputError
-from tempoquant.evaluation import cosine, psnr, sqnr_db, ssim, temporal_mismatch, temporal_mismatch_of
+from tempoquant.evaluation import (
+    cosine,
+    psnr,
+    relative_error,
+    sqnr_db,
+    ssim,
+    temporal_mismatch,
+    temporal_mismatch_of,
+)
+from tempoquant.evaluation.ranges import data_range
 
 
 def test_psnr_by_hand():
@@ -51,6 +60,30 @@ def test_ssim_of_constant_images_by_hand():
     assert ssim(a, a).item() == pytest.approx(1.0)
     with pytest.raises(InputError, match=r"sides of at least 11, not \(1, 1, 10, 11\)"):
         ssim(a[:, :, 1:], b[:, :, 1:])
+
+
+def test_psnr_and_ssim_take_any_data_range():
+    draw = np.random.default_rng(0)
+    x, y = draw.uniform(-20, 20, (2, 1, 13, 15)), draw.uniform(-20, 20, (2, 1, 13, 15))
+    got = ssim(torch.from_numpy(x), torch.from_numpy(y), 40.0).numpy()
+    np.testing.assert_allclose(got, [ssim_by_loops(a, b, 40.0) for a, b in zip(x, y, strict=True)], rtol=1e-9)
+    # 10 log10(40^2 / 0.04) = 46.02: 26.02 dB above those of range 2.
+    zero, near = torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.2)
+    assert psnr(zero, near, 40.0).item() == pytest.approx(10 * math.log10(1600 / 0.04), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [(-1, 1, 2), (0, 1, 2), (-1.507, 1.392, 2), (-2, 2, 2), (-2.5, 1, 3.5), (-20, 20, 40), (3, 5, 2), (9, 9, 2)],
+)
+def test_the_range_of_images_is_2_unless_they_lie_far_outside(low, high, wanted):
+    assert data_range(torch.tensor([low, (low + high) / 2, high]).reshape(1, 1, 1, 3)) == pytest.approx(wanted)
+
+
+def test_relative_error_by_hand():
+    a = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
+    b = torch.tensor([[3.0, 4.5], [0.0, 0.0], [1.0, 2.0]])
+    assert relative_error(a, b).tolist() == pytest.approx([0.1, 0.0, 2.0])
 
 
 def test_sqnr_by_hand():

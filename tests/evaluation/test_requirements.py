@@ -1,7 +1,7 @@
 import pytest
 
 from tempoquant.errors import InputError
-from tempoquant.evaluation import judge, parse_requirements
+from tempoquant.evaluation import check_measured, judge, parse_requirements
 
 RESULT = {
     "psnr": {"mean": 22.5},
@@ -52,3 +52,22 @@ def test_refusals(text, said):
 def test_a_result_without_the_metric():
     with pytest.raises(InputError, match="no temporal_mismatch"):
         judge(parse_requirements("temporal_mismatch<=0.1"), {**RESULT, "temporal_mismatch": None})
+    # That the samples are no images is not that they are equal.
+    with pytest.raises(InputError, match="no psnr"):
+        judge(parse_requirements("psnr>=25"), {**RESULT, "psnr": None})
+    (equal,) = judge(parse_requirements("psnr>=25"), {**RESULT, "psnr": {"mean": None}})
+    assert equal.met
+
+
+def test_requirements_that_samples_do_not_have():
+    wanted = parse_requirements("sqnr>=20,relative_error<=0.1")
+    check_measured(wanted, (3, 16))
+    assert [o.met for o in judge(wanted, {**RESULT, "relative_error": {"mean": 0.2}})] == [True, False]
+    for text, shape, said in (
+        ("psnr>=25", (3, 16), r"psnr>=25: samples of \(3, 16\) have no PSNR or SSIM, which need images"),
+        ("ssim>=0.5", (4, 12, 12), "have no PSNR or SSIM"),
+        ("ssim>=0.5", (1, 10, 12), r"samples of \(1, 10, 12\) have no SSIM, which need images \(sides of at least 11"),
+    ):
+        with pytest.raises(InputError, match=said):
+            check_measured(parse_requirements(text), shape)
+    check_measured(parse_requirements("psnr>=25"), (1, 10, 12))

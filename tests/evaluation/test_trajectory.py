@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError, NumericsError
-from tempoquant.evaluation import compare, evaluate_pair, reference
+from tempoquant.evaluation import compare, evaluate_pair, psnr, reference, ssim
 from tempoquant.pipelines import Denoiser, DiffusersTarget, sample
 
 
@@ -46,10 +46,14 @@ RUN = {"projections": ["emb"], "samples": 3, "steps": 4, "seed": 1, "noise_sampl
 
 def test_metrics_by_independent_computation(full):
     other = with_shift(full, 0.3)
-    metrics = compare(reference(full, sampler="plms", **RUN), other)
+    with pytest.warns(UserWarning, match="samples of net reach from"):
+        metrics = compare(reference(full, sampler="plms", **RUN), other)
     a, b = (sample(d, samples=3, steps=4, seed=1, sampler="plms").double().numpy() for d in (full, other))
     mse = ((a - b) ** 2).reshape(3, -1).mean(1)
-    np.testing.assert_allclose(metrics.psnr, 10 * np.log10(4 / mse), rtol=1e-9)
+    # These samples reach to about 3: the peak is their own range.
+    np.testing.assert_allclose(metrics.psnr, 10 * np.log10((a.max() - a.min()) ** 2 / mse), rtol=1e-9)
+    norms = np.linalg.norm(a.reshape(3, -1), axis=1)
+    np.testing.assert_allclose(metrics.relative_error, np.linalg.norm((a - b).reshape(3, -1), axis=1) / norms)
     assert metrics.timesteps == [75, 50, 50, 25, 0]
     # The prediction differs by 0.03 everywhere, at inputs of the full-precision trajectory of samples 0 and 1.
     seen = []
@@ -110,6 +114,66 @@ def test_conditional_pipelines_are_compared_branch_by_branch():
     metrics = compare(base, target.with_module(other))
     assert len(metrics.psnr) == 3 and metrics.timesteps == [50, 0]
     assert 0.9 < metrics.cosine_min <= metrics.cosine_mean <= 1 and math.isfinite(metrics.sqnr)
+
+
+class Scaled(nn.Module):
+    """eps = scale x, so that samples are multiples of the initial noise."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale, self.emb = scale, nn.Linear(1, 1)
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        return sample * self.scale + 0 * self.emb(timestep[:1].float()[:, None]).sum()
+
+
+def scaled(scale: float, shape: tuple[int, ...] = (1, 12, 12), **options: bool) -> Denoiser:
+    torch.manual_seed(0)
+    scheduler = DDIMScheduler(num_train_timesteps=100, **{"clip_sample": False, **options})
+    return Denoiser(Scaled(scale), scheduler, shape, name="scaled")
+
+
+def test_a_reference_within_its_range_is_measured_in_the_range_of_images(recwarn):
+    base = reference(scaled(0.5, clip_sample=True), **RUN)
+    metrics = compare(base, scaled(0.6, clip_sample=True))
+    a, b = base.images.double(), metrics.images.double()
+    assert not recwarn and metrics.data_range == metrics.to_dict()["data_range"] == 2.0 and float(a.abs().max()) <= 1
+    mse = (a - b).square().flatten(1).mean(1)
+    assert metrics.psnr == (10 * torch.log10(4 / mse)).tolist()
+
+
+def test_a_reference_that_leaves_its_range_is_measured_in_its_own():
+    base, other = scaled(0.0), scaled(0.05)
+    with pytest.warns(UserWarning, match="PSNR and SSIM take their own data range") as said:
+        truth = reference(base, **RUN)
+    assert len(said) == 1 and "clip_sample" in str(said[0].message) and "\n" not in str(said[0].message)
+    metrics = compare(truth, other)
+    a, b = truth.images.double(), metrics.images.double()
+    own = float(a.max() - a.min())
+    assert own > 4 and metrics.data_range == metrics.to_dict()["data_range"] == own
+    # Scale is of no account: tenfold images with tenfold errors are as alike as these.
+    alike = ssim(10 * a, 10 * b, 10 * own)
+    np.testing.assert_allclose(metrics.ssim, alike, rtol=1e-9)
+    np.testing.assert_allclose(metrics.psnr, psnr(10 * a, 10 * b, 10 * own), rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(3, 16), (1, 4, 6, 5), (4, 12, 12), (2, 12, 12)])
+def test_samples_that_are_no_images_have_neither_psnr_nor_ssim(shape, recwarn):
+    base = reference(scaled(0.1, shape), **RUN)
+    metrics = compare(base, scaled(0.15, shape))
+    data = metrics.to_dict()
+    assert not recwarn and data["psnr"] is data["ssim"] is data["data_range"] is None
+    assert json.loads(json.dumps(data, allow_nan=False)) == data and math.isfinite(data["sqnr"]["db"])
+    a, b = base.images.flatten(1).double().numpy(), metrics.images.flatten(1).double().numpy()
+    wanted = np.linalg.norm(a - b, axis=1) / np.linalg.norm(a, axis=1)
+    np.testing.assert_allclose(data["relative_error"]["per_image"], wanted, rtol=1e-9)
+    assert 0 < data["relative_error"]["mean"] < 1
+
+
+def test_images_too_small_for_its_window_have_no_ssim():
+    shape = (1, 10, 12)
+    metrics = compare(reference(scaled(0.5, shape, clip_sample=True), **RUN), scaled(0.6, shape, clip_sample=True))
+    assert metrics.ssim is None and len(metrics.psnr) == 3
 
 
 def test_bad_input_is_named(full):

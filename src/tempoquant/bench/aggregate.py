@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tempoquant.bench.experiment import Experiment, Published, parse_bits
 from tempoquant.bench.records import Record
@@ -50,8 +51,9 @@ class Row:
 
 
 PAIRED = (
-    Metric("PSNR dB", 1, 2, lambda r: _or_infinite(r["paired"]["psnr"]["mean"])),
-    Metric("SSIM", 1, 3, lambda r: r["paired"]["ssim"]["mean"]),
+    Metric("PSNR dB", 1, 2, lambda r: r["paired"]["psnr"] and _or_infinite(r["paired"]["psnr"]["mean"])),
+    Metric("SSIM", 1, 3, lambda r: r["paired"]["ssim"] and r["paired"]["ssim"]["mean"]),
+    Metric("relative error %", -1, 2, lambda r: _of_no_images(r["paired"])),
     Metric("SQNR dB", 1, 2, lambda r: _or_infinite(r["paired"]["sqnr"]["db"])),
     Metric("temporal cosine", 1, 6, lambda r: r["paired"]["cosine"]["mean"]),
     Metric("mismatch %", -1, 1, lambda r: _times(100, r["paired"]["temporal_mismatch"])),
@@ -80,11 +82,11 @@ FULL_PRECISION = "W32A32"
 
 
 def metrics(records: Sequence[Record]) -> list[Metric]:
-    """The columns of these records: paired metrics, distances in the order they appear, known costs."""
+    """The columns of these records: paired metrics, distances in the order they appear, costs; those that any has."""
     names = dict.fromkeys(name for record in records for name in record["distribution"])
     distances = [Metric(n, 1 if n.startswith(MORE_IS_BETTER) else -1, 3, _distance(n)) for n in names]
-    costs = [metric for metric in COSTS if any(metric.read(record) is not None for record in records)]
-    return [*PAIRED, *distances, *costs]
+    found = [*PAIRED, *distances, *COSTS]
+    return [metric for metric in found if any(metric.read(record) is not None for record in records)]
 
 
 def rows(experiment: Experiment, records: Sequence[Record]) -> list[list[Row]]:
@@ -159,6 +161,11 @@ def _distance(name: str) -> Read:
 def _or_infinite(value: float | None) -> float:
     """The ratio of equal images, for which JSON has no number."""
     return math.inf if value is None else value
+
+
+def _of_no_images(paired: Mapping[str, Any]) -> float | None:
+    """Per cent, of samples that PSNR is no metric of."""
+    return _times(100, paired["relative_error"]["mean"]) if paired["psnr"] is None else None
 
 
 def _times(factor: float, value: float | None) -> float | None:

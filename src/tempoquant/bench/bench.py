@@ -1,9 +1,10 @@
 """Running an experiment: everything shared once, every run that is not done yet, then the tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -121,12 +122,19 @@ def _do(todo: list[Run], skipped: int, shared: Shared, results: Records, setup: 
     for task, result in work(setup, shared.chains(todo) if todo else [], jobs, board):
         if isinstance(result, dict):
             results.append(result)
-            psnr = result["paired"]["psnr"]["mean"]
-            board.ended(task.run.name, "equal images" if psnr is None else f"PSNR {psnr:.2f} dB")
+            board.ended(task.run.name, _told(result["paired"]))
         else:
             failures[task.run.name] = str(result)
             board.ended(task.run.name, f"failed: {result}")
     return failures
+
+
+def _told(paired: Mapping[str, Any]) -> str:
+    """A run's quality in a few words."""
+    if paired["psnr"] is None:
+        return f"relative error {100 * paired['relative_error']['mean']:.2f} %"
+    psnr = paired["psnr"]["mean"]
+    return "equal images" if psnr is None else f"PSNR {psnr:.2f} dB"
 
 
 def _made(out: Path) -> Path:

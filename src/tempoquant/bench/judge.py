@@ -18,7 +18,7 @@ from tempoquant.checkpoint.evidence import machine, versions
 from tempoquant.coverage import arithmetic_in_float
 from tempoquant.evaluation import PairedMetrics, Reference, compare, save_grid
 from tempoquant.job import full_precision
-from tempoquant.pipelines import Target, to_images
+from tempoquant.pipelines import Target, is_image, to_images
 from tempoquant.progress import Progress
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.stopwatch import Stopwatch
@@ -111,7 +111,7 @@ class Judge:
 
     def _picture(self, task: Task, metrics: PairedMetrics) -> None:
         folder = Path(self.setup.out) / "samples"
-        if metrics.images is not None and metrics.images.shape[1] in (1, 3):
+        if metrics.images is not None and is_image(metrics.images.shape[1:]):
             folder.mkdir(exist_ok=True)
             save_grid(to_images(metrics.images[:PICTURED]), folder / f"{task.run.name.replace('/', '_')}.png")
 

@@ -10,6 +10,7 @@ from tempoquant.bench.aggregate import Metric, Row, digits_of, metrics, rows
 from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.paper_schedule import FEW, MORE
 from tempoquant.bench.records import Record
+from tempoquant.evaluation.ranges import PIXEL_RANGE
 from tempoquant.files import write_whole
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
@@ -106,6 +107,11 @@ class Table:
             "Mean ± sample standard deviation over seeds; the best of each column at equal bits in bold. Seconds are "
             f"those of the whole quantization, shared recording and weights included; {threads}."
         )
+        notes += [
+            f"PSNR and SSIM take the reference's own data range, {own:.3g}, in place of 2: its samples leave [-1, 1]."
+            for own in sorted({record["paired"].get("data_range") or PIXEL_RANGE for record in self.records})
+            if own != PIXEL_RANGE
+        ]
         if any(metric.name == "CPU s, paper est." for metric in self.metrics):
             notes.append(
                 "Paper estimates: the same at the papers' iterations for every unit, extrapolated from the time of "

@@ -1,5 +1,6 @@
 """``tempoquant evaluate``."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,17 @@ from tempoquant.cli.options import (
     write_json,
 )
 from tempoquant.errors import InputError
-from tempoquant.evaluation import Outcome, compare, judge, parse_requirements, reference
+from tempoquant.evaluation import (
+    Outcome,
+    check_measured,
+    compare,
+    judge,
+    left_out,
+    parse_requirements,
+    reference,
+    why_left_out,
+)
+from tempoquant.evaluation.ranges import PIXEL_RANGE
 from tempoquant.evaluation.sampled import check_sampled
 from tempoquant.pipelines import Target
 from tempoquant.quantized import QuantizedPipeline
@@ -79,6 +90,8 @@ def evaluate_command(
     if wanted and not (Path(model) / EVIDENCE).is_file():
         raise InputError(f"{model} has no {EVIDENCE} to keep the outcome of --require in")
     full, quantized = _opened(model, reference_model, denoiser, engine)
+    shape = full.pixel_shape
+    check_measured(wanted, shape)
     given = (prompts, classes, guidance, quantized)
     run = {**schedule(quantized, steps, sampler), "seed": seed, "batch_size": batch_size}
     larger = None if plan is None else conditioning_of(full, distribution_samples, *given)
@@ -97,6 +110,8 @@ def evaluate_command(
         result["requirements"] = [outcome.to_dict() for outcome in outcomes]
         add_evidence(Path(model), "evaluation", result)
     console().print(_table(result))
+    if left_out(shape):
+        console().print(why_left_out(shape), soft_wrap=True)
     write_json(json_file, result)
     _report_outcomes(outcomes)
 
@@ -139,18 +154,37 @@ def _paired(
 def _table(result: dict[str, Any]) -> Table:
     table = Table("metric", "value", "what it says", box=None, title=f"{result['recipe']} against full precision")
     rows = [
-        ("PSNR", f"{result['psnr']['mean']:.2f} dB", f"images from the same noise, {result['samples']} samples"),
-        ("SSIM", f"{result['ssim']['mean']:.4f}", "likewise, structure"),
-        ("SQNR", f"{result['sqnr']['db']:.2f} dB", "predicted noise on the full-precision trajectory"),
-        (
-            "temporal cosine",
-            f"{result['cosine']['mean']:.6f}",
-            f"temporal features; least {result['cosine']['min']:.6f}",
-        ),
+        *_of_samples(result),
+        ("SQNR", _decibels(result["sqnr"]["db"]), "predicted noise on the full-precision trajectory"),
+        *_temporal(result),
     ]
-    if result["temporal_mismatch"] is not None:
-        share = f"{100 * result['temporal_mismatch']:.1f} %"
-        rows.append(("temporal mismatch", share, "features nearest to another time step's"))
     for row in [*rows, *many.table_rows(result.get("distribution", {}))]:
         table.add_row(*row)
     return table
+
+
+def _of_samples(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """How alike samples are: images by PSNR and SSIM, all others by their relative error."""
+    same = f"from the same noise, {result['samples']} samples"
+    if result["psnr"] is None:
+        error = result["relative_error"]["mean"]
+        yield "relative error", f"{100 * error:.2f} %", f"samples {same}; 0 is equal"
+    else:
+        own = "" if result["data_range"] == PIXEL_RANGE else f"; data range {result['data_range']:.3g}"
+        yield "PSNR", _decibels(result["psnr"]["mean"]), f"images {same}{own}"
+    if result["ssim"] is not None:
+        yield "SSIM", f"{result['ssim']['mean']:.4f}", "likewise, structure"
+
+
+def _temporal(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """How well temporal features are kept; nothing of a model without any."""
+    mean, least = (result["cosine"][name] for name in ("mean", "min"))
+    if mean is not None:
+        yield "temporal cosine", f"{mean:.6f}", f"temporal features; least {least:.6f}"
+    if result["temporal_mismatch"] is not None:
+        share = f"{100 * result['temporal_mismatch']:.1f} %"
+        yield "temporal mismatch", share, "features nearest to another time step's"
+
+
+def _decibels(value: float | None) -> str:
+    return "equal" if value is None else f"{value:.2f} dB"

@@ -22,16 +22,15 @@ from tempoquant.cli.options import (
     progress,
     schedule,
 )
-from tempoquant.evaluation import save_grid, save_images
+from tempoquant.evaluation.samples import check_ending, check_fit, save_samples
 from tempoquant.outputs import check_new
-from tempoquant.pipelines import to_images
 
 
 @app.command("generate")
 def generate_command(
     model: Folder,
     samples: Annotated[int, typer.Option("-n", "--samples", **COUNT, help="how many")] = 16,
-    out: Annotated[Path, typer.Option("-o", "--out", help="a .png grid, or a folder of single files")] = Path(
+    out: Annotated[Path, typer.Option("-o", "--out", help="a .png grid, a folder of images, or a .npy array")] = Path(
         "grid.png"
     ),
     steps: Steps = None,
@@ -49,13 +48,11 @@ def generate_command(
 
     Example: tempoquant generate out -n 16 -o grid.png
     """
+    check_ending(out)
     check_new(out, overwrite)
     target, quantized = open_model(model, denoiser, engine)
+    check_fit(out, target.name, target.pixel_shape)
     options = schedule(quantized, steps, sampler)
     options["conditioning"] = conditioning_of(target, samples, prompts, classes, guidance, quantized)
-    images = to_images(target.generate(samples, seed=seed, batch_size=batch_size, progress=progress(), **options))
-    if out.suffix == ".png":
-        save_grid(images, out)
-    else:
-        save_images(images, out)
+    save_samples(target.generate(samples, seed=seed, batch_size=batch_size, progress=progress(), **options), out)
     console().print(f"{out}: {samples} samples, {options['steps']} steps, seed {seed}")

@@ -26,7 +26,7 @@ from tempoquant.cli.options import (
     write_json,
 )
 from tempoquant.coverage import coverage_lines
-from tempoquant.diagnosis import diagnose, read_fragment, with_overrides
+from tempoquant.diagnosis import check_diagnosable, diagnose, read_fragment, with_overrides
 from tempoquant.errors import InputError, unknown
 from tempoquant.methods import load_plugins, method_recipe
 from tempoquant.methods.ptqd import CORRECTIONS
@@ -116,6 +116,8 @@ def quantize_command(
         check_report(report, overwrite)
     check_job_output(out, overwrite)
     target = resolve(model)
+    if report is not None:
+        check_diagnosable(target)
     result = quantize(
         target,
         chosen,

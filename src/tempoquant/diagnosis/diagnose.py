@@ -21,13 +21,14 @@ from tempoquant.diagnosis.result import Diagnosis
 from tempoquant.diagnosis.walks import Cost, Course, Walker, layer_costs, step_costs
 from tempoquant.errors import InputError
 from tempoquant.evaluation import psnr, ssim
-from tempoquant.evaluation.paired import SSIM_WINDOW
+from tempoquant.evaluation.paired import has_ssim
+from tempoquant.evaluation.ranges import data_range, warn_of_range
 from tempoquant.graph import DenoiserGraph, read_denoiser
 from tempoquant.intervals import Clock
 from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
 from tempoquant.outputs import Kind, check_output
-from tempoquant.pipelines import build_scheduler, set_steps, state_hash, to_images
+from tempoquant.pipelines import Target, build_scheduler, check_image, set_steps, state_hash, to_images
 from tempoquant.pipelines.precision import conditioning_in_float32
 from tempoquant.pipelines.recorded import meet_schedule
 from tempoquant.progress import Progress, Silent
@@ -85,6 +86,7 @@ def diagnose(
     if out is not None:
         check_output(Path(out), overwrite, Kind.DIAGNOSIS)
     pair, shown = open_pair(quantized, reference), progress or Silent()
+    check_diagnosable(pair.full)
     given = conditioning_in_float32(conditioning)
     pair.full.check_conditioning(given, samples)
     run = _schedule(pair, steps, sampler, eta) | {"seed": seed}
@@ -116,6 +118,11 @@ def diagnose(
     return found
 
 
+def check_diagnosable(full: Target) -> None:
+    """Raise InputError unless a diagnosis can show what the full-precision model draws."""
+    check_image(full.name, full.pixel_shape, "a diagnosis compares images; `tempoquant evaluate` judges other samples")
+
+
 class _Finding:
     """One diagnosis on its way."""
 
@@ -143,11 +150,13 @@ class _Finding:
         )
         courses = self._courses()
         full, ours = courses[0], courses[1]
+        warn_of_range(self.pair.full.name, full.pixels)
+        own = data_range(full.pixels)
         truth = full.pixels[: self.ranked]
         culprits, ranges = self._costs(truth) if self.ranked else ((), ())
-        small = min(full.pixels.shape[-2:]) < SSIM_WINDOW
+        small = not has_ssim(full.pixels.shape[1:])
         return Diagnosis(
-            facts=self._facts(),
+            facts=self._facts() | {"data_range": own},
             projections=tuple(self.projections),
             units=tuple(self.units),
             layers=tuple(self.layers),
@@ -158,8 +167,8 @@ class _Finding:
             rows=self.store.rows,
             intervals=intervals_in_use(self.pair.own, self.layers, self.store.timesteps),
             deviations=torch.stack([course.deviation for course in courses[1:]]).float(),
-            psnr=psnr(full.pixels, ours.pixels).float(),
-            ssim=torch.full((len(ours.pixels),), torch.nan) if small else ssim(full.pixels, ours.pixels).float(),
+            psnr=psnr(full.pixels, ours.pixels, own).float(),
+            ssim=torch.full((len(ours.pixels),), torch.nan) if small else ssim(full.pixels, ours.pixels, own).float(),
             full_images=to_images(full.pixels),
             images=to_images(ours.pixels),
             full_frames=full.frames,

@@ -10,6 +10,7 @@ from tempoquant.evaluation.paired import (
     cosine,
     nearest_rows,
     psnr,
+    relative_error,
     sqnr_db,
     ssim,
     temporal_mismatch,
@@ -17,7 +18,15 @@ from tempoquant.evaluation.paired import (
 )
 from tempoquant.evaluation.plan import Plan, plan_metrics
 from tempoquant.evaluation.real import open_reference
-from tempoquant.evaluation.requirements import Outcome, Requirement, judge, parse_requirements
+from tempoquant.evaluation.requirements import (
+    Outcome,
+    Requirement,
+    check_measured,
+    judge,
+    left_out,
+    parse_requirements,
+    why_left_out,
+)
 from tempoquant.evaluation.result import PairedMetrics
 from tempoquant.evaluation.statistics import Statistics, default_cache, gather, load_statistics, save_statistics, told
 from tempoquant.evaluation.trajectory import Reference, compare, evaluate_pair, reference
@@ -35,6 +44,7 @@ __all__ = [
     "Requirement",
     "SmallClassifier",
     "Statistics",
+    "check_measured",
     "compare",
     "cosine",
     "default_cache",
@@ -44,6 +54,7 @@ __all__ = [
     "frechet_distance",
     "gather",
     "judge",
+    "left_out",
     "load_statistics",
     "nearest_rows",
     "open_reference",
@@ -51,6 +62,7 @@ __all__ = [
     "plan_metrics",
     "psnr",
     "reference",
+    "relative_error",
     "save_grid",
     "save_images",
     "save_statistics",
@@ -59,4 +71,5 @@ __all__ = [
     "temporal_mismatch",
     "temporal_mismatch_of",
     "told",
+    "why_left_out",
 ]

@@ -1,18 +1,28 @@
 """Paired metrics: the same noise through two denoisers, so that no reference data and few samples are needed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from tempoquant.errors import InputError
+from tempoquant.evaluation.ranges import PIXEL_RANGE
+from tempoquant.pipelines import is_image
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
-PIXEL_RANGE = 2.0
-"""From the least to the greatest pixel of images in [-1, 1]."""
+
+
+def has_psnr(shape: Sequence[int]) -> bool:
+    """Whether PSNR is a metric of samples of this shape, without the batch: it is one of images."""
+    return is_image(shape)
+
+
+def has_ssim(shape: Sequence[int]) -> bool:
+    """Whether SSIM is a metric of samples of this shape: it is one of images that its window fits into."""
+    return is_image(shape) and min(shape[-2:]) >= SSIM_WINDOW
 
 
 def psnr(full: Tensor, quantized: Tensor, data_range: float = PIXEL_RANGE) -> Tensor:
@@ -51,6 +61,17 @@ def ssim(full: Tensor, quantized: Tensor, data_range: float = PIXEL_RANGE) -> Te
     cov = _windowed(x * y) - mean_x * mean_y
     likeness = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
     return (likeness / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).flatten(1).mean(1)
+
+
+def relative_error(full: Tensor, quantized: Tensor) -> Tensor:
+    """``|x - x'| / |x|`` of every sample, (N,) float64, 0 for equal ones.
+
+    Args:
+        full, quantized: (N, ...), samples of any shape.
+    """
+    _check_pair(full, quantized)
+    error, power = (x.double().flatten(1).norm(dim=1) for x in (full.double() - quantized.double(), full))
+    return error / power.clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def sqnr_db(signal: Tensor, noisy: Tensor) -> float:

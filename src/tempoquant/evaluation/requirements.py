@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tempoquant.errors import InputError, unknown
+from tempoquant.evaluation.paired import SSIM_WINDOW, has_psnr, has_ssim
 
 METRIC_PATHS: dict[str, tuple[str, ...]] = {
     "psnr": ("psnr", "mean"),
     "ssim": ("ssim", "mean"),
     "sqnr": ("sqnr", "db"),
+    "relative_error": ("relative_error", "mean"),
     "temporal_cosine": ("cosine", "mean"),
     "temporal_cosine_min": ("cosine", "min"),
     "temporal_mismatch": ("temporal_mismatch",),
@@ -27,6 +29,8 @@ METRIC_PATHS: dict[str, tuple[str, ...]] = {
 """Where each metric stands in an evaluation's result."""
 INFINITE_IF_NONE = ("psnr", "sqnr")
 """Metrics that are infinite for equal models, which JSON cannot say."""
+OF_IMAGES: dict[str, Callable[[Sequence[int]], bool]] = {"psnr": has_psnr, "ssim": has_ssim}
+"""Whether samples of a shape have these metrics."""
 BOUNDS: dict[str, Callable[[float, float], bool]] = {
     ">=": lambda value, bound: value >= bound,
     "<=": lambda value, bound: value <= bound,
@@ -98,6 +102,25 @@ def parse_requirements(text: str, metrics: Sequence[str] = ()) -> list[Requireme
     return found
 
 
+def check_measured(requirements: Sequence[Requirement], shape: Sequence[int]) -> None:
+    """Raise InputError unless samples of this shape, without the batch, have the metrics of all requirements."""
+    for requirement in requirements:
+        if requirement.metric in left_out(shape):
+            raise InputError(f"requirement {requirement.text}: {why_left_out(shape)}")
+
+
+def left_out(shape: Sequence[int]) -> list[str]:
+    """The metrics that samples of this shape, without the batch, do not have."""
+    return [metric for metric, has in OF_IMAGES.items() if not has(shape)]
+
+
+def why_left_out(shape: Sequence[int]) -> str:
+    """Why samples of this shape do not have the metrics of :func:`left_out`, in words."""
+    names = " or ".join(metric.upper() for metric in left_out(shape))
+    needed = "1 or 3 channels, height, width" if not has_psnr(shape) else f"sides of at least {SSIM_WINDOW}"
+    return f"samples of {tuple(shape)} have no {names}, which need images ({needed}): sqnr and relative_error judge them"
+
+
 def judge(requirements: Sequence[Requirement], result: Mapping[str, Any]) -> list[Outcome]:
     """Hold an evaluation's result against requirements.
 
@@ -113,10 +136,12 @@ def judge(requirements: Sequence[Requirement], result: Mapping[str, Any]) -> lis
 
 
 def _value(metric: str, result: Mapping[str, Any]) -> float:
-    value: Any = result
-    for key in METRIC_PATHS[metric]:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    if value is None and metric in INFINITE_IF_NONE:
+    *parents, last = METRIC_PATHS[metric]
+    found: Any = result
+    for key in parents:
+        found = found.get(key) or {}
+    value = found.get(last)
+    if last in found and value is None and metric in INFINITE_IF_NONE:
         return float("inf")
     if value is None:
         raise InputError(f"this evaluation has no {metric} to hold against a requirement")

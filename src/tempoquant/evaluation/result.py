@@ -13,16 +13,20 @@ class PairedMetrics:
     """How near a quantized denoiser is to its full-precision one.
 
     Attributes:
-        psnr, ssim: of each image (PSNR in dB, data range 2).
+        psnr, ssim: of each image (PSNR in dB); None of samples that are no images, SSIM of too small ones too.
+        data_range: that PSNR and SSIM are relative to: 2, or the reference's own range where it leaves [-1, 1].
+        relative_error: ``|x - x'| / |x|`` of each sample.
         timesteps: of the K denoiser calls, in step order.
         sqnr_steps: SQNR of the predicted noise at each call, dB. sqnr: over all calls.
         cosine: for every projection, of its temporal feature at each call.
-        images: the quantized model's, (N, C, H, W) in [-1, 1]; not part of :meth:`to_dict`.
+        images: the quantized model's, as ``Target.generate`` gives them; not part of :meth:`to_dict`.
         temporal_mismatch: share over unique time steps and projections, 0 to 1; None without projections.
     """
 
-    psnr: list[float]
-    ssim: list[float]
+    psnr: list[float] | None
+    ssim: list[float] | None
+    data_range: float | None
+    relative_error: list[float]
     timesteps: list[float]
     sqnr_steps: list[float]
     sqnr: float
@@ -42,10 +46,15 @@ class PairedMetrics:
         return min((value for row in self.cosine.values() for value in row), default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data; infinite values (equal images) become None, because JSON has no infinity."""
+        """Plain JSON data; infinite values (equal images) become None, because JSON has no infinity.
+
+        A metric that these samples do not have is None as a whole.
+        """
         return {
-            "psnr": _summary(self.psnr),
-            "ssim": _summary(self.ssim),
+            "psnr": None if self.psnr is None else _summary(self.psnr),
+            "ssim": None if self.ssim is None else _summary(self.ssim),
+            "data_range": self.data_range,
+            "relative_error": _summary(self.relative_error),
             "sqnr": {"db": _plain(self.sqnr), "per_step": [_plain(v) for v in self.sqnr_steps]},
             "timesteps": self.timesteps,
             "cosine": {"mean": self.cosine_mean, "min": self.cosine_min, "per_projection": self.cosine},

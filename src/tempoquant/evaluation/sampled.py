@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tempoquant.evaluation.plan import Plan
 from tempoquant.evaluation.statistics import Statistics
-from tempoquant.pipelines import Target, to_images
+from tempoquant.pipelines import Target, check_image, to_images
 from tempoquant.progress import Progress
 
 FIRST_INDEX = 100_000
@@ -17,6 +17,7 @@ FIRST_INDEX = 100_000
 
 def check_sampled(plan: Plan, target: Target, samples: int, conditioning: Mapping[str, Any] | None) -> None:
     """Raise InputError unless so many of the target's images can be measured; one empty latent is decoded."""
+    check_image(target.name, target.pixel_shape, "metrics of sets of images are not theirs: leave out --metrics")
     pixels = target.decode(torch.zeros(1, *target.denoiser.sample_shape))
     height, width, channels = to_images(pixels).shape[1:]
     plan.check((height, width, channels), samples, (conditioning or {}).get("prompt"))

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError
-from tempoquant.evaluation.paired import cosine, psnr, sqnr_db, ssim, temporal_mismatch_of
+from tempoquant.evaluation.paired import (
+    cosine,
+    has_psnr,
+    has_ssim,
+    psnr,
+    relative_error,
+    sqnr_db,
+    ssim,
+    temporal_mismatch_of,
+)
+from tempoquant.evaluation.ranges import data_range, warn_of_range
 from tempoquant.evaluation.result import PairedMetrics
 from tempoquant.pipelines import BareTarget, Denoiser, Seen, Target
 from tempoquant.pipelines.sampling import check_finite, evaluating
@@ -23,7 +33,7 @@ class Reference:
 
     Attributes:
         run: samples, steps, seed, sampler, eta, batch_size and conditioning of ``Target.generate``.
-        images: (N, C, H, W) pixels in [-1, 1].
+        images: (N, C, H, W) pixels in [-1, 1], or (N, *sample_shape) of a model that draws no images.
         calls: what the denoiser was given at every step along the trajectories of the first ``noise_samples``, K calls.
         predictions: its output at each of them.
         features: for every projection its output along the first of these trajectories, (K, d).
@@ -34,6 +44,11 @@ class Reference:
     calls: list[Seen]
     predictions: list[Tensor]
     features: dict[str, Tensor]
+
+    @property
+    def data_range(self) -> float | None:
+        """What PSNR and SSIM are relative to, see :func:`~tempoquant.evaluation.ranges.data_range`; None without."""
+        return data_range(self.images) if has_psnr(self.images.shape[1:]) else None
 
 
 def reference(
@@ -58,6 +73,9 @@ def reference(
 
     Raises:
         InputError: a value is out of range, or a projection is no module of the denoiser.
+
+    Warns:
+        UserWarning: images leave [-1, 1], so that PSNR and SSIM are relative to their own range.
     """
     target = _target(full)
     _check_projections(target.denoiser, projections)
@@ -65,6 +83,8 @@ def reference(
         raise InputError(f"noise samples {noise_samples} is out of range: 1 to {samples}, the samples")
     run: dict[str, Any] = {"steps": steps, "seed": seed, "sampler": sampler, "eta": eta, "batch_size": batch_size}
     images = target.generate(samples, conditioning=conditioning, progress=progress, **run)
+    if has_psnr(images.shape[1:]):
+        warn_of_range(target.name, images)
     calls: list[Seen] = []
     some = {name: _first(value, noise_samples) for name, value in (conditioning or {}).items()} or None
     together = {**run, "batch_size": noise_samples}
@@ -101,9 +121,12 @@ def compare(
     # Tables have one row a unique time step, so a repeated one must not count twice.
     first = [timesteps.index(t) for t in sorted(set(timesteps))]
     rows = {name: value[first] for name, value in full.items()}
+    own = reference.data_range
     return PairedMetrics(
-        psnr=psnr(reference.images, images).tolist(),
-        ssim=ssim(reference.images, images).tolist(),
+        psnr=psnr(reference.images, images, own).tolist() if own else None,
+        ssim=ssim(reference.images, images, own).tolist() if own and has_ssim(images.shape[1:]) else None,
+        data_range=own,
+        relative_error=relative_error(reference.images, images).tolist(),
         timesteps=timesteps,
         sqnr_steps=[sqnr_db(a, b) for a, b in zip(reference.predictions, predictions, strict=True)],
         sqnr=sqnr_db(torch.cat(reference.predictions), torch.cat(predictions)),

@@ -132,7 +132,8 @@ class DiffusersTarget:
         vae = self._autoencoder
         if vae is None:
             return self.denoiser.sample_shape
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        # Pipelines know it of autoencoders that count their levels in another way.
+        factor = getattr(self.pipe, "vae_scale_factor", None) or 2 ** (len(vae.config.block_out_channels) - 1)
         return (int(vae.config.in_channels), *(side * factor for side in self.denoiser.sample_shape[1:]))
 
     @property

@@ -1,7 +1,28 @@
-"""Samples as pictures."""
+"""Samples as images: which of them are, and their pixels."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from tempoquant.errors import InputError
+
+CHANNELS = (1, 3)
+
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether samples of this shape, without the batch, are images: (C, H, W) with C 1 or 3."""
+    return len(shape) == 3 and shape[0] in CHANNELS
+
+
+def check_image(name: str, shape: Sequence[int], why: str) -> None:
+    """Raise InputError unless samples of this shape are images.
+
+    Args:
+        name: of the model. why: images are needed, and what to do without; ends the message.
+    """
+    if not is_image(shape):
+        raise InputError(f"samples of {name} are {tuple(shape)} and no images (1 or 3, height, width): {why}")
 
 
 def to_images(x: Tensor) -> Tensor:

@@ -55,11 +55,13 @@ class Pictures:
     Grey images of idx files, or of a tensor, that are smaller than the model's are padded with black on all sides.
 
     Raises:
-        InputError: the model takes another number of channels, or another size.
+        InputError: the model takes another number of channels, another size, or no images.
     """
 
     def __init__(self, images: ImageSet, shape: Sequence[int]):
         self.images = images
+        if len(shape) != 3:
+            raise InputError(f"{images.name}: images are no samples of {tuple(shape)}: train this model without --data")
         channels, *size = shape
         height, width, own = images.shape
         wanted = f"{size[0]}x{size[1]}x{channels}"

@@ -1,0 +1,49 @@
+"""Samples on disk: a grid of images, a folder of them, or an array of samples of any shape."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from tempoquant.errors import InputError
+from tempoquant.evaluation.grid import save_grid, save_images
+from tempoquant.files import replacing
+from tempoquant.pipelines import check_image, to_images
+
+GRID, ARRAY = ".png", ".npy"
+
+
+def check_ending(path: Path) -> None:
+    """Raise InputError if ``path`` has the ending of images that :func:`save_samples` does not write."""
+    if path.suffix.lower() != GRID and path.suffix.lower() in Image.registered_extensions():
+        raise InputError(
+            f"{path}: samples are written to a {GRID} (one grid of images), a {ARRAY} (an array) or a folder of images"
+        )
+
+
+def check_fit(path: Path, name: str, shape: Sequence[int]) -> None:
+    """Raise InputError unless a model's samples can be written to ``path``.
+
+    Args:
+        name: of the model. shape: of one sample.
+    """
+    if path.suffix.lower() != ARRAY:
+        check_image(name, shape, f"write them to a {ARRAY} file, such as -o samples{ARRAY}")
+
+
+def save_samples(samples: Tensor, path: Path) -> None:
+    """Write samples by the ending of ``path``: .png one grid, .npy float32 (N, *sample_shape), else a folder of PNGs.
+
+    Args:
+        samples: (N, *sample_shape), as ``Target.generate`` gives them; images are clipped to [-1, 1], arrays are not.
+    """
+    ending = path.suffix.lower()
+    if ending == ARRAY:
+        with replacing(path, 4 * samples.numel()) as temporary, temporary.open("wb") as file:
+            np.save(file, samples.float().cpu().numpy())
+    elif ending == GRID:
+        save_grid(to_images(samples), path)
+    else:
+        save_images(to_images(samples), path)
