@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tempoquant.checkpoint.evidence import file_hash
+from tempoquant.diagnosis.saved import check_entries, check_tensors
 from tempoquant.diagnosis.walks import Cost
 from tempoquant.errors import FormatError
 from tempoquant.files import save_tensors, write_whole
@@ -123,6 +124,7 @@ class Diagnosis:
             version, digest = int(plain.pop("format_version")), str(plain.pop("tensors"))
             if version > FORMAT_VERSION:
                 raise FormatError(f"{path}: format version {version} is newer than {FORMAT_VERSION}")
+            check_entries(plain, str(path))
             known: dict[str, Any] = {
                 n: tuple(Cost(**cost) for cost in plain.pop(n)) for n in ("culprits", "step_ranges")
             }
@@ -130,6 +132,8 @@ class Diagnosis:
             tensors_path = path.with_name(TENSORS)
             if not tensors_path.is_file() or file_hash(tensors_path) != digest:
                 raise FormatError(f"{tensors_path} is missing or differs from its recorded hash")
-            return cls(facts=plain.pop("facts"), **(known | load_file(tensors_path)))
+            facts, tensors = plain.pop("facts"), load_file(tensors_path)
+            check_tensors(tensors, {**known, "facts": facts}, str(tensors_path))
+            return cls(facts=facts, **known, **tensors)
         except (ValueError, KeyError, TypeError, SafetensorError):
             raise FormatError(f"{path} is no diagnosis that this version reads") from None

@@ -1,0 +1,179 @@
+"""What a saved diagnosis must hold, so that pages and figures may rely on it: its entries, and its tensors' shapes."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+
+from tempoquant.errors import FormatError
+from tempoquant.recipe.wording import refused
+
+LARGEST = 2**63 - 1
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Plain = str | int | float | bool | None
+FLOATS = (torch.float32, torch.float64)
+INTEGERS = (torch.int32, torch.int64)
+SHAPES: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {
+    "timesteps": ("K", FLOATS + INTEGERS),
+    "rows": ("R", FLOATS + INTEGERS),
+    "feature_cosine": ("PK", FLOATS),
+    "feature_error": ("PK", FLOATS),
+    "nearest": ("PR", (torch.int64,)),
+    "unit_cosine": ("UK", FLOATS),
+    "unit_sqnr": ("UK", FLOATS),
+    "noise_sqnr": ("K", FLOATS),
+    "activations": ("LK7", FLOATS),
+    "intervals": ("LK2", FLOATS),
+    "deviations": ("3K", FLOATS),
+    "psnr": ("N", FLOATS),
+    "ssim": ("N", FLOATS),
+    "full_images": ("NHWC", (torch.uint8,)),
+    "images": ("NHWC", (torch.uint8,)),
+    "full_frames": ("FSHWC", (torch.uint8,)),
+    "frames": ("FSHWC", (torch.uint8,)),
+    "frame_steps": ("F", (torch.int64,)),
+}
+"""Tensor -> its dimensions, a letter each as in :class:`~tempoquant.Diagnosis` or a digit, and its dtypes."""
+FINITE = ("timesteps", "rows")
+BOUNDED = ("activations", "intervals", "deviations")
+"""Tensors without infinity; NaN stands for what was not measured."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _Size(_Part):
+    total: Count
+    ratio: Positive
+
+
+class _Width(_Part):
+    bits: Count
+
+
+class _Recipe(_Part):
+    weights: _Width
+    activations: _Width
+
+
+class _Quantized(_Part):
+    name: str
+    recipe: _Recipe | None
+    size: _Size | None
+    files: dict[str, str] = {}
+
+
+class _Reference(_Part):
+    name: str
+    hash: str
+    bytes: Count
+
+
+class _Schedule(_Part):
+    steps: Count
+    sampler: str | None
+    eta: float
+    seed: Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
+
+
+class _Conditioning(_Part):
+    prompt: str | list[str] = []
+    class_labels: Plain | list[Plain] = None
+    guidance_scale: float = 1.0
+
+
+class _Facts(_Part):
+    quantized: _Quantized
+    reference: _Reference
+    samples: Annotated[int, Field(ge=1, le=LARGEST)]
+    ranking_samples: Count
+    schedule: _Schedule
+    options: dict[str, Plain | list[str]] = {}
+    conditioning: _Conditioning = _Conditioning()
+    temporal_layers: list[str]
+    speed: Positive
+    data_range: Positive = 2.0
+    versions: dict[str, Plain]
+    machine: dict[str, Plain]
+
+
+class _Cost(_Part):
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    error: Annotated[float, Field(ge=0)]
+    share: Annotated[float, Field(ge=0, le=1)]
+
+
+class Entries(_Part):
+    """The entries of ``diagnosis.json`` that pages and figures read; further ones are let be."""
+
+    facts: _Facts
+    projections: list[str]
+    units: list[str]
+    layers: list[str]
+    culprits: list[_Cost]
+    step_ranges: list[_Cost]
+    policy: list[dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _ranked_alike(self) -> "Entries":
+        if self.culprits and not self.step_ranges:
+            raise ValueError("culprits are ranked and step_ranges are not")
+        return self
+
+
+def check_entries(entries: Mapping[str, Any], where: str) -> None:
+    """Raise FormatError unless these entries of ``diagnosis.json`` are whole and of the right types.
+
+    Args:
+        where: names the file in the message.
+    """
+    try:
+        Entries.model_validate(entries)
+        # Half of a surrogate pair, which JSON can name, cannot be written into a page.
+        json.dumps(entries, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"{where}: {error.object[error.start : error.end]!a} is no character") from None
+    except ValidationError as error:
+        raise FormatError(str(refused(error, Entries, where))) from None
+
+
+def check_tensors(tensors: Mapping[str, Tensor], entries: Mapping[str, Any], where: str) -> None:
+    """Raise FormatError unless tensors have the shapes, dtypes and bounds that go with each other and the entries.
+
+    Args:
+        entries: of :func:`check_entries`. where: names the file in the message.
+    """
+    if tensors.keys() != SHAPES.keys():
+        name = min(tensors.keys() ^ SHAPES.keys())
+        raise FormatError(f"{where}: tensor {name} is {'not known' if name in tensors else 'missing'}")
+    sizes = {letter: len(entries[n]) for letter, n in (("P", "projections"), ("U", "units"), ("L", "layers"))}
+    sizes |= {"N": entries["facts"]["samples"], **{digit: int(digit) for digit in "237"}}
+    for name, (shape, dtypes) in SHAPES.items():
+        found = tensors[name]
+        if found.dtype not in dtypes:
+            raise FormatError(f"{where}: {name} is {found.dtype}: {' or '.join(map(str, dtypes))} is needed")
+        # The first tensor with a dimension decides its size; the entries alone may be none.
+        own = dict(zip(shape, found.shape, strict=False))
+        sizes = {letter: max(size, 1) for letter, size in own.items()} | sizes
+        wanted = tuple(sizes.get(letter, 1) for letter in shape)
+        if tuple(found.shape) != wanted:
+            raise FormatError(f"{where}: {name} is {tuple(found.shape)}: {wanted} is needed")
+    _check_values(tensors, where)
+
+
+def _check_values(tensors: Mapping[str, Tensor], where: str) -> None:
+    sizes = {"nearest": len(tensors["rows"]), "frame_steps": len(tensors["timesteps"])}
+    for name, size in sizes.items():
+        if not bool(((tensors[name] >= 0) & (tensors[name] < size)).all()):
+            raise FormatError(f"{where}: {name} holds values outside 0 to {size - 1}")
+    wrong = [name for name in FINITE if not bool(tensors[name].isfinite().all())]
+    wrong += [name for name in BOUNDED if bool(tensors[name].isinf().any())]
+    wrong += ["psnr"] if bool(tensors["psnr"].isnan().any()) else []
+    if wrong:
+        raise FormatError(f"{where}: {wrong[0]} holds NaN or infinity")
