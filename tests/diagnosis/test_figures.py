@@ -1,5 +1,7 @@
 """Figures: labelled, readable, the same bytes each time, and true to their data."""
 
+from xml.etree import ElementTree
+
 import matplotlib
 import pytest
 import torch
@@ -25,6 +27,7 @@ from tempoquant.diagnosis.figures import (
 from tempoquant.diagnosis.figures.style import COLOURS
 from tempoquant.errors import InputError
 
+SVG_TEXT = "{http://www.w3.org/2000/svg}text"
 T = torch.tensor([75, 50, 25, 0])
 VALUES = {"one": torch.tensor([1.0, 0.9, 0.8, 0.7]), "two": torch.tensor([1.0, 1.0, 0.99, 0.98])}
 INTERVALS = torch.tensor([[-1.0, 1.0], [-2.0, 2.0], [-3.0, 3.0], [-4.0, 4.0]])
@@ -98,6 +101,27 @@ def test_a_map_shows_shares_by_value_and_step():
     (mesh,) = FIGURES["maps"]().axes[0].collections
     # Rows: values from the least; columns: steps. What never occurs is as pale as the rarest that is told apart.
     assert mesh.get_array().tolist() == [pytest.approx([share] * 4) for share in (0.25, 0.5, 0.25, 1e-4)]
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "a$b$ <b>&\"' \x1b[31m\x00 日本"])
+def test_names_are_drawn_as_they_are(name, tmp_path, recwarn):
+    one = torch.linspace(1, 0.7, 4)
+    quantiles, runs = torch.linspace(-1, 1, 7).expand(1, 4, 7), {name: INTERVALS.expand(1, 1, 4, 2)}
+    figures = [
+        temporal_cosine(T, {name: one, "other": one}, name),
+        interval_dynamics(T, {name: INTERVALS, "other": INTERVALS}),
+        interval_panels(T, [name], quantiles, runs),
+        activation_maps(T, [name], torch.linspace(-4, 4, 5).expand(1, 5), SHARES[:1], runs),
+        unit_map(T, [name, "other"], one.expand(2, 4)),
+        ranking([Cost(name, 3.0, 0.75), Cost("other", 1.0, 0.25)], "Layers", [name]),
+    ]
+    printed = "".join(c if c.isprintable() else "\ufffd" for c in name)
+    for i, figure in enumerate(figures):
+        # As text that a reader of XML finds again; a formula would be in pieces.
+        drawn = save_figure(figure, tmp_path / f"{i}")[1].read_text()
+        texts = [element.text or "" for element in ElementTree.fromstring(drawn).iter(SVG_TEXT)]
+        assert any(text.endswith(printed) for text in texts), (i, texts)
+    assert not any("Glyph" in str(warning.message) for warning in recwarn)
 
 
 def test_one_picture_by_its_ending(tmp_path):

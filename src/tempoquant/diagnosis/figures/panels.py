@@ -67,7 +67,9 @@ def activation_maps(
             axes.grid(False)
             _draw_intervals(axes, timesteps, {label: found[:, i] for label, found in intervals.items()})
             axes.set_ylim(float(edges[i, 0]), float(edges[i, -1]))
-        figure.colorbar(image, ax=list(panels), label="share of the step's values", aspect=40, extend="max")
+        shares_label = "share of the step's values in %"
+        bar = figure.colorbar(image, ax=list(panels), label=shares_label, aspect=40, extend="max")
+        bar.ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
         figure.supylabel("input of the layer", fontsize=9)
         _finish(figure, panels)
     return figure

@@ -1,6 +1,7 @@
 """How all figures look, and how they are saved: readable on light and dark paper, for colour-blind readers too."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +24,16 @@ INK = "#5b6068"
 WIDTH, HEIGHT = 5.4, 3.1
 DOTS, PICTURE_DOTS = 160, 140
 PICTURES = (".png", ".svg")
+UNPRINTABLE = dict.fromkeys([*range(9), 11, 12, *range(14, 32)], "\ufffd")
+"""Characters that XML cannot hold, by what stands for them."""
 STYLE: Any = {
     "font.size": 9,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
     "text.color": INK,
+    # Names of layers and models are drawn as they are: a dollar sign begins no formula.
+    "text.parse_math": False,
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.spines.top": False,
@@ -78,9 +83,9 @@ def svg(figure: Figure, salt: str) -> str:
         salt: makes the names inside differ from those of other figures on one page.
     """
     buffer = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": salt}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": salt}), _any_glyph():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return buffer.getvalue().translate(UNPRINTABLE)
 
 
 def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
@@ -89,7 +94,8 @@ def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
     paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
     # The first drawing moves the layout a little, so that the second one's bytes would be others.
     write_whole(paths[1], svg(figure, stem.name))
-    save_with(lambda temporary: figure.savefig(temporary, dpi=DOTS, facecolor="white"), paths[0])
+    with _any_glyph():
+        save_with(lambda temporary: figure.savefig(temporary, dpi=DOTS, facecolor="white"), paths[0])
     return paths
 
 
@@ -104,7 +110,16 @@ def save_picture(figure: Figure, path: Path) -> None:
         write_whole(path, svg(figure, path.stem))
         return
     how: dict[str, Any] = {"facecolor": "white", "format": "png", "pil_kwargs": {"optimize": True}}
-    save_with(lambda temporary: figure.savefig(temporary, dpi=PICTURE_DOTS, **how), path)
+    with _any_glyph():
+        save_with(lambda temporary: figure.savefig(temporary, dpi=PICTURE_DOTS, **how), path)
+
+
+@contextmanager
+def _any_glyph() -> Iterator[None]:
+    """Within the block nobody is told of characters that the font lacks: SVG has them as text, PNG a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def check_picture(path: Path) -> None:
