@@ -40,6 +40,12 @@ def test_labelled_rows_have_their_label_on_the_left(tmp_path):
     assert sheet[36, margin + 36].tolist() == [0, 0, 0] and sheet[104, margin + 36].tolist() == [200, 200, 200]
 
 
+def test_a_label_is_one_line(tmp_path):
+    many, one = (save_grid({label: flat(1, 0)}, tmp_path / "g.png").read_bytes() for label in ("a\nb\t c", "a b c"))
+    assert many == one
+    save_grid({"\x00\x1b日本$\\frac{$": flat(1, 0)}, tmp_path / "g.png")
+
+
 def test_bad_input(tmp_path):
     with pytest.raises(InputError, match=r"g.jpg is no .png file"):
         save_grid(flat(1, 0), tmp_path / "g.jpg")

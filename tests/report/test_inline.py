@@ -49,3 +49,10 @@ def test_the_element():
     assert found["size"] == "usual" and found["width"] == 567
     other = inline(Plot("m", mismatch_map(T.flip(0), torch.tensor([[0, 1, 2, 3]])), "words"), "shared")
     assert other["numbers"] == ""
+
+
+def test_a_name_that_looks_like_markup_is_drawn_as_it_is():
+    name = 'id="a" url(#b) #5b6068 </script>'
+    element = inline(Plot("x", noise_sqnr(T, {name: torch.ones(4), "b": torch.zeros(4)}), "words", T), "place")
+    assert '>id="a" url(#b) #5b6068 &lt;/script&gt;</text>' in element["svg"]
+    assert "</script" not in element["numbers"] and json.loads(element["numbers"])["series"][0]["name"] == name

@@ -3,17 +3,22 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import torch
+from markdown_it import MarkdownIt
 
 import tempoquant
 from tempoquant import Diagnosis
+from tempoquant.diagnosis import Cost
+from tempoquant.diagnosis.figures import ranking, temporal_cosine
 from tempoquant.errors import InputError
 from tempoquant.report import write_report
 from tempoquant.report.entries import confidence
 from tempoquant.report.pictures import difference, reduced
+from tempoquant.report.plots import Plot
 from tiny import small_recipe, unet_pipeline
 
 VOID = ("meta", "link", "img", "input", "br", "hr", "use", "path")
@@ -75,6 +80,68 @@ def test_what_the_page_says_is_escaped(folders, tmp_path, few):
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
 
 
+HOSTILE = (
+    """<script>alert(1)</script> <img src=x onerror=alert(2)> [a](http://b) ![c](d) | `e` *f* _g_ $\\frac{$ &lt;"'"""
+)
+
+
+def hostile(found: Diagnosis) -> Diagnosis:
+    """The diagnosis with a text everywhere that HTML and Markdown would read as more than text."""
+    facts, recipe = found.facts, {**found.facts["quantized"]["recipe"], "method": f"x\n```\n{HOSTILE}"}
+    quantized = {**facts["quantized"], "name": HOSTILE, "recipe": recipe, "files": {HOSTILE: HOSTILE}}
+    said = {"quantized": quantized, "reference": {**facts["reference"], "name": HOSTILE}}
+    said |= {"versions": {HOSTILE: HOSTILE}, "conditioning": {"prompt": [f"```\n{HOSTILE}"]}}
+    said |= {"options": {"reference": HOSTILE, "layer": [HOSTILE]}}
+    names = {name: (HOSTILE, *getattr(found, name)[1:]) for name in ("projections", "units", "layers")}
+    costs = {n: tuple(replace(cost, name=HOSTILE) for cost in getattr(found, n)) for n in ("culprits", "step_ranges")}
+    return replace(found, facts={**facts, **said}, policy=({"match": HOSTILE, "weight_bits": 8},), **names, **costs)
+
+
+class Texts(Balanced):
+    """Also keeps the text, and the tags with their attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.tags = "", []
+
+    def handle_starttag(self, tag, attrs):
+        super().handle_starttag(tag, attrs)
+        self.tags.append((tag, [name for name, _ in attrs]))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.parametrize("suffix", [".html", ".md"])
+def test_text_stays_text(suffix, folders, tmp_path, monkeypatch):
+    def plots(of: object) -> list[Plot]:
+        costs = [Cost(HOSTILE, 3.0, 0.75), Cost("b", 1.0, 0.25)]
+        lines = temporal_cosine(torch.arange(4), {HOSTILE: torch.ones(4), "b": torch.zeros(4)}, HOSTILE)
+        return [Plot("a", ranking(costs, HOSTILE), HOSTILE), Plot("b", lines, HOSTILE, torch.arange(4))]
+
+    for module in ("page", "markdown"):
+        monkeypatch.setattr(f"tempoquant.report.{module}.own_plots", lambda entry: ())
+        monkeypatch.setattr(f"tempoquant.report.{module}.shared_plots", plots)
+    hostile(Diagnosis.load(folders[0] / "diagnosis")).save(tmp_path / "d")
+    other = tmp_path / "<b>&"
+    tempoquant.quantize(unet_pipeline(), small_recipe("rtn"), out=other)
+    text = write_report([tmp_path / "d", other], (tmp_path / "a (1) <b>").with_suffix(suffix)).read_text()
+    found = Texts()
+    if suffix == ".md":
+        text = MarkdownIt("commonmark").enable("table").render(text)
+        pictures = [unquote(address) for address in re.findall(r"src=\"(.*?)\"", text)]
+        assert len(pictures) == 4 and all((tmp_path / name).is_file() for name in pictures)
+    found.feed(text)
+    assert found.open == []
+    # The page's own two scripts and the numbers of one figure, none in Markdown.
+    assert [tag for tag, _ in found.tags].count("script") == (3 if suffix == ".html" else 0)
+    assert not any(name.startswith("on") for _, names in found.tags for name in names)
+    wanted = ("data:", "#") if suffix == ".html" else ("a%20%281%29%20%3Cb%3E_files/",)
+    assert all(address.startswith(wanted) for address in found.addresses)
+    # Verdict, table, findings, policy, commands: each says it in full.
+    assert found.text.count(HOSTILE) > 8 and "<b>&" in found.text
+
+
 def test_a_model_of_another_tool(folders, tmp_path, few):
     found = Diagnosis.load(folders[0] / "diagnosis")
     quantized = {"name": "theirs", "recipe": None, "size": None}
@@ -89,7 +156,7 @@ def test_markdown_has_the_same_content(folders, tmp_path):
     text = path.read_text()
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", text)
     assert len(pictures) > 10 and all((tmp_path / name).is_file() for name in pictures)
-    for said in ("Use ", "| rtn W3A8", "policy:", "tempoquant diagnose", "on its way from noise"):
+    for said in ("Use ", "rtn W3A8", "policy:", "tempoquant diagnose", "on its way from noise"):
         assert said.lower() in text.lower()
 
 
@@ -113,11 +180,12 @@ def test_refusals(folders, tmp_path, few):
     plain = tmp_path / "plain"
     tempoquant.quantize(unet_pipeline(), small_recipe("rtn"), out=plain)
     other = Diagnosis.load(folders[0] / "diagnosis")
-    replace(other, facts={**other.facts, "samples": 9}).save(tmp_path / "other")
+    schedule = {**other.facts["schedule"], "seed": 9}
+    replace(other, facts={**other.facts, "schedule": schedule}).save(tmp_path / "other")
     for given, out, said in (
         ([tmp_path / "none"], "r.html", "is no folder"),
         ([plain], "r.html", f"make one with `tempoquant diagnose {plain} --reference DDIMPipeline"),
-        ([folders[0], tmp_path / "other"], "r.html", "samples differs"),
+        ([folders[0], tmp_path / "other"], "r.html", "schedule differs"),
         (folders, "there.html", "exists"),
         (folders, "r.pdf", "is a .html or a .md"),
         (folders, "none/r.html", "is no folder to write"),

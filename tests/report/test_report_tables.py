@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from tempoquant.report.entries import Entry, read_entries
-from tempoquant.report.tables import GLOSSARY, stored_metrics, table
+from tempoquant.report.tables import GLOSSARY, notes, stored_metrics, table
 
 
 def test_every_column_is_explained_and_filled(folders):
@@ -18,6 +18,7 @@ def test_what_evaluations_left():
     kept = {
         "psnr": {"per_image": [20.0, 30.0]},
         "ssim": {"per_image": [None, 0.5]},
+        "data_range": 2.0,
         "distribution": {
             "kid": {"name": "KID", "value": 0.01234, "std": 0.001, "generated": 512, "real": 600},
             "extractor": "inception",
@@ -36,3 +37,14 @@ def test_what_evaluations_left():
         ("psnr>=28", "25", "missed by 3"),
         ("sqnr>=5", "infinite", "met"),
     ]
+
+
+def test_a_data_range_other_than_that_of_images_is_said():
+    for facts, said in (({}, 0), ({"data_range": 2.0}, 0), ({"data_range": 41.26}, 1)):
+        found = notes([Entry("a", "a", SimpleNamespace(facts=facts))])
+        assert len(found) == said and all("data range, 41.3" in line for line in found)
+    kept = {"psnr": {"per_image": [20.0, 30.0]}, "ssim": None, "data_range": 41.26}
+    (line,) = stored_metrics([Entry("a", "a", SimpleNamespace(), {"evaluation": kept})])
+    assert line["note"] == "2 images, data range 41.3"
+    # Samples that are no images have neither.
+    assert stored_metrics([Entry("a", "a", SimpleNamespace(), {"evaluation": {"psnr": None, "ssim": None}})]) == []

@@ -6,4 +6,13 @@ from tempoquant.diagnosis.result import VARIANTS, Diagnosis
 from tempoquant.diagnosis.walks import Cost
 from tempoquant.diagnosis.watch import LEVELS
 
-__all__ = ["LEVELS", "VARIANTS", "Cost", "Diagnosis", "check_diagnosable", "diagnose", "read_fragment", "with_overrides"]
+__all__ = [
+    "LEVELS",
+    "VARIANTS",
+    "Cost",
+    "Diagnosis",
+    "check_diagnosable",
+    "diagnose",
+    "read_fragment",
+    "with_overrides",
+]

@@ -134,6 +134,6 @@ class Diagnosis:
                 raise FormatError(f"{tensors_path} is missing or differs from its recorded hash")
             facts, tensors = plain.pop("facts"), load_file(tensors_path)
             check_tensors(tensors, {**known, "facts": facts}, str(tensors_path))
-            return cls(facts=facts, **known, **tensors)
+            return cls(facts=facts, **(known | tensors))
         except (ValueError, KeyError, TypeError, SafetensorError):
             raise FormatError(f"{path} is no diagnosis that this version reads") from None

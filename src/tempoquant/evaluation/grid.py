@@ -48,7 +48,8 @@ def save_grid(images: Tensor | Mapping[str, Tensor], path: str | Path, columns: 
         width = columns or math.ceil(math.sqrt(len(pictures)))
         rows = [("", pictures[start : start + width]) for start in range(0, len(pictures), width)]
     else:
-        rows = [(label, _pictures(row)) for label, row in images.items()]
+        # A font measures single lines alone.
+        rows = [(" ".join(label.split()), _pictures(row)) for label, row in images.items()]
     if not rows:
         raise InputError("no images to write")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -118,7 +118,9 @@ def why_left_out(shape: Sequence[int]) -> str:
     """Why samples of this shape do not have the metrics of :func:`left_out`, in words."""
     names = " or ".join(metric.upper() for metric in left_out(shape))
     needed = "1 or 3 channels, height, width" if not has_psnr(shape) else f"sides of at least {SSIM_WINDOW}"
-    return f"samples of {tuple(shape)} have no {names}, which need images ({needed}): sqnr and relative_error judge them"
+    return (
+        f"samples of {tuple(shape)} have no {names}, which need images ({needed}): sqnr and relative_error judge them"
+    )
 
 
 def judge(requirements: Sequence[Requirement], result: Mapping[str, Any]) -> list[Outcome]:

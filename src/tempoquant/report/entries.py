@@ -115,6 +115,11 @@ def _check_comparable(found: Sequence[tuple[str, Diagnosis]]) -> None:
                     f"{name} and {first} cannot stand on one page: their {key} differs ({_short(here)} and "
                     f"{_short(there)}); diagnose them alike"
                 )
+        for key in ("timesteps", "images", "frames"):
+            here, there = getattr(diagnosis, key), getattr(base, key)
+            if here.shape != there.shape:
+                sizes = f"{tuple(here.shape)} and {tuple(there.shape)}"
+                raise InputError(f"{name} and {first} cannot stand on one page: their {key} are {sizes}")
 
 
 def _short(value: Any) -> str:

@@ -15,16 +15,15 @@ from tempoquant.report.plots import Plot
 PIXELS_AN_INCH = 105
 """One scale for all figures, so that their letters are of one size."""
 LARGE_INCHES = 6.0
+TAG = re.compile("<[^>]*>")
 
 
 def inline(plot: Plot, place: str) -> dict[str, Any]:
     """A figure as an ``<svg>`` element whose ink is the page's, with a title for screen readers."""
     text = svg(plot.figure, f"{place}-{plot.name}")
     title = plot.figure.axes[0].get_title()
-    element = text[text.index("<svg") :].replace(INK, "currentColor")
-    # Names inside must be the page's only ones.
-    for reference in ('id="', "url(#", 'href="#'):
-        element = element.replace(reference, f"{reference}{place}-{plot.name}-")
+    # In tags alone: text may say the same.
+    element = TAG.sub(lambda tag: _own(tag[0], f"{place}-{plot.name}-"), text[text.index("<svg") :])
     name = f"{place}-{plot.name}-said"
     element = re.sub(r"<svg ", f'<svg role="img" aria-labelledby="{name}-title" ', element, count=1)
     # A figure's own title is a drawing: its text would be read in bits.
@@ -37,6 +36,13 @@ def inline(plot: Plot, place: str) -> dict[str, Any]:
         "width": round(plot.figure.get_figwidth() * PIXELS_AN_INCH),
         "numbers": "" if plot.timesteps is None else _in_script(numbers(plot)),
     }
+
+
+def _own(tag: str, prefix: str) -> str:
+    """A tag in the page's ink, whose names are the page's only ones."""
+    for reference in ('id="', "url(#", 'href="#'):
+        tag = tag.replace(reference, f"{reference}{prefix}")
+    return tag.replace(INK, "currentColor")
 
 
 def numbers(plot: Plot) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from tempoquant.report.again import PROMPTS, commands, prompts
 from tempoquant.report.entries import Entry, Missing
 from tempoquant.report.page import MOST_IMAGES, TITLE, findings
 from tempoquant.report.pictures import GAIN, difference
+from tempoquant.report.plain_text import address, code, code_block, escaped
 from tempoquant.report.plots import Plot, own_plots, shared_plots
-from tempoquant.report.tables import GLOSSARY, stored_metrics, table
+from tempoquant.report.tables import GLOSSARY, notes, stored_metrics, table
 from tempoquant.report.verdict import others, verdict
 
 
@@ -39,15 +40,16 @@ def write_markdown(
     """Write ``path`` and the folder ``<name>_files`` that it shows pictures from."""
     with writing(files_of(path), Kind.PICTURES, overwrite=overwrite) as output, output.staging() as folder:
         lines = _lines(entries, missing, Pictures(folder, files_of(path).name))
-    write_whole(path, "\n".join([*lines, "This page:", "", "    " + command, ""]))
+    write_whole(path, "\n".join([*lines, "This page:", "", *code_block(command), ""]))
     return path
 
 
 def _lines(entries: Sequence[Entry], missing: Sequence[Missing], files: Pictures) -> list[str]:
     """The page, its pictures written."""
-    lines = [f"# {TITLE}", "", f"**{verdict(entries)}**", "", *(f"- {line}" for line in others(entries)), ""]
+    said = [*others(entries), *notes(entries)]
+    lines = [f"# {TITLE}", "", f"**{escaped(verdict(entries))}**", "", *_items(said), ""]
     lines += [*_table(entries), *_kept(entries), "", *(f"- *{name}*: {words}" for name, words in GLOSSARY.items()), ""]
-    lines += [f"{m.name} has no diagnosis yet. Make one: `{m.command}`\n" for m in missing]
+    lines += [f"{escaped(m.name)} has no diagnosis yet. Make one: {code(m.command)}\n" for m in missing]
     lines += _grid(
         _rows(entries), "samples", f"Pictures from the same noise, differences {GAIN} times amplified", files
     )
@@ -61,22 +63,32 @@ def _lines(entries: Sequence[Entry], missing: Sequence[Missing], files: Pictures
 
 def _table(entries: Sequence[Entry]) -> Iterator[str]:
     found = table(entries)
-    yield _cells(found["columns"])
-    yield _cells(["---"] * len(found["columns"]))
+    yield from _header(found["columns"])
     for row in found["rows"]:
-        yield _cells([f"**{cell}**" if row["mark"] and i == 0 else cell for i, cell in enumerate(row["cells"])])
+        first, *rest = map(escaped, row["cells"])
+        yield _cells([f"**{first}**" if row["mark"] else first, *rest])
 
 
 def _kept(entries: Sequence[Entry]) -> Iterator[str]:
     found = stored_metrics(entries)
     if found:
-        yield from ("", _cells(["model", "metric or requirement", "value", "note"]), _cells(["---"] * 4))
+        yield ""
+        yield from _header(["model", "metric or requirement", "value", "note"])
     for line in found:
-        yield _cells([line["model"], line["name"], line["value"], line["note"]])
+        yield _cells([escaped(line[name]) for name in ("model", "name", "value", "note")])
+
+
+def _header(columns: Sequence[str]) -> Iterator[str]:
+    yield _cells([escaped(column) for column in columns])
+    yield _cells(["---"] * len(columns))
 
 
 def _cells(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(cells)} |"
+
+
+def _items(lines: Sequence[str]) -> list[str]:
+    return [f"- {escaped(line)}" for line in lines]
 
 
 def _rows(entries: Sequence[Entry]) -> dict[str, torch.Tensor]:
@@ -106,26 +118,26 @@ def _grey_or_colour(images: torch.Tensor) -> torch.Tensor:
 
 
 def _model(entry: Entry, number: int, files: Pictures) -> list[str]:
-    lines = [f"## {entry.label}", "", *(f"- {line}" for line in findings(entry)), ""]
+    lines = [f"## {escaped(entry.label)}", "", *_items(findings(entry)), ""]
     for plot in own_plots(entry):
         lines += _figure(plot, files, f"model{number}")
     lines += _block("Keep in higher precision (`--policy`):", {"policy": list(entry.diagnosis.policy)})
-    lines += ["To make it again:", "", *(f"    {line}" for line in commands(entry)), ""]
+    lines += ["To make it again:", "", *code_block("\n".join(commands(entry))), ""]
     told = prompts(entry)
-    lines += [f"`{PROMPTS}`:", "", *(f"    {line}" for line in told), ""] if told else []
+    lines += [f"`{PROMPTS}`:", "", *code_block("\n".join(told)), ""] if told else []
     recipe = entry.diagnosis.facts["quantized"]["recipe"]
     return lines + (_block("`recipe.yaml`:", recipe) if recipe else [])
 
 
 def _block(title: str, data: dict) -> list[str]:
-    return [title, "", "```yaml", yaml.safe_dump(data, sort_keys=False).rstrip(), "```", ""]
+    return [title, "", *code_block(yaml.safe_dump(data, sort_keys=False), "yaml"), ""]
 
 
 def _figure(plot: Plot, files: Pictures, place: str) -> list[str]:
     name = f"{place}-{plot.name}"
     save_figure(plot.figure, files.folder / name)
-    return [_picture(name, files.name, plot.figure.axes[0].get_title()), "", plot.words, ""]
+    return [_picture(name, files.name, plot.figure.axes[0].get_title()), "", escaped(plot.words), ""]
 
 
 def _picture(name: str, folder: str, words: str) -> str:
-    return f"![{words}]({folder}/{name}.png)"
+    return f"![{escaped(words)}]({address(folder, name)}.png)"

@@ -11,7 +11,7 @@ from tempoquant.report.entries import Entry, Missing
 from tempoquant.report.inline import inline
 from tempoquant.report.pictures import GAIN, data_uri, difference, strip_uri
 from tempoquant.report.plots import own_plots, shared_plots
-from tempoquant.report.tables import GLOSSARY, decibels, stored_metrics, table
+from tempoquant.report.tables import GLOSSARY, decibels, notes, stored_metrics, table
 from tempoquant.report.verdict import chosen, others, verdict
 
 MOST_IMAGES = 8
@@ -28,7 +28,7 @@ def page(entries: Sequence[Entry], missing: Sequence[Missing], command: str) -> 
     return {
         "title": TITLE,
         "verdict": verdict(entries),
-        "others": others(entries),
+        "others": [*others(entries), *notes(entries)],
         "table": table(entries),
         "glossary": GLOSSARY,
         "metrics": stored_metrics(entries),

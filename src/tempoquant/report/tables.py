@@ -1,11 +1,12 @@
 """The tables of a report: models beside each other, and what evaluations left in their folders."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from tempoquant.evaluation.ranges import PIXEL_RANGE
 from tempoquant.report.entries import Entry, confidence
 from tempoquant.report.verdict import GOOD, chosen
 
@@ -40,6 +41,22 @@ def table(entries: Sequence[Entry]) -> dict[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
+def notes(entries: Sequence[Entry]) -> list[str]:
+    """What must be known of the numbers, which are of one reference."""
+    own = data_range_of(entries[0].diagnosis.facts)
+    if own == PIXEL_RANGE:
+        return []
+    return [
+        f"The original's samples leave [-1, 1]: PSNR and SSIM are relative to their own data range, {own:.3g}, and "
+        "pictures are clipped. If they are to be images, give the model a scheduler with clip_sample."
+    ]
+
+
+def data_range_of(kept: Mapping[str, Any]) -> float:
+    """What PSNR and SSIM are relative to, of a diagnosis's facts or an evaluation; older ones took 2."""
+    return float(kept.get("data_range") or PIXEL_RANGE)
+
+
 def stored_metrics(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """What ``tempoquant evaluate`` left in the folders: paired and distributional metrics, and requirements."""
     return [{"model": entry.label, **line} for entry in entries for line in _kept(entry)]
@@ -57,12 +74,14 @@ def megabytes(count: int) -> str:
 
 def _kept(entry: Entry) -> Iterator[dict[str, str]]:
     kept = entry.evidence.get("evaluation", {})
+    own = data_range_of(kept)
+    relative = "" if own == PIXEL_RANGE else f", data range {own:.3g}"
     for name, unit in (("psnr", " dB"), ("ssim", "")):
-        values = kept.get(name, {}).get("per_image", [])
+        values = (kept.get(name) or {}).get("per_image", [])
         if values and None not in values:
             low, high = confidence(torch.tensor(values), name, "kept", entry.label)
             said = f"{sum(values) / len(values):.4g}{unit} ({low:.4g} to {high:.4g})"
-            yield {"name": name.upper(), "value": said, "note": f"{len(values)} images"}
+            yield {"name": name.upper(), "value": said, "note": f"{len(values)} images{relative}"}
     for part in (kept.get("distribution") or {}).values():
         if isinstance(part, dict) and "value" in part:
             images = f"{part.get('generated')} images"
