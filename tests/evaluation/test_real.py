@@ -1,5 +1,9 @@
 """References as users name them, and the cache of their statistics."""
 
+import io
+import os
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +62,10 @@ def test_bad_sources(tmp_path):
     np.savez(tmp_path / "object.npz", arr_0=np.array([{}], dtype=object))
     np.savez(tmp_path / "other.npz", x=np.zeros(2))
     np.savez(tmp_path / "half.npz", mu=np.zeros(2), sigma=np.zeros((2, 3)))
+    np.savez(tmp_path / "words.npz", mu=np.array(["a"]), sigma=np.array([["a"]]))
+    np.savez(tmp_path / "nan.npz", mu=np.zeros(2), sigma=np.full((2, 2), np.nan))
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros(2))
     for name, said in (
         ("none", "no such file or folder"),
         ("empty", "no images in"),
@@ -65,6 +73,9 @@ def test_bad_sources(tmp_path):
         ("object.npz", "cannot be read"),
         ("other.npz", "holds x: arr_0"),
         ("half.npz", r"mu and sigma are \(2,\) and \(2, 3\)"),
+        ("words.npz", "mu .* no finite numbers"),
+        ("nan.npz", "sigma .* no finite numbers"),
+        ("array.npz", "cannot be read"),
         ("set/00000.png", "a folder of images, a .npz or a .safetensors"),
     ):
         with pytest.raises(InputError, match=said):
@@ -75,6 +86,78 @@ def test_bad_sources(tmp_path):
         open_reference(torch.zeros(2, 8, 8, 1))
     with pytest.raises(InputError, match=r"image 1 is \(9, 9, 1\), and the first \(8, 8, 1\)"):
         joined(DatasetImages([pictures(1, size=8)[0], pictures(1, size=9)[0]]))
+
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    """A PNG of a grey image whose header says this size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def written(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+GREY = Image.effect_noise((64, 64), 60)
+DAMAGED = {
+    "20000x20000": ("x.png", png(20000, 20000), "exceeds limit"),
+    "greatest PNG": ("x.png", png(2**31 - 1, 2**31 - 1), "exceeds limit"),
+    "no pixels": ("x.png", png(64, 64), "truncated"),
+    "few pixels": ("x.png", png(64, 64, b"\0" * 99), "truncated"),
+    "half a PNG": ("x.png", written(GREY, "PNG")[:2000], "truncated"),
+    "half a JPEG": ("x.jpg", written(GREY, "JPEG")[:900], "truncated"),
+    "half a TIFF": ("x.tif", written(GREY, "TIFF", compression="tiff_lzw")[:900], ""),
+    "header of a PPM": ("x.ppm", b"P5 99999999999 16 255 ", "Token too long"),
+    "nothing": ("x.png", b"", "cannot identify"),
+    "16 bits": ("x.png", written(Image.new("I;16", (64, 64)), "PNG"), r"mode I;16.*8 bits a channel are needed"),
+    "floats": ("x.tif", written(Image.new("F", (64, 64)), "TIFF"), "mode F: 8 bits"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "said"), DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damaged_images_are_named_before_they_are_used(name, content, said, tmp_path):
+    GREY.save(tmp_path / "a.png")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{tmp_path / name} .*{said}") as refusal:
+        open_reference(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_is_no_file_is_no_image(tmp_path):
+    GREY.save(tmp_path / "a.png")
+    (tmp_path / "folder.png").mkdir()
+    assert len(FolderImages(tmp_path)) == 1
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match=r"pipe.png cannot be read as an image: it is no file"):
+        FolderImages(tmp_path)
+
+
+def test_of_many_images_a_damaged_one_is_named_when_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempoquant.evaluation.images.CHEAP", 0)
+    GREY.save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(png(64, 64))
+    found = FolderImages(tmp_path)
+    with pytest.raises(InputError, match=r"b.png cannot be read as an image: .*truncated"):
+        joined(found)
+
+
+def test_an_item_that_a_dataset_cannot_read():
+    class Items(list):
+        def __getitem__(self, index):
+            if index == 1:
+                raise Image.DecompressionBombError("two\nlines")
+            return super().__getitem__(index)
+
+    found = DatasetImages(Items(pictures(2, size=8)), "hf:mine")
+    with pytest.raises(InputError, match="hf:mine: image 1 cannot be read: two lines"):
+        found.at(1)
 
 
 def test_statistics_of_a_stream_are_those_of_the_whole():

@@ -58,6 +58,8 @@ def test_pictures_are_samples_in_minus_one_to_one_padded_with_black():
     [
         ((3, 8, 8), r"the given images: images of 8x8x1 \(height, width, channels\), the model takes 8x8x3"),
         ((1, 4, 4), "the model takes 4x4x1: resize them"),
+        ((3, 16), r"the given images: images are no samples of \(3, 16\): train this model without --data"),
+        ((1, 2, 8, 8), r"no samples of \(1, 2, 8, 8\)"),
     ],
 )
 def test_what_the_model_does_not_take(shape, line):
@@ -81,6 +83,9 @@ def test_no_images_mixed_sizes_and_other_things(tmp_path, monkeypatch):
         open_images(tmp_path / "empty")
     with pytest.raises(InputError, match="no data at"):
         open_images(tmp_path / "none")
+    (tmp_path / "none-idx3-ubyte").write_bytes(b"".join(n.to_bytes(4, "big") for n in (2051, 0, 8, 8)))
+    with pytest.raises(InputError, match="no idx file of images"):
+        open_images(tmp_path / "none-idx3-ubyte")
     (tmp_path / "x-idx3-ubyte").write_bytes(b"\0" * 40)
     with pytest.raises(InputError, match="no idx file of images"):
         open_images(tmp_path / "x-idx3-ubyte")

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from tempoquant.errors import InputError
@@ -15,6 +16,10 @@ from tempoquant.evaluation.features import file_digest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 GREY = ("1", "L")
+DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+"""Modes of more than 8 bits a pixel, which Pillow would clip at 255."""
+CHEAP = 2**27
+"""Pixels of a folder, in all, that are read once for the sake of a damaged file: seconds."""
 
 
 class ImageSet(Protocol):
@@ -77,18 +82,22 @@ class FolderImages:
     """All image files in a folder and those within it, by name. Colour files make grey ones among them RGB.
 
     Raises:
-        InputError: no image there, a file that cannot be read, or images of several sizes. Only headers are read.
+        InputError: no image there, a file that cannot be read, or images of several sizes. Of many images only headers
+            are read, so that a damaged one is found when it is used.
     """
 
     def __init__(self, folder: str | Path):
         self.name, self.folder = str(folder), Path(folder)
-        self.paths = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        named = (path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        self.paths = sorted(path for path in named if not path.is_dir())
         if not self.paths:
             raise InputError(f"no images in {folder}: files ending in {', '.join(SUFFIXES)} are read")
         first, channels = None, 1
         for path in self.paths:
             with _opened(path) as image:
                 size, mode = image.size, image.mode
+            if mode in DEEP:
+                raise InputError(f"{path} has pixels of mode {mode}: 8 bits a channel are needed")
             first = first or size
             if size != first:
                 raise InputError(
@@ -98,6 +107,9 @@ class FolderImages:
             channels = channels if mode in GREY else 3
         assert first is not None
         self.shape = (first[1], first[0], channels)
+        if first[0] * first[1] * len(self.paths) <= CHEAP:
+            for path in self.paths:
+                self._read(path)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -116,18 +128,16 @@ class FolderImages:
         return hashlib.sha256("".join(file_digest(path) for path in self.paths).encode()).hexdigest()
 
     def _read(self, path: Path) -> Tensor:
-        try:
-            with _opened(path) as image:
-                return pixels(image.convert("RGB" if self.shape[2] == 3 else "L"))
-        except OSError as error:
-            raise InputError(f"{path} cannot be read as an image: {error}") from None
+        with _opened(path) as image:
+            return pixels(image.convert("RGB" if self.shape[2] == 3 else "L"))
 
 
 class DatasetImages:
     """A dataset of torch's kind: items are PIL images, (H, W, C) uint8 tensors, or tuples that begin with one.
 
     Raises:
-        InputError: it is empty. A later item of another size or kind raises it when that item is read.
+        InputError: it is empty. A later item of another size or kind, or one that cannot be read, raises it when that
+            item is read.
     """
 
     def __init__(self, dataset: Any, name: str = "the dataset"):
@@ -160,7 +170,10 @@ class DatasetImages:
         return found.hexdigest()
 
     def _read(self, index: int) -> Tensor:
-        item = self.dataset[index]
+        try:
+            item = self.dataset[index]
+        except Exception as error:
+            raise InputError(f"{self.name}: image {index} cannot be read: {_line(error)}") from error
         item = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(item, Image.Image):
             return pixels(item.convert("L" if item.mode in GREY else "RGB"))
@@ -182,8 +195,22 @@ def pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(array if array.ndim == 3 else array[..., None])
 
 
-def _opened(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file for the length of the block, which may read its pixels.
+
+    Raises:
+        InputError: it is no image, damaged, or so large that it may be meant to fill the memory.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} cannot be read as an image: it is no file")
     try:
-        return Image.open(path)
-    except UnidentifiedImageError:
-        raise InputError(f"{path} cannot be read as an image") from None
+        with Image.open(path) as image:
+            yield image
+    except Exception as error:
+        # Every decoder of Pillow's has errors of its own.
+        raise InputError(f"{path} cannot be read as an image: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,7 +132,7 @@ def _open_npz(path: Path) -> RealSet:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     gaussians = {kind: _gaussian(path, arrays, *keys) for kind, keys in NPZ_GAUSSIANS.items() if keys[0] in arrays}
     images = npz_images(path, arrays["arr_0"]) if "arr_0" in arrays else None
@@ -146,6 +147,9 @@ def _gaussian(path: Path, arrays: dict[str, np.ndarray], mean_key: str, covarian
     if covariance is None or mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         shapes = f"{mean.shape} and {None if covariance is None else covariance.shape}"
         raise InputError(f"{path}: {mean_key} and {covariance_key} are {shapes}: (D,) and (D, D) are needed")
+    for key, array in ((mean_key, mean), (covariance_key, covariance)):
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise InputError(f"{path}: {key} ({array.dtype}) holds values that are no finite numbers")
     return Gaussian(torch.from_numpy(mean).double(), torch.from_numpy(covariance).double(), None)
 
 

@@ -123,6 +123,6 @@ def _read_idx(path: Path) -> Tensor:
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     magic, *shape = (int.from_bytes(data[i : i + 4], "big") for i in range(0, 16, 4))
-    if magic != IDX_IMAGES or len(data) != 16 + torch.Size(shape).numel():
+    if magic != IDX_IMAGES or not all(shape) or len(data) != 16 + torch.Size(shape).numel():
         raise InputError(f"{path} is no idx file of images")
     return torch.frombuffer(bytearray(data[16:]), dtype=torch.uint8).view(*shape, 1)
