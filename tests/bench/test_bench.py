@@ -17,6 +17,7 @@ from filelock import FileLock
 
 import tempoquant
 from corners import Corners, pictures
+from shaped_models import SHAPED
 from tempoquant.bench import Experiment, paper_schedule, run_bench
 from tempoquant.bench.records import Records
 from tempoquant.bench.truth import conditioning_of
@@ -54,6 +55,25 @@ def test_two_benches_do_not_write_to_one_folder(place):
     with FileLock(place / "out" / ".lock"), pytest.raises(InputError, match="another bench is writing to"):
         run_bench(experiment(), place / "out")
     assert len(run_bench(experiment(), place / "out").records) == 3
+
+
+def test_samples_that_are_no_images_are_judged_by_their_error(place):
+    Path("shaped.py").write_text(SHAPED)
+    with pytest.warns(UserWarning, match=r"samples of \(3, 16\) have no PSNR or SSIM"):
+        outcome = run_bench(experiment(model="shaped.py:sequence"), place / "out")
+    assert not outcome.failures and len(outcome.records) == 3 and not (place / "out" / "samples").exists()
+    text = (place / "out" / "table.md").read_text()
+    header = next(line for line in text.splitlines() if line.startswith("| method"))
+    assert "relative error %" in header and "SQNR" in header and "PSNR" not in header and "SSIM" not in header
+    errors = [100 * record["paired"]["relative_error"]["mean"] for record in outcome.records]
+    assert all(f"{error:.2f}" in text for error in errors)
+
+
+def test_a_data_range_of_its_own_stands_below_the_table(place):
+    with pytest.warns(UserWarning, match=r"samples of small reach from"):
+        (record,) = run_bench(experiment(runs=[{"method": "rtn", "bits": ["W4A8"]}]), place / "out").records
+    own = record["paired"]["data_range"]
+    assert own > 4 and f"own data range, {own:.3g}, in place of 2" in (place / "out" / "table.md").read_text()
 
 
 def test_a_bench_shares_what_runs_have_in_common(place):

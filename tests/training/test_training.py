@@ -8,6 +8,7 @@ from training_models import bare_denoiser, images, recipe, trainee, unet_pipelin
 
 import tempoquant
 from conditional_models import dit_pipeline
+from shaped_models import SHAPED
 from tempoquant.calibration.store import Store
 from tempoquant.errors import InputError, NumericsError
 from tempoquant.pipelines import Denoiser, resolve
@@ -228,6 +229,16 @@ def test_samples_are_drawn_as_it_goes(tmp_path):
         "samples-4.png",
         "samples-6.png",
     ]
+
+
+def test_samples_that_are_no_images_are_not_drawn(tmp_path):
+    (tmp_path / "shaped.py").write_text(SHAPED)
+    model, how = f"{tmp_path / 'shaped.py'}:sequence", recipe("lsq")
+    with pytest.warns(UserWarning, match=r"samples of sequence are \(3, 16\) and no images: none are drawn"):
+        tempoquant.train(model, how, out=tmp_path / "out", rhythm=Rhythm(samples=4))
+    assert [path.name for path in (tmp_path / "out" / "training").iterdir()] == ["log.jsonl"]
+    with pytest.raises(InputError, match=r"images are no samples of \(3, 16\): train this model without --data"):
+        tempoquant.train(model, how, data=images())
 
 
 @pytest.mark.parametrize(

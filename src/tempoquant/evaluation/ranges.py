@@ -17,7 +17,7 @@ def data_range(images: Tensor) -> float:
         images: (N, C, H, W) of the reference, all of them: one range serves every image.
     """
     low, high = (float(value) for value in images.aminmax())
-    inside = -LARGEST <= low and high <= LARGEST
+    inside = low >= -LARGEST and high <= LARGEST
     # Equal pixels have no range of their own.
     return PIXEL_RANGE if inside or low == high else high - low
 
