@@ -44,6 +44,16 @@ def test_a_report_with_the_model(run, file):  # noqa: F811
     assert "rtn W4A8" in Path("r.md").read_text() and Path("r_files/samples.png").is_file()
 
 
+def test_a_damaged_diagnosis_is_refused_in_one_line(run, refused, quantized):  # noqa: F811
+    assert run(*DIAGNOSE, "--ranking-samples", "0")[0] == 0
+    path = Path("out/diagnosis/diagnosis.json")
+    plain = json.loads(path.read_text())
+    plain["facts"]["quantized"]["size"]["ratio"] = float("nan")
+    path.write_text(json.dumps(plain))
+    for page in ("r.html", "r.md"):
+        assert "diagnosis.json: facts.quantized.size.ratio = nan" in refused("report", "out", "-o", page)
+
+
 def test_a_gate(run, quantized, capfd):  # noqa: F811
     pair = ("evaluate", "out", "--reference", "mine.py:make", "-n", "2", "--noise-samples", "1")
     code, out, _ = run(*pair, "--require", "psnr>=200,temporal_cosine>=0.5", "--json", "e.json")

@@ -66,6 +66,14 @@ def test_what_needs_images_is_refused_before_any_work(refused, made, monkeypatch
         assert said in refused(*args)
 
 
+def test_a_reference_of_another_shape_is_refused_before_any_work(run, refused, monkeypatch):  # noqa: F811
+    assert run("quantize", "mine.py:make", "-o", "out", *FEW)[0] == 0
+    Path("shaped.py").write_text(SHAPED)
+    monkeypatch.setattr("tempoquant.cli.evaluate.reference", None)
+    said = refused("evaluate", "out", "--denoiser", "mine.py:make", "--reference", "shaped.py:latent")
+    assert "samples are (1, 16, 16) in out and (4, 16, 16) in shaped.py:latent" in said
+
+
 @pytest.mark.parametrize("name", ["g.jpg", "g.JPEG", "g.gif", "g.tiff", "g.webp"])
 def test_other_endings_of_images_are_refused(refused, name, monkeypatch):  # noqa: F811
     monkeypatch.setattr("tempoquant.cli.generate.open_model", None)

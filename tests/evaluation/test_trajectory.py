@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tempoquant.errors import InputError, NumericsError
 from tempoquant.evaluation import compare, evaluate_pair, psnr, reference, ssim
-from tempoquant.pipelines import Denoiser, DiffusersTarget, sample
+from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, sample
 
 
 class Net(nn.Module):
@@ -174,6 +174,15 @@ def test_images_too_small_for_its_window_have_no_ssim():
     shape = (1, 10, 12)
     metrics = compare(reference(scaled(0.5, shape, clip_sample=True), **RUN), scaled(0.6, shape, clip_sample=True))
     assert metrics.ssim is None and len(metrics.psnr) == 3
+
+
+def test_samples_that_are_not_finite_are_no_metric(full, monkeypatch):
+    base, decode = reference(full, **RUN), BareTarget.decode
+    # As of an autoencoder whose half precision overflows.
+    monkeypatch.setattr(BareTarget, "decode", lambda self, x: decode(self, x) + math.inf)
+    for run in (lambda: reference(full, **RUN), lambda: compare(base, full)):
+        with pytest.raises(NumericsError, match="samples of net are not finite"):
+            run()
 
 
 def test_bad_input_is_named(full):

@@ -133,6 +133,9 @@ def _opened(model: str, reference_model: str, denoiser: str | None, engine: str)
     if quantized is None:
         raise InputError(f"{model!r} is not a quantized folder: make one with `tempoquant quantize`")
     full, _ = open_model(reference_model)
+    if tuple(full.pixel_shape) != tuple(quantized.target.pixel_shape):
+        shapes = f"{tuple(quantized.target.pixel_shape)} in {model} and {tuple(full.pixel_shape)} in {reference_model}"
+        raise InputError(f"samples are {shapes}: models of equal shapes are needed")
     return full, quantized
 
 

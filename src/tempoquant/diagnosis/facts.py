@@ -14,6 +14,7 @@ from tempoquant.graph.nested import map_kind
 from tempoquant.pipelines.sampling import device_of, evaluating
 
 TIMED_ROUNDS = 9
+SLOWEST = 0.001
 PLAIN = (bool, int, float, str)
 
 
@@ -48,7 +49,7 @@ def speed(pair: Pair, store: Store) -> float:
                 taken.append(time.perf_counter() - start)
         ratios.append(taken[0] / taken[1])
     # The first warms up.
-    return round(float(torch.tensor(ratios[1:]).median()), 3)
+    return max(SLOWEST, round(float(torch.tensor(ratios[1:]).median()), 3))
 
 
 def stored_bytes(module: nn.Module) -> int:

@@ -13,7 +13,7 @@ from tempoquant.calibration.store import Store
 from tempoquant.diagnosis.pair import Pair
 from tempoquant.graph.nested import map_kind
 from tempoquant.intervals import Clock
-from tempoquant.pipelines import Target, to_images
+from tempoquant.pipelines import Target, check_samples, to_images
 from tempoquant.pipelines.sampling import device_of, evaluating
 from tempoquant.progress import Progress
 
@@ -86,6 +86,7 @@ class Walker:
                 frames[k] += [first] if len(first) else []
 
         pixels = target.generate(self.trajectories, observer=see, **self.options)
+        check_samples(target.name, pixels)
         pictures = [to_images(target.decode(torch.cat(frames[k]))) for k in sorted(wanted)]
         return Course((error / power).sqrt(), pixels, torch.stack(pictures))
 

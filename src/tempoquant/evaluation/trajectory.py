@@ -22,7 +22,7 @@ from tempoquant.evaluation.paired import (
 )
 from tempoquant.evaluation.ranges import data_range, warn_of_range
 from tempoquant.evaluation.result import PairedMetrics
-from tempoquant.pipelines import BareTarget, Denoiser, Seen, Target
+from tempoquant.pipelines import BareTarget, Denoiser, Seen, Target, check_samples
 from tempoquant.pipelines.sampling import check_finite, evaluating
 from tempoquant.progress import Progress, Silent
 
@@ -73,6 +73,7 @@ def reference(
 
     Raises:
         InputError: a value is out of range, or a projection is no module of the denoiser.
+        NumericsError: a prediction or a sample is not finite.
 
     Warns:
         UserWarning: images leave [-1, 1], so that PSNR and SSIM are relative to their own range.
@@ -83,6 +84,7 @@ def reference(
         raise InputError(f"noise samples {noise_samples} is out of range: 1 to {samples}, the samples")
     run: dict[str, Any] = {"steps": steps, "seed": seed, "sampler": sampler, "eta": eta, "batch_size": batch_size}
     images = target.generate(samples, conditioning=conditioning, progress=progress, **run)
+    check_samples(target.name, images)
     if has_psnr(images.shape[1:]):
         warn_of_range(target.name, images)
     calls: list[Seen] = []
@@ -115,6 +117,7 @@ def compare(
         raise InputError(f"the reference has no projection {missing[0]!r}: name it when the reference is made")
     _check_projections(target.denoiser, names)
     images = target.generate(**reference.run, progress=progress)
+    check_samples(target.name, images)
     predictions, features = _along(target.denoiser, reference.calls, names, progress)
     full = {name: reference.features[name] for name in names}
     timesteps = [call.t[0].item() for call in reference.calls]

@@ -5,7 +5,7 @@ from tempoquant.pipelines.denoiser import Call, Conditioning, Denoiser, plain_ca
 from tempoquant.pipelines.diffusers_target import DiffusersTarget
 from tempoquant.pipelines.examples import example_conditions, vectors_of
 from tempoquant.pipelines.fingerprint import state_hash
-from tempoquant.pipelines.images import check_image, is_image, to_images
+from tempoquant.pipelines.images import check_image, check_samples, is_image, to_images
 from tempoquant.pipelines.noise import noise
 from tempoquant.pipelines.resolve import resolve
 from tempoquant.pipelines.sampling import Observer, sample
@@ -26,6 +26,7 @@ __all__ = [
     "Visit",
     "build_scheduler",
     "check_image",
+    "check_samples",
     "condition_variants",
     "example_conditions",
     "is_image",

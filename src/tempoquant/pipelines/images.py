@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tempoquant.errors import InputError
+from tempoquant.errors import InputError, NumericsError
 
 CHANNELS = (1, 3)
 
@@ -23,6 +23,16 @@ def check_image(name: str, shape: Sequence[int], why: str) -> None:
     """
     if not is_image(shape):
         raise InputError(f"samples of {name} are {tuple(shape)} and no images (1 or 3, height, width): {why}")
+
+
+def check_samples(name: str, samples: Tensor) -> None:
+    """Raise NumericsError if what a model drew holds NaN or infinity, as an autoencoder in half precision may put out.
+
+    Args:
+        name: of the model.
+    """
+    if not torch.isfinite(samples).all():
+        raise NumericsError(f"samples of {name} are not finite")
 
 
 def to_images(x: Tensor) -> Tensor:
