@@ -75,6 +75,7 @@ ENTRIES = [
     ("facts.versions", None),
     ("facts.machine", {"cpu": {}}),
     ("facts.options", {"layer": {}}),
+    ("facts.options", {"reference": 3}),
     ("facts.conditioning", {"guidance_scale": "much"}),
     ("facts.conditioning", {"prompt": [1]}),
     ("facts.data_range", math.inf),
@@ -128,6 +129,13 @@ def test_tensors_that_are_missing_or_more(saved, tmp_path):
     for folder, given, said in (("a", some, "psnr is missing"), ("b", {**tensors, "x": torch.zeros(1)}, "x is not")):
         with pytest.raises(FormatError, match=f"tensor {said}"):
             Diagnosis.load(write(tmp_path / folder, plain, given))
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"d"', "null", '{"format_version": Infinity, "tensors": ""}'])
+def test_other_documents(text, tmp_path):
+    (tmp_path / "diagnosis.json").write_text(text)
+    with pytest.raises(FormatError, match=r"diagnosis\.json is no diagnosis that this version reads"):
+        Diagnosis.load(tmp_path)
 
 
 def test_text_that_is_no_text(saved, tmp_path):

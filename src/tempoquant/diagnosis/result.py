@@ -135,5 +135,5 @@ class Diagnosis:
             facts, tensors = plain.pop("facts"), load_file(tensors_path)
             check_tensors(tensors, {**known, "facts": facts}, str(tensors_path))
             return cls(facts=facts, **(known | tensors))
-        except (ValueError, KeyError, TypeError, SafetensorError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError):
             raise FormatError(f"{path} is no diagnosis that this version reads") from None

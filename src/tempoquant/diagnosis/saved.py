@@ -87,13 +87,18 @@ class _Conditioning(_Part):
     guidance_scale: float = 1.0
 
 
+class _Options(_Part):
+    reference: str = ""
+    __pydantic_extra__: dict[str, Plain | list[str]] = Field(init=False)
+
+
 class _Facts(_Part):
     quantized: _Quantized
     reference: _Reference
     samples: Annotated[int, Field(ge=1, le=LARGEST)]
     ranking_samples: Count
     schedule: _Schedule
-    options: dict[str, Plain | list[str]] = {}
+    options: _Options = _Options()
     conditioning: _Conditioning = _Conditioning()
     temporal_layers: list[str]
     speed: Positive
