@@ -61,6 +61,7 @@ def test_what_needs_images_is_refused_before_any_work(refused, made, monkeypatch
             "and no images (1 or 3, height, width): metrics of sets of images",
         ),
         (("diagnose", "out", "--reference", factory), "`tempoquant evaluate` judges other samples"),
+        (("bench", "fashion32", "--model", factory, "-o", "new", "--report", "r.html"), "a diagnosis compares images"),
         (("quantize", factory, "-o", "new", *FEW, "--report", "r.html"), "`tempoquant evaluate` judges other samples"),
     ):
         assert said in refused(*args)

@@ -13,7 +13,7 @@ from tempoquant.bench.truth import conditioning_of
 from tempoquant.cli import app
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, read_classes
 from tempoquant.cli.options import Json, Overwrite, Plugins, check_json, console, progress, write_json
-from tempoquant.diagnosis import diagnose
+from tempoquant.diagnosis import check_diagnosable, diagnose
 from tempoquant.errors import InputError
 from tempoquant.job import full_precision
 from tempoquant.report import write_report
@@ -62,6 +62,9 @@ def bench_command(
     flags = {"conditioning": conditioning, "seeds": None if seeds is None else _numbers(seeds)}
     entries = merged(settings(changes or ()), {name: value for name, value in flags.items() if value})
     found = only(load_experiment(experiment, **entries), _names(methods), _names(bits))
+    named = model or found.model
+    if report is not None and named is not None:
+        check_diagnosable(full_precision(named))
     folder = Path("bench") / found.name if out is None else out
     options: dict[str, Any] = {"jobs": jobs, "threads": threads, "plugins": plugin or (), "keep": report is not None}
     with RichBoard() as board:

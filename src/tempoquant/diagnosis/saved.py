@@ -43,56 +43,58 @@ BOUNDED = ("activations", "intervals", "deviations")
 """Tensors without infinity; NaN stands for what was not measured."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """Entries that are read from JSON: of the very types, without NaN; others beside them are let be."""
+
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
-class _Size(_Part):
+class _Size(Part):
     total: Count
     ratio: Positive
 
 
-class _Width(_Part):
+class _Width(Part):
     bits: Count
 
 
-class _Recipe(_Part):
+class _Recipe(Part):
     weights: _Width
     activations: _Width
 
 
-class _Quantized(_Part):
+class _Quantized(Part):
     name: str
     recipe: _Recipe | None
     size: _Size | None
     files: dict[str, str] = {}
 
 
-class _Reference(_Part):
+class _Reference(Part):
     name: str
     hash: str
     bytes: Count
 
 
-class _Schedule(_Part):
+class _Schedule(Part):
     steps: Count
     sampler: str | None
     eta: float
     seed: Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
 
 
-class _Conditioning(_Part):
+class _Conditioning(Part):
     prompt: str | list[str] = []
     class_labels: Plain | list[Plain] = None
     guidance_scale: float = 1.0
 
 
-class _Options(_Part):
+class _Options(Part):
     reference: str = ""
     __pydantic_extra__: dict[str, Plain | list[str]] = Field(init=False)
 
 
-class _Facts(_Part):
+class _Facts(Part):
     quantized: _Quantized
     reference: _Reference
     samples: Annotated[int, Field(ge=1, le=LARGEST)]
@@ -107,14 +109,14 @@ class _Facts(_Part):
     machine: dict[str, Plain]
 
 
-class _Cost(_Part):
+class _Cost(Part):
     model_config = ConfigDict(extra="forbid")
     name: str
     error: Annotated[float, Field(ge=0)]
     share: Annotated[float, Field(ge=0, le=1)]
 
 
-class Entries(_Part):
+class Entries(Part):
     """The entries of ``diagnosis.json`` that pages and figures read; further ones are let be."""
 
     facts: _Facts

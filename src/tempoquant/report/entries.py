@@ -15,6 +15,7 @@ from tempoquant.diagnosis import Diagnosis
 from tempoquant.diagnosis.result import DATA
 from tempoquant.errors import InputError
 from tempoquant.randomness import generator
+from tempoquant.report.evaluations import check_evidence
 
 RESAMPLES = 2000
 
@@ -68,6 +69,7 @@ def read_entries(folders: Sequence[Path | str]) -> tuple[list[Entry], list[Missi
 
     Raises:
         InputError: there is no such folder, none has a diagnosis, or diagnoses are of different references or noise.
+        FormatError: a diagnosis or a folder's evidence is damaged.
     """
     found: list[tuple[str, Diagnosis]] = []
     missing: list[Missing] = []
@@ -102,7 +104,9 @@ def _missing(folder: Path) -> Missing:
 
 def _evidence(folder: Path) -> dict[str, Any]:
     """What is kept now: folders may be evaluated after they are diagnosed."""
-    return read_evidence(folder) if (folder / EVIDENCE).is_file() else {}
+    found = read_evidence(folder) if (folder / EVIDENCE).is_file() else {}
+    check_evidence(found, str(folder / EVIDENCE))
+    return found
 
 
 def _check_comparable(found: Sequence[tuple[str, Diagnosis]]) -> None:

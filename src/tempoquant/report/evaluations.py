@@ -1,0 +1,66 @@
+"""What pages read from a folder's evidence: its evaluation, and what it was calibrated on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from tempoquant.diagnosis.saved import Part
+from tempoquant.errors import FormatError
+from tempoquant.recipe.wording import refused
+
+
+class _Images(Part):
+    per_image: list[float | None] = Field(default_factory=list)
+
+
+class _Distance(Part):
+    name: str
+    value: float
+    std: float | None = None
+
+
+class _Requirement(Part):
+    text: str
+    met: bool
+    by: float
+    value: float | None
+
+
+class _Evaluation(Part):
+    psnr: _Images | None = None
+    ssim: _Images | None = None
+    data_range: float | None = None
+    distribution: dict[str, Any] | None = None
+    requirements: list[_Requirement] = Field(default_factory=list)
+
+    @field_validator("distribution")
+    @classmethod
+    def _distances(cls, found: dict[str, Any] | None) -> dict[str, Any] | None:
+        for part in (found or {}).values():
+            if isinstance(part, dict) and "value" in part:
+                _Distance.model_validate(part)
+        return found
+
+
+class _Conditioning(Part):
+    guidance_scale: float = 1.0
+
+
+class _Evidence(Part):
+    model: str = ""
+    evaluation: _Evaluation = _Evaluation()
+    conditioning: _Conditioning = _Conditioning()
+    files: dict[str, str] = Field(default_factory=dict)
+
+
+def check_evidence(evidence: Mapping[str, Any], where: str) -> None:
+    """Raise FormatError unless these entries of ``tempoquant.json`` are of the types that pages show.
+
+    Args:
+        where: names the file in the message.
+    """
+    try:
+        _Evidence.model_validate(evidence)
+    except ValidationError as error:
+        raise FormatError(str(refused(error, _Evidence, where))) from None
