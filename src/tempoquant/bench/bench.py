@@ -122,14 +122,14 @@ def _do(todo: list[Run], skipped: int, shared: Shared, results: Records, setup: 
     for task, result in work(setup, shared.chains(todo) if todo else [], jobs, board):
         if isinstance(result, dict):
             results.append(result)
-            board.ended(task.run.name, _told(result["paired"]))
+            board.ended(task.run.name, _quality(result["paired"]))
         else:
             failures[task.run.name] = str(result)
             board.ended(task.run.name, f"failed: {result}")
     return failures
 
 
-def _told(paired: Mapping[str, Any]) -> str:
+def _quality(paired: Mapping[str, Any]) -> str:
     """A run's quality in a few words."""
     if paired["psnr"] is None:
         return f"relative error {100 * paired['relative_error']['mean']:.2f} %"

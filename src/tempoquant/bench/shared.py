@@ -14,7 +14,7 @@ from tempoquant.bench.records import Records
 from tempoquant.bench.seconds import timing
 from tempoquant.bench.truth import check_metrics, conditioning_of, make_truth
 from tempoquant.calibration.store import Store
-from tempoquant.evaluation import Plan, left_out, why_left_out
+from tempoquant.evaluation import Plan, undefined_metrics, why_undefined
 from tempoquant.graph import DenoiserGraph, read_denoiser
 from tempoquant.job import probe_of, record_trajectories
 from tempoquant.pipelines import Target, build_scheduler, set_steps, state_hash
@@ -49,8 +49,8 @@ class Shared:
         check_eta(scheduler, experiment.eta)
         conditioning_of(experiment, target, experiment.evaluation.images, evaluated=True)
         check_metrics(experiment, target, metrics)
-        if left_out(target.pixel_shape):
-            warnings.warn(why_left_out(target.pixel_shape), stacklevel=2)
+        if undefined_metrics(target.pixel_shape):
+            warnings.warn(why_undefined(target.pixel_shape), stacklevel=2)
         self.conditioning = conditioning_of(experiment, target, experiment.calibration.samples, evaluated=False)
         self.model_hash = state_hash(target.denoiser.module)
         real = None if metrics is None or metrics.reference is None else metrics.reference.digest()

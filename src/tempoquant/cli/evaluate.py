@@ -36,10 +36,10 @@ from tempoquant.evaluation import (
     check_measured,
     compare,
     judge,
-    left_out,
     parse_requirements,
     reference,
-    why_left_out,
+    undefined_metrics,
+    why_undefined,
 )
 from tempoquant.evaluation.ranges import PIXEL_RANGE
 from tempoquant.evaluation.sampled import check_sampled
@@ -110,8 +110,8 @@ def evaluate_command(
         result["requirements"] = [outcome.to_dict() for outcome in outcomes]
         add_evidence(Path(model), "evaluation", result)
     console().print(_table(result))
-    if left_out(shape):
-        console().print(why_left_out(shape), soft_wrap=True)
+    if undefined_metrics(shape):
+        console().print(why_undefined(shape), soft_wrap=True)
     write_json(json_file, result)
     _report_outcomes(outcomes)
 

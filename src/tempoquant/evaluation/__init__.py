@@ -23,9 +23,9 @@ from tempoquant.evaluation.requirements import (
     Requirement,
     check_measured,
     judge,
-    left_out,
     parse_requirements,
-    why_left_out,
+    undefined_metrics,
+    why_undefined,
 )
 from tempoquant.evaluation.result import PairedMetrics
 from tempoquant.evaluation.statistics import Statistics, default_cache, gather, load_statistics, save_statistics, told
@@ -54,7 +54,6 @@ __all__ = [
     "frechet_distance",
     "gather",
     "judge",
-    "left_out",
     "load_statistics",
     "nearest_rows",
     "open_reference",
@@ -71,5 +70,6 @@ __all__ = [
     "temporal_mismatch",
     "temporal_mismatch_of",
     "told",
-    "why_left_out",
+    "undefined_metrics",
+    "why_undefined",
 ]

@@ -105,18 +105,18 @@ def parse_requirements(text: str, metrics: Sequence[str] = ()) -> list[Requireme
 def check_measured(requirements: Sequence[Requirement], shape: Sequence[int]) -> None:
     """Raise InputError unless samples of this shape, without the batch, have the metrics of all requirements."""
     for requirement in requirements:
-        if requirement.metric in left_out(shape):
-            raise InputError(f"requirement {requirement.text}: {why_left_out(shape)}")
+        if requirement.metric in undefined_metrics(shape):
+            raise InputError(f"requirement {requirement.text}: {why_undefined(shape)}")
 
 
-def left_out(shape: Sequence[int]) -> list[str]:
+def undefined_metrics(shape: Sequence[int]) -> list[str]:
     """The metrics that samples of this shape, without the batch, do not have."""
     return [metric for metric, has in OF_IMAGES.items() if not has(shape)]
 
 
-def why_left_out(shape: Sequence[int]) -> str:
-    """Why samples of this shape do not have the metrics of :func:`left_out`, in words."""
-    names = " or ".join(metric.upper() for metric in left_out(shape))
+def why_undefined(shape: Sequence[int]) -> str:
+    """Why samples of this shape do not have the metrics of :func:`undefined_metrics`, in words."""
+    names = " or ".join(metric.upper() for metric in undefined_metrics(shape))
     needed = "1 or 3 channels, height, width" if not has_psnr(shape) else f"sides of at least {SSIM_WINDOW}"
     return (
         f"samples of {tuple(shape)} have no {names}, which need images ({needed}): sqnr and relative_error judge them"

@@ -116,7 +116,7 @@ def save_picture(figure: Figure, path: Path) -> None:
 
 @contextmanager
 def _any_glyph() -> Iterator[None]:
-    """Within the block nobody is told of characters that the font lacks: SVG has them as text, PNG a box."""
+    """Within the block, no warning of characters that the font lacks: SVG has them as text, PNG a box."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
