@@ -50,19 +50,24 @@ def test_they_are_drawn_into_an_array_and_judged(run, refused, made):  # noqa: F
 
 
 def test_what_needs_images_is_refused_before_any_work(refused, made, monkeypatch):  # noqa: F811
-    _, factory = made
+    name, factory = made
     for work in ("tempoquant.cli.evaluate.reference", "tempoquant.cli.quantize.quantize"):
         monkeypatch.setattr(work, None)
     monkeypatch.setattr(sys.modules["tempoquant.diagnosis.diagnose"], "record", None)
+    report = ("--report", "r.html")
+    # Latents of other channels can be shown, and so diagnosed.
+    diagnoses = (
+        (("diagnose", "out", "--reference", factory), "`tempoquant evaluate` judges other samples"),
+        (("bench", "fashion32", "--model", factory, "-o", "new", *report), "a diagnosis compares images"),
+        (("quantize", factory, "-o", "new", *FEW, *report), "`tempoquant evaluate` judges other samples"),
+    )
     for args, said in (
+        *(diagnoses if name != "latent" else ()),
         (("evaluate", "out", "--reference", factory, "--require", "psnr>=20"), "requirement psnr>=20: samples of ("),
         (
             ("evaluate", "out", "--reference", factory, "--metrics", "fd", "--extractor", "fashion32-cnn"),
             "and no images (1 or 3, height, width): metrics of sets of images",
         ),
-        (("diagnose", "out", "--reference", factory), "`tempoquant evaluate` judges other samples"),
-        (("bench", "fashion32", "--model", factory, "-o", "new", "--report", "r.html"), "a diagnosis compares images"),
-        (("quantize", factory, "-o", "new", *FEW, "--report", "r.html"), "`tempoquant evaluate` judges other samples"),
     ):
         assert said in refused(*args)
 

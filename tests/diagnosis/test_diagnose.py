@@ -17,7 +17,8 @@ from tempoquant.diagnosis.fragment import keep_higher
 from tempoquant.diagnosis.pair import open_pair
 from tempoquant.errors import FormatError, InputError
 from tempoquant.pipelines import Denoiser, sample
-from tiny import bare_denoiser, small_recipe, unet_pipeline
+from tempoquant.report import write_report
+from tiny import Bare, bare_denoiser, small_recipe, unet_pipeline
 
 
 class Net(nn.Module):
@@ -246,3 +247,14 @@ def test_layers_in_use_are_told_for_a_bare_folder(tmp_path, brief):
     }
     found = diagnose(str(tmp_path / "out"), full, samples=2, ranking_samples=1, layers=["mid*", "last"])
     assert found.layers == ("middle", "last") and {c.name for c in found.culprits} == {"middle", "last"}
+
+
+def test_latents_of_more_channels_are_diagnosed(tmp_path):
+    torch.manual_seed(0)
+    module = Bare()
+    module.first, module.last = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+    latents = Denoiser(module.eval(), bare_denoiser().scheduler, (4, 8, 8), name="latents")
+    quantized = tempoquant.quantize(latents, small_recipe("rtn"))
+    found = diagnose(quantized, latents, samples=1, ranking_samples=0, steps=2, out=tmp_path / "d")
+    assert found.images.shape == (1, 8, 8, 4)
+    assert write_report([tmp_path / "d"], tmp_path / "report.html").stat().st_size

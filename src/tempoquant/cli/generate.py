@@ -22,8 +22,7 @@ from tempoquant.cli.options import (
     progress,
     schedule,
 )
-from tempoquant.evaluation.samples import check_ending, check_fit, save_samples
-from tempoquant.outputs import check_new
+from tempoquant.evaluation.samples import check_fit, check_samples_output, save_samples
 
 
 @app.command("generate")
@@ -48,11 +47,11 @@ def generate_command(
 
     Example: tempoquant generate out -n 16 -o grid.png
     """
-    check_ending(out)
-    check_new(out, overwrite)
+    check_samples_output(out, overwrite)
     target, quantized = open_model(model, denoiser, engine)
     check_fit(out, target.name, target.pixel_shape)
     options = schedule(quantized, steps, sampler)
     options["conditioning"] = conditioning_of(target, samples, prompts, classes, guidance, quantized)
-    save_samples(target.generate(samples, seed=seed, batch_size=batch_size, progress=progress(), **options), out)
+    drawn = target.generate(samples, seed=seed, batch_size=batch_size, progress=progress(), **options)
+    save_samples(drawn, out, overwrite=overwrite)
     console().print(f"{out}: {samples} samples, {options['steps']} steps, seed {seed}")

@@ -120,7 +120,8 @@ def diagnose(
 
 def check_diagnosable(full: Target) -> None:
     """Raise InputError unless a diagnosis can show what the full-precision model draws."""
-    check_image(full.name, full.pixel_shape, "a diagnosis compares images; `tempoquant evaluate` judges other samples")
+    advice = "a diagnosis compares images; `tempoquant evaluate` judges other samples"
+    check_image(full.name, full.pixel_shape, advice, latents=True)
 
 
 class _Finding:

@@ -10,17 +10,22 @@ from torch import Tensor
 from tempoquant.errors import InputError
 from tempoquant.evaluation.grid import save_grid, save_images
 from tempoquant.files import replacing
+from tempoquant.outputs import Kind, check_new, check_output, writing
 from tempoquant.pipelines import check_image, to_images
 
 GRID, ARRAY = ".png", ".npy"
 
 
-def check_ending(path: Path) -> None:
-    """Raise InputError if ``path`` has the ending of images that :func:`save_samples` does not write."""
+def check_samples_output(path: Path, overwrite: bool) -> None:
+    """Raise InputError unless :func:`save_samples` writes files of this ending, and may write this one."""
     if path.suffix.lower() != GRID and path.suffix.lower() in Image.registered_extensions():
         raise InputError(
             f"{path}: samples are written to a {GRID} (one grid of images), a {ARRAY} (an array) or a folder of images"
         )
+    if path.suffix.lower() in (GRID, ARRAY):
+        check_new(path, overwrite)
+    else:
+        check_output(path, overwrite, Kind.IMAGES)
 
 
 def check_fit(path: Path, name: str, shape: Sequence[int]) -> None:
@@ -33,11 +38,12 @@ def check_fit(path: Path, name: str, shape: Sequence[int]) -> None:
         check_image(name, shape, f"write them to a {ARRAY} file, such as -o samples{ARRAY}")
 
 
-def save_samples(samples: Tensor, path: Path) -> None:
+def save_samples(samples: Tensor, path: Path, *, overwrite: bool = False) -> None:
     """Write samples by the ending of ``path``: .png one grid, .npy float32 (N, *sample_shape), else a folder of PNGs.
 
     Args:
         samples: (N, *sample_shape), as ``Target.generate`` gives them; images are clipped to [-1, 1], arrays are not.
+        overwrite: replace a folder of images that was written so.
     """
     ending = path.suffix.lower()
     if ending == ARRAY:
@@ -46,4 +52,5 @@ def save_samples(samples: Tensor, path: Path) -> None:
     elif ending == GRID:
         save_grid(to_images(samples), path)
     else:
-        save_images(to_images(samples), path)
+        with writing(path, Kind.IMAGES, overwrite=overwrite) as output, output.staging() as folder:
+            save_images(to_images(samples), folder)

@@ -15,13 +15,15 @@ def is_image(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and shape[0] in CHANNELS
 
 
-def check_image(name: str, shape: Sequence[int], why: str) -> None:
+def check_image(name: str, shape: Sequence[int], why: str, *, latents: bool = False) -> None:
     """Raise InputError unless samples of this shape are images.
 
     Args:
-        name: of the model. why: images are needed, and what to do without; ends the message.
+        name: of the model.
+        why: images are needed, and what to do without; ends the message.
+        latents: whether (C, H, W) of any C will do.
     """
-    if not is_image(shape):
+    if not (is_image(shape) or (latents and len(shape) == 3)):
         raise InputError(f"samples of {name} are {tuple(shape)} and no images (1 or 3, height, width): {why}")
 
 
