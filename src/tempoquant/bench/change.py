@@ -3,9 +3,8 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import yaml
-
 from tempoquant.bench.experiment import Experiment, merged, parse_bits
+from tempoquant.documents import parse_yaml
 from tempoquant.errors import InputError, unknown
 
 
@@ -22,8 +21,8 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
         if not equals or not all(keys) or not value.strip():
             raise InputError(f"{text!r}: KEY=VALUE is needed, such as evaluation.images=4")
         try:
-            entry: Any = yaml.safe_load(value)
-        except yaml.YAMLError:
+            entry: Any = parse_yaml(value)
+        except ValueError:
             raise InputError(f"{text!r}: {value!r} is no YAML value") from None
         for key in reversed(keys):
             entry = {key: entry}

@@ -6,9 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from tempoquant.documents import read_yaml
 from tempoquant.errors import InputError, unknown
 from tempoquant.evaluation import EXTRACTORS
 from tempoquant.pipelines import SAMPLERS
@@ -232,12 +232,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """A file's entries, upon those of the experiments it extends: one, or several of which later ones win."""
     if path.resolve() in seen:
         raise InputError(f"{path.name}: extends itself")
-    try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path} holds no mapping of experiment entries")
+    data = read_yaml(path, str(path))
     _beside(data, path)
     bases = data.pop("extends", [])
     below: dict[str, Any] = {}

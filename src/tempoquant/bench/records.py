@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tempoquant.documents import parse_json
 from tempoquant.errors import FormatError
 
 Record = dict[str, Any]
@@ -63,7 +64,7 @@ def is_records(path: Path) -> bool:
 
 def _record(path: Path, number: int, line: bytes) -> Record:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         record["id"]
     except (ValueError, KeyError, TypeError):
         raise FormatError(

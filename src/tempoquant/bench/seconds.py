@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from tempoquant.documents import read_json
 from tempoquant.files import write_whole
 from tempoquant.stopwatch import Stopwatch
 
@@ -22,7 +23,7 @@ WEIGHT_STAGES = ("temporal features", "units")
 def noted(folder: Path, kind: Kind = "seconds") -> Seconds | None:
     """The seconds that making ``folder`` took; None if nobody finished it."""
     path = _note(folder, kind)
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def note(folder: Path, seconds: Seconds, kind: Kind = "seconds") -> None:

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tempoquant.documents import read_yaml
 from tempoquant.errors import InputError
 from tempoquant.recipe import FLOAT_BITS, Recipe
 
@@ -29,11 +28,8 @@ def read_fragment(path: Path | str) -> list[dict[str, Any]]:
     Raises:
         InputError: the file cannot be read or holds anything else.
     """
-    try:
-        data = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"policy file {str(path)!r} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(data, dict) or list(data) != ["policy"] or not isinstance(data["policy"], list):
+    data = read_yaml(Path(path), f"policy file {str(path)!r}")
+    if list(data) != ["policy"] or not isinstance(data["policy"], list):
         raise InputError(f"policy file {str(path)!r} must hold one entry, policy: a list of overrides")
     return data["policy"]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from tempoquant.checkpoint.evidence import file_hash
 from tempoquant.diagnosis.saved import check_entries, check_tensors
 from tempoquant.diagnosis.walks import Cost
+from tempoquant.documents import read_json
 from tempoquant.errors import FormatError
 from tempoquant.files import save_tensors, write_whole
 from tempoquant.outputs import Kind, writing
@@ -119,8 +120,8 @@ class Diagnosis:
         path = Path(folder) / DATA
         if not path.is_file():
             raise FormatError(f"{folder} holds no diagnosis: make one with `tempoquant diagnose`")
+        plain = read_json(path, "is no diagnosis that this version reads")
         try:
-            plain = json.loads(path.read_text())
             version, digest = int(plain.pop("format_version")), str(plain.pop("tensors"))
             if version > FORMAT_VERSION:
                 raise FormatError(f"{path}: format version {version} is newer than {FORMAT_VERSION}")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from tempoquant.errors import InputError
+from tempoquant.documents import read_yaml
 from tempoquant.files import write_whole
 from tempoquant.recipe.basics import FLOAT_BITS, Part
 from tempoquant.recipe.learning import Correction, Training, Tuning
@@ -114,13 +114,7 @@ class Recipe(Part):
     @classmethod
     def from_file(cls, path: Path | str) -> "Recipe":
         """Read a recipe from a YAML or JSON file."""
-        try:
-            data = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"recipe file {str(path)!r} cannot be read: {str(error).splitlines()[0]}") from None
-        if not isinstance(data, dict):
-            raise InputError(f"recipe file {str(path)!r} holds no mapping of recipe keys")
-        return cls.parse(data)
+        return cls.parse(read_yaml(Path(path), f"recipe file {str(path)!r}"))
 
     def to_file(self, path: Path | str) -> None:
         """Write the recipe as YAML."""

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tempoquant.documents import read_json
 from tempoquant.errors import FormatError, InputError
 from tempoquant.files import TEMPORARY, save_tensors, write_whole
 
@@ -33,7 +34,7 @@ class UnitCache:
             if foreign:
                 raise InputError(f"{folder} holds {foreign[0]!r}, no finished units: use a new or empty folder")
             write_whole(marker, json.dumps(wanted, indent=1))
-        found = _mapping(marker)
+        found = read_json(marker, "is damaged, use another folder")
         for key, value in wanted.items():
             if found.get(key) != value:
                 raise InputError(f"{folder} holds units made with another {key}: use another folder")
@@ -54,13 +55,3 @@ class UnitCache:
 
     def _path(self, unit: str) -> Path:
         return self.folder / f"{unit.replace('/', '_')}.safetensors"
-
-
-def _mapping(marker: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(marker.read_text())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise FormatError(f"{marker} is damaged: use another folder")
-    return found

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from tempoquant.documents import parse_json, read_json
 from tempoquant.errors import FormatError, InputError
 from tempoquant.files import save_tensors, write_whole
 from tempoquant.training.trainer import Trainer
@@ -38,8 +39,8 @@ def load_checkpoint(trainer: Trainer, folder: Path, identity: Mapping[str, Any])
     """
     if not (folder / STATE).is_file():
         return False
+    found = read_json(folder / STATE, "is damaged, begin again with --overwrite")
     try:
-        found = json.loads((folder / STATE).read_text())
         run, step, file = dict(found["run"]), int(found["step"]), str(found["tensors"])
     except (ValueError, KeyError, TypeError):
         raise FormatError(f"{folder / STATE} is damaged: begin again with --overwrite") from None
@@ -66,6 +67,9 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
 def forget_after(path: Path, step: int) -> None:
     """Drop the log of steps that will be done again, and what a killed process wrote in half."""
     if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        try:
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and parse_json(line)["step"] <= step]
+        except (ValueError, LookupError, TypeError):
+            raise FormatError(f"{path} has a line that is no entry of a training's log: delete the line") from None
         write_whole(path, "".join(kept))

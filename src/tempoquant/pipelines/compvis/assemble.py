@@ -8,6 +8,7 @@ import yaml
 from diffusers import DDIMPipeline, DDIMScheduler, LDMPipeline, StableDiffusionPipeline
 from torch import Tensor
 
+from tempoquant.documents import read_yaml
 from tempoquant.errors import FormatError, InputError
 from tempoquant.pipelines.class_latent import ClassEmbedder, ClassLatentPipeline
 from tempoquant.pipelines.compvis.autoencoder import autoencoder
@@ -77,15 +78,7 @@ def _schedule(params: Mapping[str, Any]) -> DDIMScheduler:
 def _beside(path: Path) -> dict[str, Any] | None:
     """The configuration that lies beside a checkpoint."""
     file = next((f for f in (path.with_suffix(".yaml"), path.with_name("config.yaml")) if f.is_file()), None)
-    if file is None:
-        return None
-    try:
-        found = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{file} holds no configuration")
-    return found
+    return None if file is None else read_yaml(file, str(file))
 
 
 def _known(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
