@@ -51,13 +51,17 @@ def parse_json(text: str | bytes) -> Any:
         found = json.loads(text)
     except RecursionError:
         raise ValueError(f"more than {DEEPEST} levels within each other") from None
-    level = [found]
+    level = _containers([found])
     for _ in range(DEEPEST):
-        inside = [entry.values() if isinstance(entry, dict) else entry for entry in level]
-        level = [child for entries in inside for child in entries if isinstance(child, dict | list)] if level else []
         if not level:
             return found
+        level = [child for entry in level for child in _containers(entry)]
     raise ValueError(f"more than {DEEPEST} levels within each other")
+
+
+def _containers(entry: dict[str, Any] | list[Any]) -> list[Any]:
+    """The mappings and lists that ``entry`` holds itself."""
+    return [value for value in (entry.values() if isinstance(entry, dict) else entry) if isinstance(value, dict | list)]
 
 
 def read_yaml(path: Path, name: str) -> dict[str, Any]:
@@ -122,6 +126,13 @@ class _BoundedLoader(yaml.SafeLoader):
         if size > MOST_NODES or depth > DEEPEST:
             raise ValueError(f"more than {MOST_NODES} entries or {DEEPEST} levels, with aliases as what they stand for")
         return size, depth
+
+
+def regular(path: Path) -> Path:
+    """``path``; FormatError unless a regular file lies there: opening a pipe, or a device, may never return."""
+    if not path.is_file():
+        raise FormatError(f"{path} cannot be read: {'it is no regular file' if path.exists() else 'no such file'}")
+    return path
 
 
 def _content(path: Path, most: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from tempoquant.checkpoint.entries import check_entries
 from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
@@ -79,15 +80,16 @@ class Blueprint:
         """The inverse of :meth:`to_config`.
 
         Raises:
-            FormatError: not ours, or of a newer format version.
+            FormatError: not ours, of a newer format version, or an entry is not what it should be.
         """
         if config.get("quant_method") != QUANT_METHOD:
             raise FormatError(f"quant_method is {config.get('quant_method')!r}, not {QUANT_METHOD!r}")
-        if config.get("format_version", 0) > FORMAT_VERSION:
+        if int(config.get("format_version", 0)) > FORMAT_VERSION:
             raise FormatError(
                 f"format version {config['format_version']} is newer than {FORMAT_VERSION}, the newest this "
                 "tempoquant reads: upgrade tempoquant"
             )
+        check_entries(config)
         attention = tuple(AttentionProduct(**{**a, "calls": tuple(a["calls"])}) for a in config["attention"])
         return cls(
             Recipe.parse(config["recipe"], stored=True),

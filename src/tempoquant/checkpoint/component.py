@@ -12,15 +12,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import Blueprint
+from tempoquant.checkpoint.digest import DIGEST, check_digest, digest_of
 from tempoquant.checkpoint.features import stored_conditions, stored_stand_ins
 from tempoquant.checkpoint.tensors import layout, packed_tensors, unpack_into
+from tempoquant.checkpoint.values import check_tables
 from tempoquant.checkpoint.vectors import PREFIX
 from tempoquant.correction.tables import PREFIX as CORRECTION
 from tempoquant.correction.tables import CorrectionTables
+from tempoquant.documents import read_json, regular
 from tempoquant.errors import FormatError, InputError
 from tempoquant.files import save_tensors, write_whole
 from tempoquant.intervals import Clock
 from tempoquant.layers import install_attention, install_layers, install_splits, install_stand_ins
+from tempoquant.pipelines.building import parameters_within
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = WEIGHTS + ".index.json"
@@ -40,6 +44,7 @@ def write_component(
         config["_class_name"] = type(module).__name__
     config["quantization_config"] = full_config(module, blueprint, clock)
     tensors = packed_tensors(module, clock) | ({} if correction is None else correction.to_tensors())
+    tensors[DIGEST] = digest_of(config["quantization_config"], tensors)
     save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     # The config comes last: a folder without it does not load.
     write_whole(folder / "config.json", json.dumps(config, indent=2, default=list) + "\n")
@@ -64,11 +69,23 @@ def read_component(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -
     """
     config = read_config(folder)
     ours = config["quantization_config"]
-    with _damage_of(folder):
+    with damage_of(folder):
         blueprint = Blueprint.from_config(ours)
-    module = build({k: v for k, v in config.items() if k != "quantization_config"})
-    clock = fill(module, ours, blueprint, read_tensors(folder), folder)
+    tensors = read_tensors(folder)
+    with parameters_within(*_room(ours, tensors)):
+        module = build({k: v for k, v in config.items() if k != "quantization_config"})
+    clock = fill(module, ours, blueprint, tensors, folder)
     return module.eval(), blueprint, clock
+
+
+def _room(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[int, int]:
+    """How many weights, and how many numbers in all, the stock module of stored ``tensors`` can have at most.
+
+    A weight that is not stored is that of a layer which a table stands for; a byte holds at most four integers.
+    """
+    gone = config.get("stand_ins", {}).values()
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return len(tensors) + len(gone), 4 * stored + sum(entry["parameters"] for entry in gone)
 
 
 def fill(
@@ -86,12 +103,13 @@ def fill(
     Raises:
         FormatError: config, tensors and module do not fit each other.
     """
-    if TIMESTEPS not in tensors:
-        raise FormatError(f"{folder} stores no tensor {TIMESTEPS!r}")
+    if TIMESTEPS not in tensors or not tensors[TIMESTEPS].numel():
+        raise FormatError(f"{folder} stores no tensor {TIMESTEPS!r}, or an empty one")
+    check_tables(tensors)
     argument = blueprint.time_argument
     clock = Clock(tensors[TIMESTEPS], argument.position, argument.name)
     clock.frozen = bool(config.get("frozen", False))
-    with _damage_of(folder):
+    with damage_of(folder):
         clock.conditions = stored_conditions(config.get("conditions", ()), tensors)
         install_splits(module, blueprint.splits)
         entries = _in_module_order(module, config.get("stand_ins", {}))
@@ -103,6 +121,8 @@ def fill(
         module._apply(lambda tensor: torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
         layers = _in_module_order(module, config["layers"])
         unpack_into(module, {**config, "layers": layers}, tensors, clock)
+    # Last, since all others say more.
+    check_digest(config, tensors)
     clock.attach(module)
     return clock
 
@@ -122,7 +142,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in weight_files(folder):
         try:
-            tensors |= load_file(path)
+            tensors |= load_file(regular(path))
         except (OSError, SafetensorError) as error:
             raise FormatError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     return tensors
@@ -135,19 +155,18 @@ def weight_files(folder: Path) -> list[Path]:
         FormatError: the index of sharded weights cannot be read.
     """
     index = folder / INDEX
-    if not index.is_file():
+    if not index.exists():
         return [folder / WEIGHTS]
-    try:
-        names = set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise FormatError(f"{index} is no index of weight files: {type(error).__name__}") from None
-    if any(Path(name).name != name for name in names):
+    entries = read_json(index, "is no index of weight files").get("weight_map")
+    if not isinstance(entries, dict) or not all(isinstance(name, str) and name for name in entries.values()):
+        raise FormatError(f"{index} is no index of weight files: its weight_map must name a file for every tensor")
+    if any(Path(name).name != name for name in entries.values()):
         raise FormatError(f"{index} names a file outside of its folder")
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in sorted({*entries.values()})]
 
 
 @contextmanager
-def _damage_of(folder: Path | str) -> Iterator[None]:
+def damage_of(folder: Path | str) -> Iterator[None]:
     """Errors of a config whose entries are not what they should be, in one line."""
     try:
         yield
@@ -165,7 +184,7 @@ def read_correction(folder: Path, blueprint: Blueprint, clock: Clock) -> Correct
     """
     tensors: dict[str, Tensor] = {}
     for path in weight_files(folder) if blueprint.recipe.correction else ():
-        with safe_open(path, "pt") as file:
+        with safe_open(regular(path), "pt") as file:
             names = (name for name in file.keys() if name.startswith(CORRECTION))  # noqa: SIM118
             tensors |= {name: file.get_tensor(name) for name in names}
     return correction_of(blueprint, tensors, clock, folder)
@@ -191,11 +210,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         FormatError: missing, unreadable, or without a ``quantization_config``.
     """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(config, dict) or not isinstance(config.get("quantization_config"), dict):
+    config = read_json(folder / "config.json")
+    if not isinstance(config.get("quantization_config"), dict):
         raise FormatError(f"{folder} holds a denoiser that is not quantized: its config has no quantization_config")
     return config

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from tempoquant.documents import read_json
 from tempoquant.errors import FormatError, InputError
 from tempoquant.files import write_whole
 from tempoquant.outputs import MARKER
 
 EVIDENCE = "tempoquant.json"
+NO_EVIDENCE = "not a tempoquant evidence file"
 
 
 def write_evidence(folder: Path, facts: dict[str, Any]) -> None:
@@ -33,13 +35,15 @@ def read_evidence(folder: Path) -> dict[str, Any]:
     if not path.exists():
         warnings.warn(f"{folder} has no {EVIDENCE}: loaded unverified", stacklevel=3)
         return {}
-    try:
-        evidence = json.loads(path.read_text())
-        recorded, version = dict(evidence["files"]), int(evidence["format_version"])
-    except (ValueError, KeyError, TypeError):
-        raise FormatError(f"{path} is not a tempoquant evidence file") from None
+    evidence = read_json(path, f"is {NO_EVIDENCE}")
+    recorded, version = evidence.get("files"), evidence.get("format_version")
+    if not isinstance(recorded, dict) or not isinstance(version, int):
+        raise FormatError(f"{path} is {NO_EVIDENCE}: it needs files and a format_version")
     if version > 1:
         raise FormatError(f"{path}: format version {version} is newer than 1: upgrade tempoquant")
+    outside = next((name for name in recorded if Path(name).is_absolute() or ".." in Path(name).parts), None)
+    if outside is not None:
+        raise FormatError(f"{path} is {NO_EVIDENCE}: it names {outside!r}, which is outside of the folder")
     for name, digest in recorded.items():
         file = folder / name
         if not file.is_file():
@@ -61,7 +65,7 @@ def add_evidence(folder: Path, key: str, value: Any) -> None:
     path = folder / EVIDENCE
     if not path.is_file():
         raise InputError(f"{folder} has no {EVIDENCE} to keep the {key} in")
-    evidence = json.loads(path.read_text())
+    evidence = read_json(path, f"is {NO_EVIDENCE}")
     write_whole(path, json.dumps(evidence | {key: value}, indent=2) + "\n")
 
 
@@ -96,11 +100,12 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def file_hash(path: Path) -> str:
-    """blake2b (16 bytes, hex) of a file's content."""
-    digest = hashlib.blake2b(digest_size=16)
+    """blake2b (16 bytes, hex) of a regular file's content: of no more than its size, since some files never end."""
+    digest, left = hashlib.blake2b(digest_size=16), path.stat().st_size
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(min(left, 1 << 20)):
             digest.update(block)
+            left -= len(block)
     return digest.hexdigest()
 
 

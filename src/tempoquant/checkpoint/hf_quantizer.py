@@ -7,6 +7,7 @@ diffusers finds what loads a quantized module by the ``quant_method`` of its con
 import json
 import warnings
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import QUANT_METHOD, Blueprint
-from tempoquant.checkpoint.component import correction_of, fill, full_config
+from tempoquant.checkpoint.component import correction_of, damage_of, fill, full_config
+from tempoquant.checkpoint.digest import DIGEST, digest_of
+from tempoquant.checkpoint.evidence import EVIDENCE, read_evidence
 from tempoquant.checkpoint.tensors import packed_tensors
 from tempoquant.correction.tables import CorrectionTables
 from tempoquant.errors import InputError
@@ -81,8 +84,16 @@ class TempoquantQuantizer(DiffusersQuantizer):
         return torch_dtype
 
     def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[Any]) -> list[str]:
-        """Take over: none of the stored names is one of the module's that diffusers should fill."""
+        """Take over: none of the stored names is one of the module's that diffusers should fill.
+
+        Raises:
+            FormatError: the evidence beside the component's folder is damaged, or a file is not what it says.
+        """
         self.files_left = len(checkpoint_files)
+        folder = Path(checkpoint_files[0]).parent.parent
+        # A component's folder alone has none beside it.
+        if (folder / EVIDENCE).exists():
+            read_evidence(folder)
         return []
 
     def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
@@ -113,7 +124,9 @@ class TempoquantQuantizer(DiffusersQuantizer):
             raise InputError("the denoiser has LoRA adapters on it: save those by themselves, unload them, then save")
         assert self.clock is not None
         corrected = {} if self.correction is None else self.correction.to_tensors()
-        return packed_tensors(self.model, self.clock) | corrected, {}
+        tensors = packed_tensors(self.model, self.clock) | corrected
+        entries = self.quantization_config.entries  # type: ignore[attr-defined]
+        return tensors | {DIGEST: digest_of(entries, tensors)}, {}
 
     def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
         self.model = model
@@ -123,7 +136,8 @@ class TempoquantQuantizer(DiffusersQuantizer):
 
     def _fill(self) -> None:
         config, where = self.quantization_config.entries, type(self.model).__name__  # type: ignore[attr-defined]
-        blueprint = Blueprint.from_config(config)
+        with damage_of(where):
+            blueprint = Blueprint.from_config(config)
         self.clock = fill(self.model, config, blueprint, self.tensors, where)
         self.correction = correction_of(blueprint, self.tensors, self.clock, where)
         self.tensors = {}

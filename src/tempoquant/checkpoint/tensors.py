@@ -18,6 +18,7 @@
 | ``tempoquant.condition.<argument>`` | its own | (C, ...) the C conditions that features are frozen to, if any |
 | ``tempoquant.feature_scale`` | float32 | those of uint8 features, one a row of each layer |
 | ``tempoquant.feature_zero`` | uint8 | their zero points |
+| ``tempoquant.digest`` | uint8 (16,) | blake2b of the quantization_config and all of these but the weights |
 """
 
 import hashlib
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import interval_providers, is_symmetric
 from tempoquant.checkpoint.features import condition_tensors, feature_tensors
+from tempoquant.checkpoint.values import FLOATS
 from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
 from tempoquant.errors import FormatError
 from tempoquant.intervals import (
@@ -42,7 +44,7 @@ from tempoquant.intervals import (
     TemporalTable,
     kept_networks,
 )
-from tempoquant.layers import QuantizedLayer, quantized_layers, stand_ins
+from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers, stand_ins
 from tempoquant.numerics import QParams, grid, pack, unpack
 
 
@@ -102,7 +104,10 @@ def unpack_into(module: nn.Module, config: Mapping[str, Any], tensors: dict[str,
             module.get_submodule(name).input_interval = providers[entry["input"]]
     for name, operands in config["operands"].items():
         intervals = nn.ModuleDict({operand: providers[i] for operand, i in operands.items()})
-        module.get_submodule(name).intervals = intervals
+        product = module.get_submodule(name)
+        if not isinstance(product, QuantizedProduct):
+            raise FormatError(f"the denoiser has no attention product {name!r} for the stored operands")
+        product.intervals = intervals
     _fill_plain(module, reader, tensors)
     reader.finish()
     left = sorted(name for name in tensors if not name.startswith(PREFIX))
@@ -145,19 +150,30 @@ def _packed_weight(layer: QuantizedLayer) -> Tensor:
 
 def _provider(entry: Mapping[str, Any], reader: Reader, clock: Clock) -> IntervalProvider:
     kind = entry["kind"]
-    if kind not in ("constant", "groups", "stepped", "table"):
-        raise FormatError(f"the folder has an interval of kind {kind!r}, which this tempoquant does not know")
-    count = {"constant": 1, "groups": int(entry.get("groups", 0))}.get(kind, len(clock))
+    count = {"constant": 1, "groups": entry.get("groups")}.get(kind) or len(clock)
     scale, zero = reader.take("interval_scale", count), reader.take("interval_zero", count)
-    if entry["kind"] == "stepped":
-        return SteppedInterval(scale, zero, reader.take("interval_widths", count), clock)
+    if kind == "stepped":
+        widths = reader.take("interval_widths", count)
+        _check_grid("interval_zero", zero, 2 ** widths.int() - 1)
+        if int(widths.max()) != entry["bits"]:
+            raise FormatError(
+                f"the tensor 'tempoquant.interval_widths' has no row of the interval's {entry['bits']} bits"
+            )
+        return SteppedInterval(scale, zero, widths, clock)
     qparams = QParams(scale, zero, *grid(entry["bits"]))
+    _check_grid("interval_zero", zero, qparams.q_max)
     if kind == "groups":
         return GroupInterval(qparams, entry["bits"], clock, entry["train_timesteps"])
     scale_out = reader.take("interval_scale_out", count) if entry.get("scale_out") else None
     if kind == "table":
         return TableInterval(qparams, entry["bits"], clock, scale_out)
     return ConstantInterval(qparams, entry["bits"], scale_out)
+
+
+def _check_grid(name: str, zero: Tensor, q_max: Tensor | int) -> None:
+    """Raise FormatError for a zero point beyond the end of its grid."""
+    if bool((zero > q_max).any()):
+        raise FormatError(f"the tensor {PREFIX + name!r} has a zero point that is no integer of its grid")
 
 
 def _keep(entry: Mapping[str, Any], reader: Reader, providers: list[IntervalProvider]) -> None:
@@ -178,11 +194,12 @@ def _fill_layer(
     if bits == 32:
         return
     packed = rest.pop(f"{name}.weight", None)
-    if packed is None:
-        raise FormatError(f"the folder has no tensor {name + '.weight'!r}")
+    if packed is None or packed.dtype != torch.uint8:
+        raise FormatError(f"the folder has no tensor {name + '.weight'!r} of packed integers (uint8)")
     scale = reader.take("weight_scale", shape[0])
     symmetric = torch.full((shape[0],), 2 ** (bits - 1), dtype=torch.int32)
     zero = symmetric if entry["symmetric"] else reader.take("weight_zero", shape[0]).to(torch.int32)
+    _check_grid("weight_zero", zero, 2**bits - 1)
     centred = _centred(packed, bits, zero, shape, entry["symmetric"])
     layer.set_weight(centred, QParams(scale, zero, 0, 2**bits - 1), bits)
 
@@ -209,4 +226,7 @@ def _fill_plain(module: nn.Module, reader: Reader, rest: dict[str, Tensor]) -> N
             stored = reader.take("vectors", place.numel()) if _is_vector(place) else rest.pop(name, None)
             if stored is None or (stored.shape != place.shape and not _is_vector(place)):
                 raise FormatError(f"the folder's tensor {name!r} is missing or of another shape")
+            # In half precision where diffusers was asked for it, when it loaded or before it saved.
+            if stored.dtype != place.dtype and not {stored.dtype, place.dtype} <= {*FLOATS}:
+                raise FormatError(f"the folder's tensor {name!r} is {stored.dtype}, not {place.dtype}")
             place.copy_(stored.view(place.shape))

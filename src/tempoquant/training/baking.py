@@ -1,5 +1,8 @@
 """Tables for another schedule than the trained one, from the networks that a folder kept."""
 
+from collections.abc import Mapping
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +16,7 @@ from tempoquant.intervals import (
     TemporalTable,
     kept_networks,
 )
-from tempoquant.intervals.generator import Architecture
+from tempoquant.intervals.generator import ENCODINGS, Architecture
 from tempoquant.numerics import QParams
 from tempoquant.training.bank import Bank, LearnedInterval
 from tempoquant.training.draws import Draws
@@ -56,6 +59,14 @@ def bake(module: nn.Module, clock: Clock, timesteps: Tensor) -> Tensor:
     return clock.timesteps
 
 
+def _check_widths(architecture: Architecture, tensors: Mapping[str, Tensor]) -> None:
+    """Raise RuntimeError unless networks of ``architecture`` have weights of the stored shapes."""
+    inputs = ENCODINGS[architecture.encoding][0] + architecture.statistics
+    for i, widths in enumerate(pairwise((inputs, *architecture.hidden, 1))):
+        if tuple(tensors[f"generators.weights.{i}"].shape[1:]) != widths:
+            raise RuntimeError(f"no weight of {widths[0]} inputs and {widths[1]} outputs")
+
+
 def bank_of(kept: KeptNetworks) -> Bank:
     """The bank that was kept, on the processor, where it was folded.
 
@@ -66,11 +77,14 @@ def bank_of(kept: KeptNetworks) -> Bank:
     try:
         plain = form["architecture"]
         architecture = Architecture(**{**plain, "hidden": tuple(plain["hidden"])})
+        _check_widths(architecture, tensors)
         # Everything but its length is overwritten.
         start = [ConstantInterval(QParams(torch.ones(()), torch.zeros(()), 0, 1), 1)] * len(tensors["zero"])
+        if not int(form["train_timesteps"]) > 0:
+            raise ValueError(f"train_timesteps = {form['train_timesteps']}")
         bank = Bank(start, SCHEMES[form["scheme"]], architecture, form["train_timesteps"], Draws(), ("kept",))
         bank.load_state_dict(tensors)
-    except (LookupError, TypeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise FormatError(f"the kept interval networks are not known here: {type(error).__name__}: {first}") from None
     return bank
