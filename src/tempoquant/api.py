@@ -283,7 +283,7 @@ def _around(root: Path, component: str, module: nn.Module, denoiser: Denoiser | 
         assert denoiser is not None
         return BareTarget(replace(denoiser, module=module))
     try:
-        pipe = load_pipeline(str(root), local_files_only=True, **{component: module})
+        pipe = load_pipeline(root, **{component: module})
     except Exception as error:
         raise FormatError(f"{root} cannot be loaded as a diffusers folder: {first_line(error)}") from error
     return DiffusersTarget(pipe, root.name)

@@ -21,8 +21,9 @@ class NumericsError(TempoquantError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type's name."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error's message, of 300 characters at most, or its type's name."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 300 else f"{line[:297]}..."
 
 
 def unknown(what: str, value: str, valid: Iterable[str]) -> InputError:

@@ -203,7 +203,7 @@ def _around(root: Path, component: str, module: ExportedDenoiser, shape: tuple[i
     try:
         if (root / "model_index.json").is_file():
             # Without a denoiser first: diffusers remarks on one of a class that the folder does not name.
-            pipe = load_pipeline(str(root), local_files_only=True, **{component: None})
+            pipe = load_pipeline(root, **{component: None})
             return DiffusersTarget(_built_around(pipe, component, module), root.name)
         config = json.loads((root / "scheduler" / "scheduler_config.json").read_text())
         scheduler = getattr(diffusers, config["_class_name"]).from_config(config)

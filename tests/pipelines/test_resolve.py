@@ -87,7 +87,7 @@ def test_hub_failure_is_one_line(monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("We couldn't connect\nto the hub")
 
-    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", refuse)
+    monkeypatch.setattr(DiffusionPipeline, "download", refuse)
     with pytest.raises(InputError, match=r"no folder 'org/name' here, and the hub gave none: We couldn't connect$"):
         resolve("org/name")
 

@@ -19,6 +19,8 @@ from tempoquant.pipelines.targets import Seen, Visit, walk
 from tempoquant.progress import Progress
 
 COMPONENTS = ("unet", "transformer")
+LONGEST_SIDE = 16_384
+"""Of a sample, latent or not."""
 CONDITIONS = ("prompt", "class_labels")
 
 
@@ -201,4 +203,10 @@ def _sample_shape(module: nn.Module) -> tuple[int, ...]:
     if size is None or channels is None:
         raise InputError(f"{type(module).__name__} does not say its sample_size and in_channels; wrap it in a Denoiser")
     sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    return (int(channels), *(int(side) for side in sides))
+    # What a damaged configuration says would else be the size of the noise that is drawn.
+    if not all(isinstance(side, int) and 1 <= side <= LONGEST_SIDE for side in (channels, *sides)):
+        raise InputError(
+            f"the sample_size {size!r} or in_channels {channels!r} of {type(module).__name__} is out of range: "
+            f"1 to {LONGEST_SIDE}"
+        )
+    return (channels, *sides)

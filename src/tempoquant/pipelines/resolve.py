@@ -10,17 +10,21 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
+from safetensors import safe_open
 
+from tempoquant.documents import regular
 from tempoquant.errors import FormatError, InputError, first_line, unknown
-from tempoquant.pipelines.class_latent import ClassLatentPipeline
-from tempoquant.pipelines.class_pipeline import ClassPipeline
+from tempoquant.pipelines.building import parameters_within
 from tempoquant.pipelines.compvis.files import SUFFIXES
 from tempoquant.pipelines.denoiser import Denoiser
 from tempoquant.pipelines.diffusers_target import DiffusersTarget
+from tempoquant.pipelines.index import pipeline_class
 from tempoquant.pipelines.targets import BareTarget, Target
 
 BUNDLED = ("fashion32", "fashion32-class")
 FORMS = (*BUNDLED, "DIFFUSERS_FOLDER", "FILE.ckpt", "FILE.safetensors", "FILE.py:FACTORY", "HUB_ORG/NAME")
+SAFE = {"use_safetensors": True, "trust_remote_code": False}
+"""Safetensors only, since pickles run code; trust_remote_code off keeps a folder's own .py files unread."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -69,7 +73,7 @@ def _from_folder(folder: Path, name: str) -> Target:
             )
         raise FormatError(f"{folder} is not a diffusers folder: it has no model_index.json")
     try:
-        pipe = load_pipeline(str(folder), local_files_only=True)
+        pipe = load_pipeline(folder)
     except Exception as error:
         raise FormatError(f"{folder} cannot be loaded as a diffusers folder: {first_line(error)}") from error
     return DiffusersTarget(pipe, name)
@@ -84,29 +88,40 @@ def _from_checkpoint(path: Path) -> Target:
     return DiffusersTarget(load_checkpoint(path), path.stem)
 
 
-def load_pipeline(source: str, **options: Any) -> DiffusionPipeline:
-    """A diffusers pipeline from a folder or the hub, without pickles, foreign code or a progress bar."""
+def load_pipeline(folder: Path, **components: Any) -> DiffusionPipeline:
+    """A diffusers pipeline from a folder, without pickles, foreign code or a progress bar.
+
+    Args:
+        components: in the place of the folder's own.
+
+    Raises:
+        FormatError: its index names what is not loaded, or a configuration is of more than the folder holds.
+    """
+    loader: Any = pipeline_class(folder)
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        # Safetensors only, since pickles run code; trust_remote_code off keeps the folder's own .py files unread.
-        loader: Any = _own_class(source) or DiffusionPipeline
-        return loader.from_pretrained(source, use_safetensors=True, trust_remote_code=False, **options)
+        with parameters_within(*_room(folder)):
+            return loader.from_pretrained(str(folder), local_files_only=True, **SAFE, **components)
     finally:
         if shown:
             logging.enable_progress_bar()
 
 
-def _own_class(source: str) -> type[ClassPipeline] | None:
-    """The class of a folder's pipeline if it is one of those that diffusers does not know."""
-    index = Path(source) / "model_index.json"
-    text = index.read_text() if index.is_file() else ""
-    return next((own for own in (ClassLatentPipeline, ClassPipeline) if f'"{own.__name__}"' in text), None)
+def _room(folder: Path) -> tuple[int, int]:
+    """How many tensors the components' files hold, and how many numbers at most."""
+    files = [regular(path) for pattern in ("*.safetensors", "*/*.safetensors") for path in folder.glob(pattern)]
+    tensors = 0
+    for path in files:
+        with safe_open(path, "pt") as file:
+            tensors += len(file.keys())
+    # Four bits a number, in the smallest of other formats.
+    return tensors, 2 * sum(path.stat().st_size for path in files)
 
 
 def _from_hub(name: str) -> Target:
     try:
-        pipe = load_pipeline(name)
+        pipe = load_pipeline(Path(DiffusionPipeline.download(name, **SAFE)))
     except Exception as error:
         raise InputError(f"no folder {name!r} here, and the hub gave none: {first_line(error)}") from error
     return DiffusersTarget(pipe, name)
