@@ -33,6 +33,7 @@ from tempoquant.pipelines import (
 from tempoquant.pipelines.heads_unet import HeadsUNet2DModel
 from tempoquant.pipelines.precision import conditioning_in_float32
 from tempoquant.pipelines.resolve import first_line, load_pipeline
+from tempoquant.precision import in_float32
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
@@ -43,6 +44,7 @@ from tempoquant.workplace import check_job_output, workplace
 COMPONENTS = ("unet", "transformer", "denoiser")
 
 
+@in_float32
 def quantize(
     model: Any,
     recipe: Recipe,
@@ -115,6 +117,7 @@ def quantize(
     return result
 
 
+@in_float32
 def train(
     model: Any,
     recipe: Recipe,
@@ -177,6 +180,7 @@ def train(
     return result
 
 
+@in_float32
 def load(
     folder: Path | str,
     *,

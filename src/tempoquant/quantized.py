@@ -26,6 +26,7 @@ from tempoquant.intervals import Clock, has_tables, kept_networks
 from tempoquant.outputs import Kind, writing
 from tempoquant.pipelines import Denoiser, Target, build_scheduler, example_conditions, set_steps
 from tempoquant.pipelines.conditioning import condition_rows
+from tempoquant.precision import in_float32
 from tempoquant.recipe import Recipe
 from tempoquant.runtime import PromptTables, Replay, freeze_schedule, has_hooks, use_engine
 from tempoquant.training.baking import bake, can_bake
@@ -93,6 +94,7 @@ class QuantizedPipeline:
         baked = {name: told[name] for name in ("steps", "sampler")} if told.get("baked") else {}
         return {"steps": own.steps, "sampler": own.sampler, "eta": own.eta, **baked}
 
+    @in_float32
     def bake(self, steps: int | None = None, sampler: str | None = None) -> None:
         """Make the tables for another schedule, from the networks that were kept: what is saved from now on.
 
@@ -130,6 +132,7 @@ class QuantizedPipeline:
                 table.networks = None
         self._let_bake()
 
+    @in_float32
     def freeze_schedule(self, storage: str = "float16", conditioning: Mapping[str, Any] | None = None) -> int:
         """Replace the layers that see the time step alone by tables of what they put out, for the recorded schedule.
 
@@ -168,6 +171,7 @@ class QuantizedPipeline:
         self.drop_generators()
         return removed
 
+    @in_float32
     def generate(self, samples: int, **options: Any) -> Tensor:
         """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Target.generate`.
 

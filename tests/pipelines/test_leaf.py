@@ -11,7 +11,7 @@ ROOT = Path(tempoquant.__file__).parent
 @pytest.mark.parametrize(
     ("room", "allowed"),
     [
-        ("pipelines", {"documents", "errors", "predictions", "progress", "randomness"}),
+        ("pipelines", {"documents", "errors", "precision", "predictions", "progress", "randomness"}),
         ("evaluation", {"caches", "errors", "files", "outputs", "pipelines", "progress", "randomness"}),
     ],
 )

@@ -24,6 +24,7 @@ from tempoquant.checkpoint.tensors import packed_tensors
 from tempoquant.correction.tables import CorrectionTables
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
+from tempoquant.precision import in_float32
 from tempoquant.runtime import use_engine
 
 
@@ -79,9 +80,9 @@ class TempoquantQuantizer(DiffusersQuantizer):
             raise InputError(f"device_map = {device_map}: a quantized denoiser is not offloaded to disk")
 
     def update_torch_dtype(self, torch_dtype: Any) -> Any:
-        """See the base class; notes what the float parts are asked to be."""
+        """See the base class; notes what the float parts are asked to be: float32 unless said otherwise."""
         self.dtype = torch_dtype
-        return torch_dtype
+        return torch.float32 if torch_dtype is None else torch_dtype
 
     def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[Any]) -> list[str]:
         """Take over: none of the stored names is one of the module's that diffusers should fill.
@@ -134,6 +135,7 @@ class TempoquantQuantizer(DiffusersQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
         pass
 
+    @in_float32
     def _fill(self) -> None:
         config, where = self.quantization_config.entries, type(self.model).__name__  # type: ignore[attr-defined]
         with damage_of(where):

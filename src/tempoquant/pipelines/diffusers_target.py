@@ -16,6 +16,7 @@ from tempoquant.pipelines.conditioning import check_classes
 from tempoquant.pipelines.denoiser import Denoiser
 from tempoquant.pipelines.sampling import Observer, sample
 from tempoquant.pipelines.targets import Seen, Visit, walk
+from tempoquant.precision import in_float32
 from tempoquant.progress import Progress
 
 COMPONENTS = ("unet", "transformer")
@@ -68,6 +69,7 @@ class DiffusersTarget:
         else:
             self._refuse(conditioning)
 
+    @in_float32
     def generate(
         self,
         samples: int | Sequence[int],
@@ -87,6 +89,7 @@ class DiffusersTarget:
 
         return run_pipeline(self, samples, tell, conditioning=self._needed(conditioning), decode=True, **options)
 
+    @in_float32
     def walk(
         self,
         samples: int | Sequence[int],
@@ -108,6 +111,7 @@ class DiffusersTarget:
         run_pipeline(self, samples, tell, conditioning=given, decode=False, progress=progress, **options)
         return None
 
+    @in_float32
     def decode(self, x: Tensor) -> Tensor:
         """Latents (N, C, h, w) through the pipeline's autoencoder, one by one to bound memory; pixels pass."""
         vae = self._autoencoder
@@ -118,6 +122,7 @@ class DiffusersTarget:
             pixels = [vae.decode(part, return_dict=False)[0].float().cpu() for part in given.split(1)]
         return torch.cat(pixels)
 
+    @in_float32
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (N, C, H, W) as latents: the mean of the autoencoder's distribution; pixel models take them as is."""
         vae = self._autoencoder

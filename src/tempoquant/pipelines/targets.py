@@ -13,6 +13,7 @@ from tempoquant.pipelines.conditioning import check_classes, check_unconditional
 from tempoquant.pipelines.denoiser import Denoiser, plain_call
 from tempoquant.pipelines.noise import sample_indices
 from tempoquant.pipelines.sampling import Observer, check_rows, sample
+from tempoquant.precision import in_float32
 from tempoquant.progress import Progress
 
 
@@ -156,18 +157,22 @@ class BareTarget:
             if self.denoiser.call is plain_call and not anything and name not in taken:
                 raise InputError(f"{self.name} takes no {name}: its forward takes {', '.join(taken)}")
 
+    @in_float32
     def generate(self, samples: int | Sequence[int], **options: Any) -> Tensor:
         """See :meth:`Target.generate`; ``conditioning`` holds the denoiser's keyword tensors, N rows each."""
         return self.decode(sample(self.denoiser, samples=samples, **options))
 
+    @in_float32
     def walk(self, samples: int | Sequence[int], visit: Visit, **options: Any) -> None:
         """See :meth:`Target.walk`."""
         walk(self.denoiser, samples, visit, **options)
 
+    @in_float32
     def decode(self, x: Tensor) -> Tensor:
         """The identity: a bare denoiser's samples are pixels."""
         return x
 
+    @in_float32
     def encode(self, pixels: Tensor) -> Tensor:
         """The identity."""
         return pixels
