@@ -12,7 +12,7 @@ from tempoquant.errors import InputError, NumericsError
 from tempoquant.pipelines.denoiser import Conditioning, Denoiser
 from tempoquant.pipelines.noise import noise_batch, sample_indices, step_generators
 from tempoquant.pipelines.recorded import meet_schedule
-from tempoquant.pipelines.schedulers import build_scheduler, check_eta, set_steps, step_options
+from tempoquant.pipelines.schedulers import build_scheduler, check_eta, set_steps, settings_of, step_options
 from tempoquant.predictions import call_denoiser
 from tempoquant.progress import Progress, Silent
 
@@ -87,13 +87,15 @@ def _sample_batch(
     x = noise_batch(denoiser.sample_shape, seed, indices).to(device) * scheduler.init_noise_sigma
     with evaluating(denoiser.module):
         for k, t in enumerate(scheduler.timesteps):
-            model_input = scheduler.scale_model_input(x, t)
+            with settings_of(scheduler):
+                model_input = scheduler.scale_model_input(x, t)
             call = functools.partial(denoiser, model_input, t, **given)
             prediction = call_denoiser(call, model_input, sampling_step(k, t), channels)
             check_finite(prediction, k, t)
             if observer is not None:
                 observer(k, t.expand(len(indices)), torch.tensor(indices), model_input, prediction)
-            x = scheduler.step(prediction, t, x, **options).prev_sample
+            with settings_of(scheduler):
+                x = scheduler.step(prediction, t, x, **options).prev_sample
             advance(1)
     return x
 

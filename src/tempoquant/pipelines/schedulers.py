@@ -3,7 +3,8 @@
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
@@ -83,12 +84,27 @@ def set_steps(scheduler: Any, steps: int, device: Any = None) -> None:
     """Set the number of sampling steps, checked: diffusers accepts values that fail much later.
 
     Raises:
-        InputError: ``steps`` is not in 1 .. ``num_train_timesteps``.
+        InputError: ``steps`` is not in 1 .. ``num_train_timesteps``, or the scheduler's settings are not valid.
     """
     most = int(scheduler.config.num_train_timesteps)
     if not 1 <= steps <= most:
         raise InputError(f"steps {steps} is out of range: this schedule takes 1 to {most}")
-    scheduler.set_timesteps(steps, device=device)
+    with settings_of(scheduler):
+        scheduler.set_timesteps(steps, device=device)
+
+
+@contextmanager
+def settings_of(scheduler: Any) -> Iterator[None]:
+    """Say in one line what a scheduler finds wrong with its settings: diffusers looks at most when they are used.
+
+    Raises:
+        InputError: it fails within the block.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        what = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise InputError(f"{type(scheduler).__name__} cannot be used with its settings: {what}") from error
 
 
 def step_options(scheduler: Any, eta: float, generators: list[Any]) -> dict[str, Any]:
