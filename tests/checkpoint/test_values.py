@@ -294,6 +294,8 @@ def test_a_header_without_bound(folder):
         ("unet/config.json", {"sample_size": "8"}),
         ("unet/config.json", {"_class_name": {"a": 1}}),
         ("unet/config.json", {"norm_num_groups": 0}),
+        ("unet/config.json", {"norm_num_groups": -4}),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "100"}),
     ],
 )
 def test_other_settings_stay_one_line(folder, name, settings):

@@ -118,6 +118,7 @@ def fill(
         install_attention(module, blueprint.attention)
         if config.get("layout", layout(module)) != layout(module):
             raise FormatError(f"{folder}: the denoiser's tensors differ in name or shape from those stored here")
+        _check_groups(module)
         module._apply(lambda tensor: torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
         layers = _in_module_order(module, config["layers"])
         unpack_into(module, {**config, "layers": layers}, tensors, clock)
@@ -125,6 +126,13 @@ def fill(
     check_digest(config, tensors)
     clock.attach(module)
     return clock
+
+
+def _check_groups(module: nn.Module) -> None:
+    """Raise FormatError for a GroupNorm of no groups: torch builds one of a negative number, kernels never end."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.GroupNorm) and part.num_groups < 1:
+            raise FormatError(f"the configuration gives {name!r} {part.num_groups} groups: 1 or more are needed")
 
 
 def _in_module_order(module: nn.Module, entries: dict[str, Any]) -> dict[str, Any]:
