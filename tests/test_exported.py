@@ -329,6 +329,22 @@ def test_a_damaged_or_newer_export_is_told(exported, tmp_path):
     manifest.write_text("{}")
     with pytest.raises(FormatError, match="damaged"):
         tempoquant.load_exported(tmp_path / "out")
+    for wrong in (
+        {"sample_shape": [1, 2**40, 8]},
+        {"sample_shape": [True, 8, 8]},
+        {"recorded": [1.0, float("nan")]},
+        {"recorded": []},
+        {"frozen": 1},
+        {"target": "../x"},
+        {"known": {"class_labels": [[1], [2, 3]]}},
+    ):
+        manifest.write_text(json.dumps(entries | wrong))
+        with pytest.raises(FormatError, match=f"damaged: {next(iter(wrong))}") as caught:
+            tempoquant.load_exported(tmp_path / "out")
+        assert "\n" not in str(caught.value)
+    manifest.write_text('{"format_version": ' + "[" * 100_000)
+    with pytest.raises(FormatError, match="damaged: more than 64 levels"):
+        tempoquant.load_exported(tmp_path / "out")
     manifest.write_text(json.dumps(entries))
     (tmp_path / "out" / "unet" / "openvino_model.xml").write_text("<net")
     with pytest.raises(FormatError, match="cannot be read"):

@@ -5,20 +5,24 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import diffusers
 import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor
 
+from tempoquant.documents import read_json
 from tempoquant.errors import FormatError, InputError, unknown
 from tempoquant.files import storage_error
 from tempoquant.intervals import Conditions, tensor_arguments
 from tempoquant.outputs import Kind, check_output, writing
 from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, example_conditions, vectors_of
-from tempoquant.pipelines.diffusers_target import replaced
+from tempoquant.pipelines.diffusers_target import LONGEST_SIDE, replaced
 from tempoquant.pipelines.resolve import first_line, load_pipeline
+from tempoquant.precision import in_float32
 from tempoquant.quantized import QuantizedPipeline
+from tempoquant.recipe.wording import refused
 from tempoquant.runtime.exporting import PlainGraph, int8_names, tracing
 from tempoquant.runtime.extras import needed
 from tempoquant.runtime.onnx import ONNXSession, write_onnx
@@ -46,6 +50,27 @@ RUNTIMES = {
 """Each by the name of the extra that brings its packages."""
 
 
+class Manifest(BaseModel):
+    """What :func:`load_exported` reads of ``tempoquant_export.json``.
+
+    Attributes:
+        recorded: time steps of the schedule. frozen: whether there are no others.
+        known: conditions that a frozen denoiser knows, by argument; folders of before there were any have none.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    format_version: int
+    target: Literal["openvino", "onnx"]
+    name: str
+    sample_shape: list[Annotated[int, Field(ge=1, le=LONGEST_SIDE)]] = Field(min_length=1, max_length=5)
+    conditions: list[str]
+    recorded: list[FiniteFloat] = Field(min_length=1)
+    frozen: bool
+    known: dict[str, list[Any]] = {}
+
+
+@in_float32
 def export(
     quantized: QuantizedPipeline,
     out: Path | str,
@@ -160,6 +185,7 @@ def is_exported(folder: Path) -> bool:
     return any(folder.glob(f"*/{MANIFEST}"))
 
 
+@in_float32
 def load_exported(folder: Path | str, **options: Any) -> Target:
     """The model of an exported folder, drawing through its runtime; a diffusers pipeline is its ``pipe``.
 
@@ -174,21 +200,27 @@ def load_exported(folder: Path | str, **options: Any) -> Target:
     if len(found) != 1:
         raise FormatError(f"{root} is no exported folder: it has no {MANIFEST} in a component")
     place = found[0].parent
+    manifest, config = _read_manifest(found[0]), read_json(place / "config.json")
     try:
-        manifest, config = (json.loads((place / name).read_text()) for name in (MANIFEST, "config.json"))
-        newer = manifest["format_version"] > FORMAT_VERSION
-        steps, conditions = torch.tensor(manifest["recorded"]), tuple(manifest["conditions"])
-        # Folders of before there were any have no such key.
-        known = {name: torch.tensor(values) for name, values in manifest.get("known", {}).items()}
-        shape, runtime, name = tuple(manifest["sample_shape"]), RUNTIMES[manifest["target"]], manifest["name"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise FormatError(f"{found[0]} is damaged: {type(error).__name__}: {first_line(error)}") from None
-    if newer:
-        raise FormatError(f"{found[0]}: format version {manifest['format_version']} is newer: upgrade tempoquant")
-    session = runtime.open(place, options)
-    frozen = steps if manifest["frozen"] else None
-    module = ExportedDenoiser(session, config, conditions, frozen, Conditions(known) if known else None)
-    return _around(root, place.name, module, shape, name)
+        known = {name: torch.tensor(values) for name, values in manifest.known.items()}
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise FormatError(f"{found[0]} is damaged: known: {first_line(error)}") from None
+    session = RUNTIMES[manifest.target].open(place, options)
+    frozen = torch.tensor(manifest.recorded) if manifest.frozen else None
+    conditions = Conditions(known) if known else None
+    module = ExportedDenoiser(session, config, tuple(manifest.conditions), frozen, conditions)
+    return _around(root, place.name, module, tuple(manifest.sample_shape), manifest.name)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    entries = read_json(path, "is damaged")
+    version = entries.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise FormatError(f"{path}: format version {version} is newer: upgrade tempoquant")
+    try:
+        return Manifest.model_validate(entries)
+    except ValidationError as error:
+        raise FormatError(str(refused(error, Manifest, f"{path} is damaged"))) from None
 
 
 def _built_around(pipe: Any, component: str, module: ExportedDenoiser) -> Any:
@@ -205,7 +237,7 @@ def _around(root: Path, component: str, module: ExportedDenoiser, shape: tuple[i
             # Without a denoiser first: diffusers remarks on one of a class that the folder does not name.
             pipe = load_pipeline(root, **{component: None})
             return DiffusersTarget(_built_around(pipe, component, module), root.name)
-        config = json.loads((root / "scheduler" / "scheduler_config.json").read_text())
+        config = read_json(root / "scheduler" / "scheduler_config.json")
         scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
     except Exception as error:
         raise FormatError(f"{root} cannot be loaded: {first_line(error)}") from error

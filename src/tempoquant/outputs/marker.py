@@ -7,6 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from tempoquant.documents import read_json
+from tempoquant.errors import FormatError
 from tempoquant.files import TEMPORARY, write_whole
 
 MARKER = ".tempoquant-output.json"
@@ -43,10 +45,11 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     """The marker of ``folder``; None where there is none that this package wrote."""
     path = folder / MARKER
     try:
-        found = None if path.is_symlink() else json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = {} if path.is_symlink() else read_json(path)
+    except FormatError:
         return None
-    if not isinstance(found, dict) or not isinstance(found.get("files"), list):
+    files = found.get("files")
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
         return None
     return found if isinstance(found.get("kind"), str) and isinstance(found.get("finished"), bool) else None
 
