@@ -113,8 +113,8 @@ def _result(original: Original, work: Path) -> tuple[str, str]:
 def may_differ(original: Path, damaged: Path) -> bool:
     """Whether the picture may be another one: no hash is there, and what changed is plain data.
 
-    These are float and integer weights, and the files of diffusers: the module's own configuration, the scheduler's and
-    the index. The quantization_config and all tables are tied together by a digest, and may not.
+    These are float and integer weights, the scheduler's configuration and the index. The module's configuration, with
+    the quantization_config in it, and all tables are tied together by a digest, and may not.
     """
     if (damaged / EVIDENCE).exists():
         return False

@@ -188,6 +188,7 @@ def test_a_feature_without_bound(folder):
         lambda c: c["recipe"].pop("correction"),
         lambda c: c["recipe"]["calibration"].update(steps=3),
         lambda c: c["time_argument"].update(position=0),
+        lambda c: c["settings"].pop("norm_eps"),
     ],
 )
 def test_entries_that_could_be_are_tied_to_the_tables_by_a_digest(folder, to):
@@ -206,6 +207,20 @@ def test_tables_that_could_be_are_tied_to_the_config_by_a_digest(folder, name):
 
 
 MANY = {"block_out_channels": [8] * 9_000, "layers_per_block": 1}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"norm_num_groups": 2}, {"sample_size": 16}, {"attention_head_dim": -8}, {"attention_head_dim": 4}]
+)
+def test_settings_are_those_that_were_quantized(folder, settings):
+    damaged = folder("tables")
+    path = damaged / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    assert f"the configuration has {next(iter(settings))} = " in refused(damaged, FormatError)
+    with pytest.raises(FormatError, match="the configuration has"):
+        UNet2DModel.from_pretrained(damaged / "unet")
+
+
 LARGER = {
     "layers": {"layers_per_block": 50_000},
     "channels": {"block_out_channels": [2**20, 2**21]},
@@ -292,6 +307,7 @@ def test_a_header_without_bound(folder):
         ("scheduler/scheduler_config.json", {"_class_name": None, "beta_schedule": 3}),
         ("unet/config.json", {"sample_size": 10**9}),
         ("unet/config.json", {"sample_size": "8"}),
+        ("unet/config.json", {"sample_size": [8] * 20_000}),
         ("unet/config.json", {"_class_name": {"a": 1}}),
         ("unet/config.json", {"norm_num_groups": 0}),
         ("unet/config.json", {"norm_num_groups": -4}),

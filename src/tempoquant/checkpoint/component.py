@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tempoquant.checkpoint.blueprint import Blueprint
 from tempoquant.checkpoint.digest import DIGEST, check_digest, digest_of
 from tempoquant.checkpoint.features import stored_conditions, stored_stand_ins
+from tempoquant.checkpoint.settings import check_settings, module_settings
 from tempoquant.checkpoint.tensors import layout, packed_tensors, unpack_into
 from tempoquant.checkpoint.values import check_tables
 from tempoquant.checkpoint.vectors import PREFIX
@@ -52,10 +53,13 @@ def write_component(
 
 def full_config(module: nn.Module, blueprint: Blueprint, clock: Clock) -> dict[str, Any]:
     """The ``quantization_config`` that a folder of ``module`` has."""
-    frozen: dict[str, Any] = {"frozen": True} if clock.frozen else {}
-    if clock.conditions is not None:
-        frozen["conditions"] = list(clock.conditions.values)
-    return blueprint.to_config(module) | {"layout": layout(module)} | frozen
+    optional = {
+        "frozen": clock.frozen,
+        "conditions": [] if clock.conditions is None else list(clock.conditions.values),
+        "settings": module_settings(module),
+    }
+    described = {name: entry for name, entry in optional.items() if entry}
+    return blueprint.to_config(module) | {"layout": layout(module)} | described
 
 
 def read_component(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[nn.Module, Blueprint, Clock]:
@@ -106,6 +110,7 @@ def fill(
     if TIMESTEPS not in tensors or not tensors[TIMESTEPS].numel():
         raise FormatError(f"{folder} stores no tensor {TIMESTEPS!r}, or an empty one")
     check_tables(tensors)
+    check_settings(module, config.get("settings", {}))
     argument = blueprint.time_argument
     clock = Clock(tensors[TIMESTEPS], argument.position, argument.name)
     clock.frozen = bool(config.get("frozen", False))

@@ -112,6 +112,7 @@ class Entries(BaseModel):
     conditions: list[str] = []
     frozen: bool = False
     layout: str | None = None
+    settings: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _of_its_intervals(self) -> "Entries":

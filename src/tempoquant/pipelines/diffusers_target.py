@@ -209,9 +209,9 @@ def _sample_shape(module: nn.Module) -> tuple[int, ...]:
         raise InputError(f"{type(module).__name__} does not say its sample_size and in_channels; wrap it in a Denoiser")
     sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     # What a damaged configuration says would else be the size of the noise that is drawn.
-    if not all(isinstance(side, int) and 1 <= side <= LONGEST_SIDE for side in (channels, *sides)):
+    if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= LONGEST_SIDE for side in (channels, *sides)):
         raise InputError(
-            f"the sample_size {size!r} or in_channels {channels!r} of {type(module).__name__} is out of range: "
-            f"1 to {LONGEST_SIDE}"
+            f"the sample_size {str(size)[:60]} or in_channels {channels!r} of {type(module).__name__} is out of range: "
+            f"one side or two of 1 to {LONGEST_SIDE}"
         )
     return (channels, *sides)
