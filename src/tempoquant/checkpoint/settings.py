@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from diffusers import ConfigMixin
 from torch import nn
 
 from tempoquant.errors import FormatError
@@ -11,7 +12,7 @@ from tempoquant.errors import FormatError
 
 def module_settings(module: nn.Module) -> dict[str, Any]:
     """The configuration of a diffusers module as plain JSON data; empty for others."""
-    config = dict(getattr(module, "config", {}))
+    config = dict(module.config) if isinstance(module, ConfigMixin) else {}
     own = {name: config[name] for name in sorted(config) if name[0] != "_" and name != "quantization_config"}
     return json.loads(json.dumps(own, default=list))
 
