@@ -225,7 +225,7 @@ def test_labels_are_frozen_from_the_command_line(run):
     quantize = ("quantize", "mine.py:dit_pipeline", "--classes", "0,7", *FEW, "-o", "out")
     for given, said in (
         (("--freeze-schedule",), "frozen for given labels or prompts alone"),
-        (("--freeze-labels", "1"), "freeze_schedule (--freeze-schedule) was not"),
+        (("--freeze-labels", "1"), "is of use with --freeze-schedule alone"),
         (("--freeze-schedule", "--freeze-labels", "2000"), "class label 2000 is out of range"),
         (("--freeze-schedule", "--freeze-prompts", "mine.py"), "takes no --prompts"),
     ):

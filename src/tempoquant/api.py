@@ -13,13 +13,11 @@ from torch import nn
 
 from tempoquant.checkpoint import read_component, read_correction, read_evidence
 from tempoquant.checkpoint.component import read_config
-from tempoquant.checkpoint.evidence import EVIDENCE, machine, told_evidence
-from tempoquant.checkpoint.features import described_stand_ins
+from tempoquant.checkpoint.evidence import EVIDENCE, told_evidence
 from tempoquant.correction import check_correctable
 from tempoquant.errors import FormatError, InputError
-from tempoquant.graph import Category
-from tempoquant.job import Places, Quantized, full_precision, run_job
-from tempoquant.layers import quantized_products, stand_ins
+from tempoquant.facts import covered, facts_of
+from tempoquant.job import Places, full_precision, run_job
 from tempoquant.outputs import Kind, Output, interrupted_replacement, is_unfinished, writing
 from tempoquant.pipelines import (
     BareTarget,
@@ -104,13 +102,13 @@ def quantize(
         # Rounding is learned by gradients, which a caller's inference mode would forbid.
         with torch.inference_mode(False):
             quantized = run_job(target, recipe, places, progress or Silent(), given)
-        facts = _facts(target, quantized, given)
+        facts = facts_of(target, quantized, given)
         made = target.with_module(quantized.module)
         result = QuantizedPipeline(made, quantized.blueprint, quantized.clock, facts, quantized.correction)
         result.use_engine("auto")
         if freeze_schedule:
             result.freeze_schedule(conditioning=freeze_conditioning)
-        facts["coverage"] = _covered(quantized)
+        facts["coverage"] = covered(quantized)
         if output is not None:
             with output.staging() as folder:
                 result.write(folder)
@@ -169,7 +167,7 @@ def train(
         places = Path(recording or work / "recording"), work / "training"
         with torch.inference_mode(False):
             made = run_training(target, recipe, training, places, rhythm or Rhythm(), processes, progress or Silent())
-        facts = _facts(target, made, given) | {"data": training.identity, "coverage": _covered(made)}
+        facts = facts_of(target, made, given) | {"data": training.identity, "coverage": covered(made)}
         result = QuantizedPipeline(target.with_module(made.module), made.blueprint, made.clock, facts)
         if recipe.has_form:
             result.use_engine("auto")
@@ -291,41 +289,3 @@ def _around(root: Path, component: str, module: nn.Module, denoiser: Denoiser | 
     except Exception as error:
         raise FormatError(f"{root} cannot be loaded as a diffusers folder: {first_line(error)}") from error
     return DiffusersTarget(pipe, root.name)
-
-
-def _told(value: Any) -> Any:
-    """A conditioning argument as evidence: numbers as they are, of all else the kind alone."""
-    return value if isinstance(value, bool | int | float) else type(value).__name__
-
-
-def _covered(quantized: Quantized) -> dict[str, Any]:
-    """What is quantized of all that is not replaced by tables."""
-    return quantized.coverage.without(stand_ins(quantized.module)).to_dict()
-
-
-def _facts(target: Target, quantized: Quantized, conditioning: Mapping[str, Any] | None) -> dict[str, Any]:
-    recipe = quantized.blueprint.recipe
-    categories = {c.value: [layer.name for layer in quantized.graph.layers if layer.category is c] for c in Category}
-    return {
-        "model": target.name,
-        "sample_shape": list(target.denoiser.sample_shape),
-        "model_hash": state_hash(target.denoiser.module),
-        "schedule": {
-            "sampler": recipe.calibration.sampler,
-            "steps": recipe.calibration.steps,
-            "timesteps": quantized.clock.timesteps.tolist(),
-        },
-        "seed": recipe.seed,
-        "conditioning": {name: _told(value) for name, value in (conditioning or {}).items()},
-        "layers": {name: len(layers) for name, layers in categories.items()},
-        "attention_products": {
-            name: {operand: interval.bits for operand, interval in product.intervals.items()}
-            for name, product in quantized_products(quantized.module).items()
-        },
-        "cached_layers": {n: s["storage"] or "never read" for n, s in described_stand_ins(quantized.module).items()},
-        "unreached_products": list(quantized.graph.unreached),
-        "correction": quantized.measured,
-        "machine": machine(),
-        "timings": quantized.watch.wall,
-        "cpu_timings": quantized.watch.cpu,
-    }

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tempoquant.documents import read_json
 from tempoquant.errors import FormatError, InputError, TempoquantError
 from tempoquant.files import TEMPORARY, write_whole
 from tempoquant.outputs import LOCK, Kind, Output, check_output, delete_files, discard, followed, new_staging
@@ -88,7 +89,7 @@ def _is_continued(output: Output, job: Mapping[str, Any], resume: bool, overwrit
     folder = partial_of(output.path)
     drop = overwrite and not resume
     try:
-        found = _flat(_read_job(folder / JOB))
+        found = _flat(read_json(folder / JOB, "is damaged (begin again with --overwrite)"))
     except FormatError:
         if not drop:
             raise
@@ -136,16 +137,6 @@ def _delete_work(folder: Path, out: Path) -> None:
     left.rmdir()
     folder.rename(left)
     discard(left)
-
-
-def _read_job(path: Path) -> dict[str, Any]:
-    try:
-        job = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        job = None
-    if not isinstance(job, dict):
-        raise FormatError(f"{path} is damaged: begin again with --overwrite")
-    return job
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ ROOT = Path(tempoquant.__file__).parent
     ("room", "allowed"),
     [
         ("pipelines", {"documents", "errors", "precision", "predictions", "progress", "randomness"}),
-        ("evaluation", {"caches", "errors", "files", "outputs", "pipelines", "progress", "randomness"}),
+        ("evaluation", {"caches", "documents", "errors", "files", "outputs", "pipelines", "progress", "randomness"}),
     ],
 )
 def test_leaf_rooms_import_none_of_the_others(room, allowed):

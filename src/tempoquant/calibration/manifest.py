@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
+from tempoquant.documents import read_json
 from tempoquant.errors import FormatError
 from tempoquant.files import write_whole
 
@@ -82,9 +83,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FormatError(f"{folder} is not a recording: it has no {MANIFEST}")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
         version = int(manifest["format"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (FormatError, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path} is not a recording's manifest") from error
     if version > FORMAT_VERSION:
         raise FormatError(f"{folder} has recording format {version}; this version reads up to {FORMAT_VERSION}")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tempoquant.caches import user_cache
+from tempoquant.documents import parse_json
 from tempoquant.errors import FormatError, InputError
 from tempoquant.evaluation.extractors import FeatureExtractor
 from tempoquant.evaluation.images import ImageSet
@@ -151,7 +152,7 @@ def load_statistics(path: Path) -> Statistics:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["statistics"])
+            facts = parse_json((file.metadata() or {})["statistics"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if facts.pop("format") != FORMAT:
             raise KeyError
