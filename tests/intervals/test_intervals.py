@@ -1,4 +1,7 @@
 import copy
+import gc
+import threading
+import weakref
 
 import pytest
 import torch
@@ -92,3 +95,40 @@ def test_a_call_without_a_time_step_is_an_error():
     clock.attach(net)
     with pytest.raises(TempoquantError, match="without its time step argument 'timestep'"):
         net(torch.zeros(1))
+
+
+def test_every_thread_has_its_own_time_step():
+    clock, net = _clock(0, 10, 20), Net()
+    clock.attach(net)
+    net(torch.zeros(1), 20)
+    found = []
+
+    def other():
+        found.append((clock.timestep, clock.row))
+        net(torch.zeros(1), 10)
+        found.append(int(clock.row))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert found == [(None, None), 1] and int(clock.row) == 2
+
+
+def test_a_block_at_a_time_step_gives_back_the_one_before():
+    clock, table = _clock(0, 10, 20), _table(_clock(0, 10, 20))
+    table.clock = clock
+    with clock.at(10):
+        with pytest.raises(ValueError, match="on purpose"), clock.at(torch.tensor([0, 20])):
+            assert clock.row.tolist() == [0, 2]
+            raise ValueError("on purpose")
+        assert int(clock.row) == 1
+    assert clock.row is None and clock.timestep is None
+
+
+def test_dropped_clocks_are_freed():
+    clock = _clock(0, 10)
+    clock.set(10)
+    left, row = weakref.ref(clock), weakref.ref(clock.row)
+    del clock
+    gc.collect()
+    assert left() is None and row() is None

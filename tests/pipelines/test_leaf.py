@@ -11,7 +11,7 @@ ROOT = Path(tempoquant.__file__).parent
 @pytest.mark.parametrize(
     ("room", "allowed"),
     [
-        ("pipelines", {"documents", "errors", "precision", "predictions", "progress", "randomness"}),
+        ("pipelines", {"documents", "errors", "precision", "predictions", "progress", "randomness", "sharing"}),
         ("evaluation", {"caches", "documents", "errors", "files", "outputs", "pipelines", "progress", "randomness"}),
     ],
 )

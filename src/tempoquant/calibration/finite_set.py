@@ -40,8 +40,8 @@ def finite_set_calibration(
             shared.append((x, bits[name], layer.input_interval))
         return layer(x)
 
-    clock.set(clock.timesteps[rows])
-    program.run(externals, apply)
+    with clock.at(clock.timesteps[rows]):
+        program.run(externals, apply)
 
 
 def _interval(x: Tensor, rows: Tensor, clock: Clock, bits: int, per_step: bool) -> IntervalProvider:

@@ -58,10 +58,8 @@ def cache_is_nearer(full: Tensor, own: Tensor, cached: Tensor) -> bool:
 def _quantized(
     module: nn.Module, program: TemporalProgram, externals: Mapping[str, Tensor], clock: Clock
 ) -> dict[str, Tensor]:
-    before, clock.row = clock.row, torch.arange(len(clock))
-    found = _features(program, externals, {name: module.get_submodule(name) for name in program.layers})
-    clock.row = before
-    return found
+    with clock.at(clock.timesteps):
+        return _features(program, externals, {name: module.get_submodule(name) for name in program.layers})
 
 
 def _features(

@@ -127,11 +127,11 @@ def intervals_in_use(own: QuantizedPipeline | None, layers: Sequence[str], times
         return found
     module, clock = own.denoiser.module, own.clock
     for k, t in enumerate(timesteps):
-        clock.set(t.to(device_of(module)))
-        for i, name in enumerate(layers):
-            parts = [p for p in module.get_submodule(name).modules() if isinstance(p, QuantizedLayer)]
-            intervals = [p.input_interval() for p in parts if p.input_interval is not None]
-            if intervals:
-                found[i, k, 0] = min(float((v.q_min - v.zero) * v.s_in) for v in intervals)
-                found[i, k, 1] = max(float((v.q_max - v.zero) * v.s_in) for v in intervals)
+        with clock.at(t.to(device_of(module))):
+            for i, name in enumerate(layers):
+                parts = [p for p in module.get_submodule(name).modules() if isinstance(p, QuantizedLayer)]
+                intervals = [p.input_interval() for p in parts if p.input_interval is not None]
+                if intervals:
+                    found[i, k, 0] = min(float((v.q_min - v.zero) * v.s_in) for v in intervals)
+                    found[i, k, 1] = max(float((v.q_max - v.zero) * v.s_in) for v in intervals)
     return found

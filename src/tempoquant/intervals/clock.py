@@ -1,5 +1,7 @@
 """The current time step of one denoiser, read from its own argument: nothing here counts calls."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,22 +10,30 @@ from torch.utils.hooks import RemovableHandle
 
 from tempoquant.errors import InputError, TempoquantError
 from tempoquant.intervals.conditions import Conditions, named_arguments
+from tempoquant.sharing import PerThread
 
 SAME_STEP = 1e-5
 """Time steps this close, relative to the largest, are one: schedules compute them in different precisions."""
+
+
+class _Now(PerThread):
+    """The time step of a thread's latest call, and its row."""
+
+    timestep: Tensor | None = None
+    row: Tensor | None = None
 
 
 class Clock:
     """Maps time steps to rows: indices of the unique recorded time steps, in ascending order.
 
     An unseen time step takes the nearest row; edges are midpoints. A batch of mixed time steps gives one row an item.
+    Every thread has a current time step of its own: that of its latest call.
 
     Args:
         timesteps: the recorded values, as the denoiser's argument saw them; any order, repeats allowed.
         position, name: where the module's ``forward`` takes its time step: by position, or as a keyword.
 
     Attributes:
-        timestep: the current time step as the argument said it: of shape () or, mixed, (B,). row: its row, likewise.
         frozen: whether a time step that was not recorded is an error.
         conditions: the only ones that a frozen denoiser knows, or None where its features follow none.
     """
@@ -37,12 +47,29 @@ class Clock:
         """Let rows be those of ``timesteps``, as given to a new clock; all that has rows must be made anew."""
         self.timesteps = torch.unique(timesteps.detach().float().cpu())
         self.edges = (self.timesteps[1:] + self.timesteps[:-1]) / 2
-        self.timestep: Tensor | None = None
-        self.row: Tensor | None = None
+        self._now = _Now()
         self.conditions: Conditions | None = None
 
     def __len__(self) -> int:
         return self.timesteps.numel()
+
+    @property
+    def timestep(self) -> Tensor | None:
+        """The current time step as the denoiser's argument has it: of shape () or, mixed, (B,)."""
+        return self._now.timestep
+
+    @timestep.setter
+    def timestep(self, timestep: Tensor | None) -> None:
+        self._now.timestep = timestep
+
+    @property
+    def row(self) -> Tensor | None:
+        """The row of the current time step, int64, likewise."""
+        return self._now.row
+
+    @row.setter
+    def row(self, row: Tensor | None) -> None:
+        self._now.row = row
 
     @property
     def table_rows(self) -> int:
@@ -52,16 +79,17 @@ class Clock:
     @property
     def table_row(self) -> Tensor | None:
         """The current row of temporal tables, of shape () or (B,); conditions of a time step follow each other."""
-        if self.row is None or self.conditions is None:
-            return self.row
-        return None if self.conditions.index is None else self.row * len(self.conditions) + self.conditions.index
+        row = self.row
+        if row is None or self.conditions is None:
+            return row
+        return None if self.conditions.index is None else row * len(self.conditions) + self.conditions.index
 
     def rows(self, timestep: Tensor | float) -> Tensor:
         """Rows of the given time steps, int64, of their shape."""
-        steps = torch.as_tensor(timestep)
-        if self.edges.device != steps.device:
-            self.edges = self.edges.to(steps.device)
-        return torch.bucketize(steps.float(), self.edges)
+        steps, edges = torch.as_tensor(timestep), self.edges
+        if edges.device != steps.device:
+            self.edges = edges = edges.to(steps.device)
+        return torch.bucketize(steps.float(), edges)
 
     def set(self, timestep: Tensor | float) -> None:
         """Make ``timestep`` the current one: a number, or (B,) for a batch of mixed time steps.
@@ -69,10 +97,20 @@ class Clock:
         Raises:
             InputError: the clock is frozen, and it is none of the recorded ones.
         """
-        self.timestep = _one_if_alike(torch.as_tensor(timestep))
+        steps = _one_if_alike(torch.as_tensor(timestep))
         if self.frozen:
-            check_recorded(self.timestep, self.timesteps)
-        self.row = _one_if_alike(self.rows(self.timestep))
+            check_recorded(steps, self.timesteps)
+        self.timestep, self.row = steps, _one_if_alike(self.rows(steps))
+
+    @contextmanager
+    def at(self, timestep: Tensor | float) -> Iterator[None]:
+        """Within the block ``timestep`` is the current one of this thread, as :meth:`set` has it."""
+        before = self.timestep, self.row
+        self.set(timestep)
+        try:
+            yield
+        finally:
+            self.timestep, self.row = before
 
     def attach(self, module: nn.Module) -> RemovableHandle:
         """Read the time step at every call of ``module`` from now on."""

@@ -9,25 +9,38 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError
+from tempoquant.sharing import PerThread
 
 SAME_CONDITION = 5e-3
 """Embeddings this close, relative to their norm, are one: rounding differs with the batch, and in bfloat16."""
 
 
+class _Now(PerThread):
+    """The conditions of a thread's latest call."""
+
+    index: Tensor | None = None
+
+
 class Conditions:
-    """Which of a finite set of conditions every item of the denoiser's current call has.
+    """Which of a finite set of conditions every item of the denoiser's current call has, in each thread.
 
     Args:
         values: by argument of the module, dotted where it is nested (``"class_labels"``,
             ``"added_cond_kwargs.text_embeds"``), its value in each of the C conditions: (C, ...).
-
-    Attributes:
-        index: of the current call: of shape () or, where items differ, (B,).
     """
 
     def __init__(self, values: Mapping[str, Tensor]):
         self.values = dict(values)
-        self.index: Tensor | None = None
+        self._now = _Now()
+
+    @property
+    def index(self) -> Tensor | None:
+        """The conditions of the current call: of shape () or, where items differ, (B,)."""
+        return self._now.index
+
+    @index.setter
+    def index(self, index: Tensor | None) -> None:
+        self._now.index = index
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))

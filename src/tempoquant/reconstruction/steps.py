@@ -127,6 +127,5 @@ class _Learning:
         assert timestep is not None
         call = Call(take_rows(args, stream, batch), take_rows(kwargs, stream, batch), target, timestep)
         learner = StepLearner(module, call, clock, stage.effort.steps, key, how.keep_generators)
-        with self.lockstep.paused():
+        with self.lockstep.paused(), clock.at(timestep):
             learner.learn(sites, self.stage.architecture, self.stage.train_timesteps)
-        clock.set(timestep)
