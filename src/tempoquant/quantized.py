@@ -1,8 +1,8 @@
 """What quantization gives back: a pipeline that generates, saves and loads like the one it was made from."""
 
 import functools
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tempoquant.intervals import Clock, has_tables, kept_networks
 from tempoquant.outputs import Kind, writing
 from tempoquant.pipelines import Denoiser, Target, build_scheduler, example_conditions, set_steps
 from tempoquant.pipelines.conditioning import condition_rows
+from tempoquant.pipelines.schedule_tables import TablesBySchedule
 from tempoquant.precision import in_float32
 from tempoquant.recipe import Recipe
 from tempoquant.runtime import PromptTables, Replay, freeze_schedule, has_hooks, use_engine
@@ -120,9 +121,18 @@ class QuantizedPipeline:
         self.facts["schedule"] = {**self.facts.get("schedule", {}), **entries}
 
     def return_to_schedule(self) -> None:
-        """Put back the tables that are saved, if a run had others made for its own schedule."""
-        if self.denoiser.bake is not None and not torch.equal(self.timesteps, self.clock.timesteps):
-            self.denoiser.recorded = self.denoiser.bake(self.timesteps)
+        """Put back the tables that are saved, if a run had others made for its own schedule, once no run needs them."""
+        with self._saved_tables():
+            pass
+
+    @contextmanager
+    def _saved_tables(self) -> Iterator[None]:
+        """Within the block the tables are those that are saved: no run makes others."""
+        if self.denoiser.bake is None:
+            yield
+            return
+        with self.denoiser.bake.during(self.timesteps) as self.denoiser.recorded:
+            yield
 
     def drop_generators(self) -> None:
         """Forget the networks that made the tables: what is saved is smaller, and knows its own schedule's steps."""
@@ -197,10 +207,10 @@ class QuantizedPipeline:
 
     def write(self, folder: Path) -> SizeReport:
         """Write all files into an existing empty folder, the evidence last."""
-        self.return_to_schedule()
         self.target.save_shell(folder)
         component = folder / self.target.component
-        write_component(component, self.denoiser.module, self.blueprint, self.clock, self.correction)
+        with self._saved_tables():
+            write_component(component, self.denoiser.module, self.blueprint, self.clock, self.correction)
         size = component_sizes(component, full_bytes(self.denoiser.module))
         self.facts["size"] = size.to_dict()
         write_evidence(folder, self.facts)
@@ -210,7 +220,7 @@ class QuantizedPipeline:
         """Let runs make tables for their own schedules, if all were made by networks; diffusers saves what is left."""
         module = self.denoiser.module
         can = self.correction is None and can_bake(module)
-        self.denoiser.bake = functools.partial(bake, module, self.clock) if can else None
+        self.denoiser.bake = TablesBySchedule(functools.partial(bake, module, self.clock)) if can else None
         if self.recipe.has_form:
             make_savable(module, self.blueprint, self.clock, self.correction)
         else:

@@ -1,4 +1,4 @@
-"""Running a diffusers pipeline's own call, with what its denoiser sees shown by a hook."""
+"""Running a diffusers pipeline's own call, with what its denoiser sees shown call by call."""
 
 import copy
 import functools
@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.errors import InputError, TempoquantError, unknown
+from tempoquant.errors import InputError, unknown
 from tempoquant.pipelines.denoiser import unwrapped
 from tempoquant.pipelines.noise import pipeline_generators, sample_indices, step_generators
-from tempoquant.pipelines.recorded import meet_schedule
+from tempoquant.pipelines.recorded import tables_for
 from tempoquant.pipelines.sampling import check_finite, check_run, evaluating, sampling_step
 from tempoquant.pipelines.schedulers import build_scheduler, set_steps
 from tempoquant.pipelines.targets import Seen
-from tempoquant.predictions import check_prediction, denoiser_error
+from tempoquant.predictions import call_denoiser
 from tempoquant.progress import Progress, Silent
+from tempoquant.sharing import PerThread, surround
 
 if TYPE_CHECKING:
     from tempoquant.pipelines.diffusers_target import DiffusersTarget
@@ -27,6 +28,15 @@ Tell = Callable[[Seen, Tensor], None]
 SAMPLE_NAMES = ("sample", "hidden_states")
 TIME_NAME = "timestep"
 NOT_CONDITIONING = ("return_dict",)
+
+
+class _Run(PerThread):
+    """What watches the denoiser's calls in a thread's innermost run."""
+
+    watch: Any = None
+
+
+RUN = _Run()
 
 
 def run_pipeline(
@@ -54,21 +64,22 @@ def run_pipeline(
         (N, C, H, W) pixels in [-1, 1], float32 on the CPU.
     """
     indices = sample_indices(samples)
+    tokenizers = own_tokenizers(target.pipe)
     scheduler = build_scheduler(target.pipe.scheduler, sampler)
     set_steps(scheduler, steps)
     check_run(scheduler, indices, eta, batch_size, None)
-    meet_schedule(target.denoiser, scheduler)
     per_sample = _per_sample(conditioning, len(indices))
     options = {"num_inference_steps": steps, **_pipeline_options(target, conditioning, eta, decode)}
     drawn = []
     starts = range(0, len(indices), batch_size)
-    with (progress or Silent()).stage("sampling", len(starts) * len(scheduler.timesteps)) as advance:
+    total = len(starts) * len(scheduler.timesteps)
+    with tables_for(target.denoiser, scheduler), (progress or Silent()).stage("sampling", total) as advance:
         for start in starts:
             batch = indices[start : start + batch_size]
             given = {n: v[start : start + batch_size] if n in per_sample else v for n, v in conditioning.items()}
-            fresh = seeded(copy.deepcopy(scheduler), step_generators(seed, batch))
+            own = {**tokenizers, "scheduler": seeded(copy.deepcopy(scheduler), step_generators(seed, batch))}
             given = {**given, **options, "generator": pipeline_generators(seed, batch)}
-            drawn.append(_run_batch(target, fresh, batch, given, tell, advance))
+            drawn.append(_run_batch(target, own, batch, given, tell, advance))
     pixels = torch.cat(drawn)
     return pixels * 2 - 1 if options["output_type"] == "pt" else pixels
 
@@ -115,9 +126,15 @@ def seeded(scheduler: Any, generators: list[torch.Generator]) -> Any:
     return scheduler
 
 
+def own_tokenizers(pipe: Any) -> dict[str, Any]:
+    """Copies of a pipeline's tokenizers, by name: these keep padding and truncation from call to call."""
+    found = {name: vars(pipe).get(name) for name in pipe.config}
+    return {name: copy.deepcopy(part) for name, part in found.items() if hasattr(part, "backend_tokenizer")}
+
+
 def _run_batch(
     target: "DiffusersTarget",
-    scheduler: Any,
+    own: Mapping[str, Any],
     batch: list[int],
     given: Mapping[str, Any],
     tell: Tell,
@@ -125,7 +142,7 @@ def _run_batch(
 ) -> Tensor:
     from tempoquant.pipelines.diffusers_target import replaced
 
-    pipe = replaced(target.pipe, scheduler=scheduler)
+    pipe = replaced(target.pipe, **own)
     pipe.set_progress_bar_config(disable=True)
     module = target.denoiser.module
     with torch.inference_mode(), evaluating(module), _watching_calls(module, batch, tell, advance):
@@ -137,45 +154,40 @@ def _run_batch(
 def _watching_calls(
     module: nn.Module, batch: Sequence[int], tell: Tell, advance: Callable[[int], None]
 ) -> Iterator[None]:
-    """Within the block ``tell`` sees every call of a denoiser.
+    """Within the block ``tell`` sees every call of a denoiser that its run makes.
 
     Raises:
         InputError: the denoiser raises or returns no prediction; names the step.
         NumericsError: a prediction is not finite.
     """
     calls = 0
-    running = ""
 
-    def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        nonlocal running
-        running = sampling_step(calls, read_call(calls, batch, module, args, kwargs).t[0])
+    def called(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        if RUN.watch is not called:
+            # Another thread's, or one within this call.
+            return forward(*args, **kwargs)
+        output: Any = None
 
-    def leave(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        nonlocal calls, running
+        def predict() -> Any:
+            nonlocal output
+            output = forward(*args, **kwargs)
+            return unwrapped(output)
+
         seen = read_call(calls, batch, module, args, kwargs)
-        prediction = check_prediction(unwrapped(output), seen.sample, running)
-        running = ""
+        prediction = call_denoiser(predict, seen.sample, sampling_step(calls, seen.t[0]))
         check_finite(prediction, calls, seen.t[0])
         tell(seen, prediction)
         calls += 1
         advance(1)
+        return output
 
-    handles = [
-        module.register_forward_pre_hook(enter, with_kwargs=True),
-        module.register_forward_hook(leave, with_kwargs=True),
-    ]
+    outer, RUN.watch, undo = RUN.watch, called, surround(module, called)
     try:
         yield
-    except TempoquantError:
-        raise
-    except Exception as error:
-        # Other parts of the pipeline raise errors of their own, and `tell` may end the run.
-        if running:
-            raise denoiser_error(error, running) from error
-        raise
     finally:
-        for handle in handles:
-            handle.remove()
+        undo()
+        RUN.watch = outer
 
 
 def read_call(k: int, batch: Sequence[int], module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Seen:

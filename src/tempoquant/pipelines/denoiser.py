@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.pipelines.schedule_tables import TablesBySchedule
+
 Conditioning = Mapping[str, Any]
 """Keyword arguments of the denoiser beside sample and time step; tensors have the batch as their first dimension."""
 
@@ -55,7 +57,7 @@ class Denoiser:
     call: Call = plain_call
     name: str = "denoiser"
     recorded: Tensor | None = None
-    bake: Callable[[Tensor], Tensor] | None = None
+    bake: TablesBySchedule | None = None
 
     def __call__(self, sample: Tensor, timestep: Tensor | int, **conditioning: Any) -> Tensor:
         """The network's output for ``sample`` (B, *sample_shape) at ``timestep`` (one value, or (B,))."""

@@ -1,8 +1,7 @@
 """The plain sampling loop of a bare denoiser over a diffusers scheduler."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +10,11 @@ from torch import Tensor, nn
 from tempoquant.errors import InputError, NumericsError
 from tempoquant.pipelines.denoiser import Conditioning, Denoiser
 from tempoquant.pipelines.noise import noise_batch, sample_indices, step_generators
-from tempoquant.pipelines.recorded import meet_schedule
+from tempoquant.pipelines.recorded import tables_for
 from tempoquant.pipelines.schedulers import build_scheduler, check_eta, set_steps, settings_of, step_options
 from tempoquant.predictions import call_denoiser
 from tempoquant.progress import Progress, Silent
+from tempoquant.sharing import SharedBlock
 
 Observer = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
 """``observer(k, t, indices, sample, prediction)`` at every denoiser call of a batch of B rows.
@@ -55,11 +55,14 @@ def sample(
     scheduler = build_scheduler(denoiser.scheduler, sampler)
     set_steps(scheduler, steps, device_of(denoiser.module))
     check_run(scheduler, indices, eta, batch_size, conditioning)
-    meet_schedule(denoiser, scheduler)
     drawn = []
     batches = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     total = len(batches) * len(scheduler.timesteps)
-    with torch.inference_mode(), (progress or Silent()).stage("sampling", total) as advance:
+    with (
+        torch.inference_mode(),
+        tables_for(denoiser, scheduler),
+        (progress or Silent()).stage("sampling", total) as advance,
+    ):
         for number, batch in enumerate(batches):
             rows = slice(number * batch_size, number * batch_size + len(batch))
             given = {name: value[rows] for name, value in (conditioning or {}).items()}
@@ -139,15 +142,17 @@ def prediction_channels(scheduler: Any, channels: int) -> tuple[int, ...]:
     return (channels, 2 * channels) if learned else (channels,)
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+class evaluating(SharedBlock):
     """Within the block ``module`` is in evaluation mode (dropout off); afterwards every part is as it was."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
+
+    def start(self) -> None:
+        """See the base class."""
+        self.training = [part for part in self.module.modules() if part.training]
+        self.module.eval()
+
+    def stop(self) -> None:
+        """See the base class."""
+        for part in self.training:
             part.training = True
 
 
