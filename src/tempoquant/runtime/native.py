@@ -5,6 +5,7 @@ means, so their results are simulation's bit for bit. Where kernels apply scales
 are a pass of their own.
 """
 
+import threading
 from typing import Any, NamedTuple
 
 import torch
@@ -50,12 +51,13 @@ class IntegerKernel:
 
     def __init__(self) -> None:
         self.packed: Packed | None = None
+        self._packing = threading.Lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "IntegerKernel":
         return IntegerKernel()
 
-    def __getstate__(self) -> dict[str, None]:
-        return {"packed": None}
+    def __reduce__(self) -> tuple[type["IntegerKernel"], tuple[()]]:
+        return IntegerKernel, ()
 
     def __call__(self, layer: QuantizedLayer, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
@@ -74,11 +76,9 @@ class IntegerKernel:
             # Moved since the engine was chosen.
             return simulate(layer, x)
         numbers = layer.input_interval.numbers()
-        if self.packed is None:
-            self.packed = packed_layer(layer, x.shape)
-            keep_packed(layer, self.packed.weight)
+        packed = self.packed or self._pack(layer, x.shape)
         if numbers is not None:
-            return self._run(self.packed, x, numbers)
+            return self._run(packed, x, numbers)
         interval = layer.input_interval()
         # A batch of mixed time steps: the operators take one scale a call.
         groups, which = torch.unique(torch.stack(torch.broadcast_tensors(*interval)), dim=1, return_inverse=True)
@@ -86,11 +86,20 @@ class IntegerKernel:
         out: Tensor | None = None
         for number, fields in enumerate(groups.unbind(1)):
             rows = (which == number).nonzero()[:, 0]
-            part = self._run(self.packed, x[rows], Numbers.of(Interval(*fields.unbind())))
+            part = self._run(packed, x[rows], Numbers.of(Interval(*fields.unbind())))
             out = part.new_empty((x.shape[0], *part.shape[1:])) if out is None else out
             out[rows] = part
         assert out is not None
         return out
+
+    def _pack(self, layer: QuantizedLayer, shape: torch.Size) -> Packed:
+        # By one thread, while those that call the layer for the first time too wait.
+        with self._packing:
+            if self.packed is None:
+                packed = packed_layer(layer, shape)
+                keep_packed(layer, packed.weight)
+                self.packed = packed
+            return self.packed
 
     def _run(self, packed: Packed, x: Tensor, numbers: Numbers) -> Tensor:
         q = bytes_of(x, numbers)
