@@ -190,7 +190,7 @@ class QuantizedPipeline:
         """
         module, block = self.denoiser.module, (*self.blueprint.shared, *self.blueprint.projections)
         tables = PromptTables(module, block, self.clock.name)
-        with tables, nullcontext() if has_hooks(module) else Replay(module, self.clock, tables.begin_again):
+        with tables, nullcontext() if has_hooks(module) else Replay(module, self.clock):
             return self.target.generate(samples, **options)
 
     def save_pretrained(self, folder: Path | str, *, overwrite: bool = False) -> SizeReport:

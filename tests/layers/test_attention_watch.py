@@ -4,6 +4,7 @@ import contextlib
 import copy
 import inspect
 import logging
+import threading
 
 import pytest
 import torch
@@ -135,6 +136,39 @@ def test_a_module_that_calls_itself():
     module, x = nn.ModuleDict({"attn": Recursive()}), seeded(2, 5, 8)
     installed(module, AttentionProduct("attn", 0, "explicit", (0, 1)))
     torch.testing.assert_close(module["attn"](x), attend_quantized(x, x, attend_quantized(x, x, x)), rtol=0, atol=1e-6)
+
+
+def test_calls_of_two_threads_count_their_own_products():
+    """A part runs in one thread while the owner attends in another."""
+    inside, done = threading.Event(), threading.Event()
+
+    class Waiting(nn.Module):
+        def forward(self, x):
+            if x.shape[0] == 1:
+                inside.set()
+                done.wait(10)
+            return x
+
+    class Owner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = Waiting()
+
+        def forward(self, x):
+            x = self.part(x)
+            return scaled_dot_product_attention(x, x, x)
+
+    module, x = nn.ModuleDict({"attn": Owner()}), seeded(2, 5, 8)
+    installed(module, AttentionProduct("attn", 0, "sdpa"))
+    found = []
+    other = threading.Thread(target=lambda: found.append(module["attn"](x[:1])))
+    other.start()
+    assert inside.wait(10)
+    here = module["attn"](x)
+    done.set()
+    other.join()
+    torch.testing.assert_close(here, attend_quantized(x, x, x), rtol=0, atol=0)
+    torch.testing.assert_close(found[0], attend_quantized(x[:1], x[:1], x[:1]), rtol=0, atol=0)
 
 
 def test_several_products_of_one_module():

@@ -1,6 +1,8 @@
 """Calls played back from a tape: the same bits, whatever changes from call to call; anything else stays as it was."""
 
 import copy
+import dataclasses
+import threading
 
 import pytest
 import torch
@@ -11,10 +13,13 @@ import tempoquant
 from conditional_models import dit_pipeline, large_text_pipeline, text_pipeline
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
+from tempoquant.layers import quantized_layers
+from tempoquant.layers.opaque import CAPTURE
 from tempoquant.runtime import Replay
 from tempoquant.runtime.bytes import GroupNorm
 from tempoquant.runtime.norms import Awaited
-from tempoquant.runtime.tape import Recorder
+from tempoquant.runtime.replay import MOST_TAPES
+from tempoquant.runtime.tape import Recorder, Tape
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 CLASSES = {"class_labels": [1, 7, 1, 7, 1], "guidance_scale": 2.0}
@@ -68,7 +73,7 @@ def test_every_shape_has_a_tape_of_its_own(made):
     with Replay(made.denoiser.module, made.clock) as replay:
         found = outputs(made.denoiser, calls)
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
-    assert len(replay.tapes) == 0
+    assert len(replay.shapes) == 0
     assert replay.played == 4
 
 
@@ -203,7 +208,7 @@ def test_gradients_and_training_take_the_usual_way():
             module(torch.randn(1, 1, 8, 8), torch.tensor([0.0])).sum().backward()
         module.train()
         outputs(lambda x, t: module(x, torch.tensor([0.0])), calls_of(4))
-        assert not replay.tapes
+        assert not replay.shapes
     assert module.inner.weight.grad is not None
 
 
@@ -229,3 +234,156 @@ def test_a_failing_call_leaves_everything_as_it_was():
     with torch.no_grad(), pytest.raises(RuntimeError), Replay(module, made.clock):
         made.denoiser(torch.zeros(1, 3, 8, 8), 75)
     assert {name: part.kernel for name, part in module.named_modules() if hasattr(part, "kernel")} == kernels
+
+
+def test_kernels_are_left_alone_while_a_tape_is_recorded():
+    """Other threads call them too."""
+    made = unet()
+    layers, seen = [*quantized_layers(made.denoiser.module).values()], []
+    own = layers[0].kernel
+    layers[0].kernel = lambda layer, x: seen.append([part.kernel for part in layers]) or own(layer, x)
+    before = [part.kernel for part in layers]
+    made.generate(1, steps=4, seed=0)
+    assert len(seen) == 5 and all(kernels == before for kernels in seen)
+
+
+def test_a_plain_call_of_another_thread_leaves_the_tape_that_is_recorded():
+    class Slow(Odd):
+        def forward(self, sample, timestep):
+            if CAPTURE.as_operator is not None:
+                thread = threading.Thread(target=outputs, args=(self, [(sample, timestep)]))
+                thread.start()
+                thread.join()
+            return super().forward(sample, timestep)
+
+    module, clock = Slow("changes").eval(), Clock(torch.tensor([0.0, 1.0]), 1, "timestep")
+    with Replay(module, clock) as replay:
+        outputs(module, [(x, torch.tensor([0.0])) for x, _ in calls_of(5)])
+        assert replay.played == 3
+
+
+def test_the_last_shapes_are_kept():
+    module = Odd("changes").eval()
+    clock = Clock(torch.tensor([0.0, 1.0]), 1, "timestep")
+    steps = torch.tensor([0.0])
+    with Replay(module, clock) as replay, torch.inference_mode():
+        for batch in range(1, 31):
+            for _ in range(3):
+                module(torch.randn(batch, 1, 8, 8), steps)
+        assert (len(replay.shapes), replay.played) == (MOST_TAPES, 30)
+        module(torch.randn(30, 1, 8, 8), steps)
+        module(torch.randn(1, 1, 8, 8), steps)
+        assert replay.played == 31
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_time_steps_that_are_numbers_share_a_tape(made, kind):
+    module, calls = made.denoiser.module, [(x, kind(t)) for x, t in calls_of(8)]
+
+    def call(x, t):
+        return module(x, t).sample
+
+    wanted = outputs(call, calls)
+    with Replay(module, made.clock) as replay:
+        assert all(torch.equal(a, b) for a, b in zip(outputs(call, calls), wanted, strict=True))
+        assert (len(replay.shapes), replay.played) == (1, 6)
+
+
+def test_number_that_the_denoiser_treats_as_one_is_computed():
+    """Thirds of a number are not those of a float32 tensor."""
+
+    class Thirds(nn.Module):
+        def forward(self, sample, timestep):
+            return sample + timestep / 3 * 1e7
+
+    module, clock = Thirds().eval(), Clock(torch.tensor([0.0, 1.0]), 1, "timestep")
+    calls = [(x.double(), 1 + i % 2) for i, (x, _) in enumerate(calls_of(6))]
+    wanted = outputs(module, calls)
+    with Replay(module, clock) as replay:
+        clock.set(1)
+        assert all(torch.equal(a, b) for a, b in zip(outputs(module, calls), wanted, strict=True))
+        assert replay.played == 0
+
+
+class Heads(nn.Module):
+    """A denoiser of torch's own attention, which gives no second result where none is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.time_in, self.time_out = nn.Linear(1, 8), nn.Linear(8, 8)
+        self.inner, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, sample, timestep):
+        emb = self.time_out(nn.functional.silu(self.time_in(timestep.float()[:, None])))
+        h = self.inner(sample[:, 0]) + emb[:, None]
+        return (h + self.last(self.attention(h, h, h, need_weights=False)[0]))[:, None]
+
+
+@pytest.mark.parametrize("engine", ["auto", "simulation"])
+def test_attention_of_torch_is_played_back(engine):
+    torch.manual_seed(0)
+    denoiser = dataclasses.replace(bare_denoiser(), module=Heads().eval())
+    made = tempoquant.quantize(denoiser, per_step())
+    made.use_engine(engine)
+    wanted = made.target.generate(4, steps=4, seed=0, batch_size=2)
+    assert torch.equal(made.generate(4, steps=4, seed=0, batch_size=2), wanted)
+
+
+class Broken(nn.Module):
+    """A denoiser that fails where its operators are watched, or always."""
+
+    def __init__(self, always):
+        super().__init__()
+        self.inner, self.always = nn.Conv2d(1, 1, 3, padding=1), always
+
+    def forward(self, sample, timestep):
+        if self.always or CAPTURE.as_operator is not None:
+            raise ValueError("on purpose")
+        return self.inner(sample)
+
+
+def test_what_fails_while_it_is_recorded_is_computed():
+    module, clock = Broken(False).eval(), Clock(torch.tensor([0.0, 1.0]), 1, "timestep")
+    calls = [(x, torch.tensor([0.0])) for x, _ in calls_of(4)]
+    wanted = outputs(module, calls)
+    with Replay(module, clock) as replay:
+        assert all(torch.equal(a, b) for a, b in zip(outputs(module, calls), wanted, strict=True))
+        assert replay.played == 0
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_tape_that_fails_is_played_no_more(monkeypatch, at):
+    module, clock, played = Odd("changes").eval(), Clock(torch.tensor([0.0, 1.0]), 1, "timestep"), []
+    calls = [(x, torch.tensor([0.0])) for x, _ in calls_of(6)]
+    wanted, run = outputs(module, calls), Tape.__call__
+
+    def failing(self, inputs):
+        played.append(1)
+        if len(played) >= at:
+            raise RuntimeError("on purpose")
+        return run(self, inputs)
+
+    monkeypatch.setattr(Tape, "__call__", failing)
+    with Replay(module, clock):
+        assert all(torch.equal(a, b) for a, b in zip(outputs(module, calls), wanted, strict=True))
+    assert len(played) == at
+
+
+def test_an_error_of_the_denoiser_itself_comes_out():
+    module, clock = Broken(True).eval(), Clock(torch.tensor([0.0, 1.0]), 1, "timestep")
+    with Replay(module, clock), torch.inference_mode():
+        for _ in range(3):
+            with pytest.raises(ValueError, match="on purpose"):
+                module(torch.zeros(1, 1, 8, 8), torch.tensor([0.0]))
+
+
+def test_parts_with_a_forward_of_another_tool_are_computed(made):
+    part = made.denoiser.module.get_submodule("conv_in")
+    own, calls = part.forward, []
+    part.forward = lambda x: calls.append(1) or own(x)
+    try:
+        made.generate(2, steps=4, seed=0)
+    finally:
+        del part.forward
+    assert len(calls) == 4

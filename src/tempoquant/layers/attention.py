@@ -16,7 +16,9 @@ from torch.overrides import TorchFunctionMode
 
 from tempoquant.graph import MATRIX_PRODUCTS, AttentionProduct
 from tempoquant.intervals import Interval
+from tempoquant.layers.opaque import opaque
 from tempoquant.layers.simulation import EXACT, quantized_input
+from tempoquant.sharing import PerThread
 
 OPERANDS = ("q", "k", "v", "p")
 AT_ONCE = 2**19
@@ -65,7 +67,7 @@ class QuantizedProduct(nn.Module):
         if self.watch is not None:
             self.watch(names[0], left)
             self.watch(names[1], right)
-        return self.kernel(self, names, left, right) if self.intervals else torch.matmul(left, right)
+        return opaque(self.kernel, self, names, left, right) if self.intervals else torch.matmul(left, right)
 
     def attend(
         self,
@@ -95,7 +97,7 @@ class QuantizedProduct(nn.Module):
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         bare = attn_mask is None and not is_causal and self.watch is None
         if bare and not torch.jit.is_tracing():
-            return self.attention(self, query, key, value, scale).to(dtype)
+            return opaque(self.attention, self, query, key, value, scale).to(dtype)
         scores = self.product("qk", query, key.transpose(-2, -1)) * scale
         if is_causal:
             causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
@@ -164,7 +166,7 @@ class AttentionProducts(nn.Module):
         super().__init__()
         self.found = found
         self.products = nn.ModuleList([QuantizedProduct() for _ in found])
-        self._watches: list[_Watch] = []
+        self._running = _Running()
 
     def attach(self, owner: nn.Module) -> None:
         """Watch ``owner`` from now on; the intervals become part of it as ``owner.attention_products``."""
@@ -178,25 +180,35 @@ class AttentionProducts(nn.Module):
     @torch.compiler.disable
     def watched(self, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One call of the owner."""
-        self._watches.append(_Watch(self))
+        running = self._running
+        before, watch = running.watch, _Watch(self)
+        running.watch = watch
         try:
-            with self._watches[-1]:
+            with watch:
                 return forward(*args, **kwargs)
         finally:
-            self._watches.pop()
+            running.watch = before
 
     def is_innermost(self, watch: "_Watch") -> bool:
         """Whether ``watch`` is that of the owner's latest call, if it calls itself."""
-        return self._watches[-1] is watch
+        return self._running.watch is watch
 
     # Products of the owner's parts are their own: while one runs, the owner counts nothing.
     def _pause(self, *_: Any) -> None:
-        if self._watches:
-            self._watches[-1].parts_running += 1
+        watch = self._running.watch
+        if watch is not None:
+            watch.parts_running += 1
 
     def _resume(self, *_: Any) -> None:
-        if self._watches:
-            self._watches[-1].parts_running -= 1
+        watch = self._running.watch
+        if watch is not None:
+            watch.parts_running -= 1
+
+
+class _Running(PerThread):
+    """The watch of the owner's innermost call in a thread."""
+
+    watch: "_Watch | None" = None
 
 
 class WatchedForward:

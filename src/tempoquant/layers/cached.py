@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tempoquant.graph.probing import removing
 from tempoquant.intervals import TemporalTable
 from tempoquant.layers.install import places_of
+from tempoquant.layers.opaque import opaque
 
 
 class CachedLayer(nn.Module):
@@ -28,6 +29,9 @@ class CachedLayer(nn.Module):
         return tuple(self.table.values.shape[1:])
 
     def forward(self, input: Tensor) -> Tensor:
+        return opaque(self._feature, input)
+
+    def _feature(self, input: Tensor) -> Tensor:
         return self.table(input.shape[0]).to(input.dtype)
 
 

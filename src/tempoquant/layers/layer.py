@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.intervals import IntervalProvider, KeepsPrecision
+from tempoquant.layers.opaque import opaque
 from tempoquant.layers.simulation import simulate
 from tempoquant.numerics import QParams
 
@@ -86,7 +87,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
         return nn.functional.linear(x, weight, bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.kernel(self, input)
+        return opaque(self.kernel, self, input)
 
 
 class QuantConv2d(QuantizedLayer, nn.Conv2d):
@@ -103,7 +104,7 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
         return self._conv_forward(x, weight, bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.kernel(self, input)
+        return opaque(self.kernel, self, input)
 
 
 def to_quantized(layer: nn.Module) -> QuantLinear | QuantConv2d:

@@ -1,9 +1,13 @@
 """Calls of a denoiser played back from a tape: the same operators in the same order, without Python between them."""
 
 import contextlib
+import enum
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +15,61 @@ from torch.utils._pytree import tree_flatten
 
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
-from tempoquant.layers import CachedLayer, quantized_layers, quantized_products
 from tempoquant.layers.attention import AttentionProducts, WatchedForward
 from tempoquant.runtime.norms import Waiting
-from tempoquant.runtime.swapping import swapped
+from tempoquant.runtime.packed import give_back
+from tempoquant.runtime.prompt_tables import begin_again
 from tempoquant.runtime.tape import Recorder, Tape
+from tempoquant.sharing import SharedBlock, SurroundedForward, surround
+
+MOST_TAPES = 16
+"""Tapes that are kept at a time, of the shapes that were called last."""
+OF_PACKAGE = Waiting | WatchedForward | SurroundedForward
+"""What this package puts in the place of a part's ``forward``: all that a tape may look into."""
 
 
-class Replay:
+class State(enum.Enum):
+    """What the next call of a shape does: it is recorded, compared with the tape, played, or computed as ever."""
+
+    NEW, RECORDED, TRUSTED, PLAIN = range(4)
+
+
+@dataclass
+class Shape:
+    """Calls that share a tape."""
+
+    state: State = State.NEW
+    tape: Tape | None = None
+
+
+@dataclass
+class Call:
+    """One call of the denoiser.
+
+    Attributes:
+        plain: computes it as ever. args, kwargs: its arguments, a time step that is a number as the clock's tensor.
+        numbered: whether it is one. inputs: all tensors that change from call to call. key: of its shape.
+    """
+
+    plain: Callable[[], Any]
+    args: tuple
+    kwargs: dict[str, Any]
+    numbered: bool
+    inputs: list[Tensor]
+    key: Hashable
+
+
+class Replay(SharedBlock):
     """Within its ``with`` block a denoiser's calls of one shape are recorded once and played back.
 
     The first call of a shape is recorded, the second is computed both ways and compared bit for bit, and from the third
-    on the tape is played; a call that cannot be recorded, or is not the same bits, stays as it was. Time steps,
-    conditions and samples are the tape's inputs. Weights, adapters and hooks must not change within the block. It is
-    for drawing: no gradients pass.
+    on the tape is played; a call that cannot be recorded, fails while it is, or is not the same bits, stays as it was.
+    Time steps, conditions and samples are the tape's inputs. Tapes are those of the last :data:`MOST_TAPES` shapes.
+    Weights, adapters and hooks must not change within the block. It is for drawing: no gradients pass. Threads may
+    share a block, or have one each: all that overlap are one.
 
     Args:
-        module: the denoiser. clock: its clock. again: called before a call is computed a second time, to be compared:
-            whoever counts what happens in a call begins anew.
+        module: the denoiser. clock: its clock.
 
     Attributes:
         played: how many calls came off a tape.
@@ -37,94 +78,116 @@ class Replay:
         InputError: a part of the denoiser has hooks, which a tape would leave out; on entering.
     """
 
-    def __init__(self, module: nn.Module, clock: Clock, again: Callable[[], None] = lambda: None):
-        self.module, self.clock, self.again = module, clock, again
-        self.tapes: dict[Any, Tape | None] = {}
-        self.trusted: set[Any] = set()
+    def __init__(self, module: nn.Module, clock: Clock):
+        super().__init__(module)
+        self.clock = clock
+        self.shapes: OrderedDict[Hashable, Shape] = OrderedDict()
         self.played = 0
-        self._forward: Callable[..., Any] = module.forward
+        self._changing = threading.Lock()
         self._undo: Callable[[], None] = lambda: None
 
-    def __enter__(self) -> "Replay":
+    def __enter__(self) -> Self:
         if has_hooks(self.module):
             raise InputError("a part of the denoiser has hooks, which a played back call would leave out: remove them")
-        self._forward = self.module.forward
+        return super().__enter__()
 
-        @functools.wraps(self._forward)
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return self._call(*args, **kwargs)
+    def start(self) -> None:
+        """See the base class."""
+        self._undo = surround(self.module, self._call, innermost=True)
 
-        self._undo = swapped(self.module, "forward", forward)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
+    def stop(self) -> None:
+        """See the base class."""
         self._undo()
-        self.tapes, self.trusted = {}, set()
+        self.shapes = OrderedDict()
 
     @torch.compiler.disable
-    def _call(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled() or torch.jit.is_tracing() or self.module.training:
-            return self._forward(*args, **kwargs)
+    def _call(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        follows = torch.is_grad_enabled() or torch.jit.is_tracing() or self.module.training
+        call = None if follows else self._read(forward, args, kwargs)
+        if call is None:
+            return forward(*args, **kwargs)
+        shape, state = self._take(call.key)
+        if state is State.PLAIN:
+            return call.plain()
+        with contextlib.suppress(Exception):
+            if state is State.NEW:
+                return self._record(shape, call, forward)
+            if state is State.RECORDED:
+                return self._compare(shape, call)
+            return shape.tape(call.inputs)  # type: ignore[misc]
+        # Whatever failed: if it was the denoiser itself, it does so again.
+        shape.state = State.PLAIN
+        begin_again()
+        return call.plain()
+
+    def _read(self, forward: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Call | None:
+        """A call by its arguments; None if these cannot be told apart."""
+        plain = functools.partial(forward, *args, **kwargs)
+        numbered, args, kwargs = self._with_tensor_for_time(args, kwargs)
         leaves, spec = tree_flatten((args, kwargs))
-        inputs = [*(leaf for leaf in leaves if isinstance(leaf, Tensor)), *self._moments()]
+        # What the clock read off the call are inputs too.
+        clock, conditions = self.clock, self.clock.conditions
+        moments = (clock.timestep, clock.row, None if conditions is None else conditions.index)
+        inputs = [x for x in (*leaves, *moments) if isinstance(x, Tensor)]
         rest = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
         if not all(isinstance(value, Hashable) for value in rest):
-            return self._forward(*args, **kwargs)
-        key = (repr(spec), rest, *(_kind(x, inputs) for x in inputs))
-        if key not in self.tapes:
-            return self._record(key, inputs, args, kwargs)
-        tape = self.tapes[key]
-        if tape is None:
-            return self._forward(*args, **kwargs)
-        if key in self.trusted:
-            self.played += 1
-            return tape(inputs)
-        made = self._forward(*args, **kwargs)
-        self.again()
-        if _same(made, tape(inputs)):
-            self.trusted.add(key)
-        else:
-            self.tapes[key] = None
-        return made
+            return None
+        key = (repr(spec), numbered, rest, *(_kind(x, inputs) for x in inputs))
+        return Call(plain, args, kwargs, numbered, inputs, key)
 
-    def _moments(self) -> list[Tensor]:
-        """What the clock read off the call: inputs of the tape too."""
-        conditions = self.clock.conditions
-        found = (self.clock.timestep, self.clock.row, None if conditions is None else conditions.index)
-        return [tensor for tensor in found if tensor is not None]
+    def _with_tensor_for_time(self, args: tuple, kwargs: dict[str, Any]) -> tuple[bool, tuple, dict[str, Any]]:
+        """Whether the time step is a number, each of which would have a tape; and arguments with a tensor for it."""
+        name, place = self.clock.name, self.clock.position
+        if isinstance(kwargs.get(name), int | float):
+            return True, args, {**kwargs, name: self.clock.timestep}
+        if place is not None and place < len(args) and isinstance(args[place], int | float):
+            return True, (*args[:place], self.clock.timestep, *args[place + 1 :]), kwargs
+        return False, args, kwargs
 
-    def _record(self, key: Any, inputs: list[Tensor], args: tuple, kwargs: Mapping[str, Any]) -> Any:
-        recorder = Recorder(inputs)
-        with _whole_parts(self.module, recorder), recorder:
-            made = self._forward(*args, **kwargs)
+    def _take(self, key: Hashable) -> tuple[Shape, State]:
+        """The shape of a call and what the call is to do; while it records or compares, others' calls are plain."""
+        with self._changing:
+            shape = self.shapes.setdefault(key, Shape())
+            self.shapes.move_to_end(key)
+            if len(self.shapes) > MOST_TAPES:
+                self.shapes.popitem(last=False)
+                # Calls of many sizes leave holes, which the system would not get back otherwise.
+                give_back()
+            state = shape.state
+            if state is State.TRUSTED:
+                self.played += 1
+            else:
+                shape.state = State.PLAIN
+        return shape, state
+
+    def _record(self, shape: Shape, call: Call, forward: Callable[..., Any]) -> Any:
+        if _has_forwards_of_others(self.module):
+            return call.plain()
+        recorder = Recorder(call.inputs)
+        with recorder:
+            made = forward(*call.args, **call.kwargs)
         tape = recorder.tape(made)
-        self.tapes[key] = tape if recorder.why is None else None
+        if recorder.why is None:
+            shape.tape, shape.state = tape, State.RECORDED
+        if call.numbered:
+            begin_again()
+            return call.plain()
+        return made
+
+    def _compare(self, shape: Shape, call: Call) -> Any:
+        assert shape.tape is not None
+        made = call.plain()
+        begin_again()
+        with contextlib.suppress(Exception):
+            if _same(made, shape.tape(call.inputs)):
+                shape.state = State.TRUSTED
         return made
 
 
-@contextlib.contextmanager
-def _whole_parts(module: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """Let quantized layers and products, tables, and all parts with a ``forward`` of their own be one operator each.
-
-    They read numbers off the clock, or remember what they computed.
-    """
-    undo: list[Callable[[], None]] = []
-    layers, products = quantized_layers(module).values(), quantized_products(module).values()
-    kernels = [*((la, "kernel") for la in layers), *((p, name) for p in products for name in ("kernel", "attention"))]
-    named = [
-        part
-        for part in module.modules()
-        if part is not module and ("forward" in vars(part) or isinstance(part, CachedLayer))
-    ]
-    for part, name in [*kernels, *((n, "forward") for n in named)]:
-        own = getattr(part, name)
-        if not isinstance(own, Waiting | WatchedForward):
-            undo.append(swapped(part, name, recorder.whole(own)))
-    try:
-        yield
-    finally:
-        for put_back in undo:
-            put_back()
+def _has_forwards_of_others(module: nn.Module) -> bool:
+    """Whether somebody else took the place of a part's ``forward``, to move its weights say: a tape would freeze it."""
+    parts = (part for part in module.modules() if part is not module and "forward" in vars(part))
+    return not all(isinstance(part.forward, OF_PACKAGE) for part in parts)
 
 
 def _kind(x: Tensor, inputs: list[Tensor]) -> tuple:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
+from tempoquant.layers.opaque import CAPTURE
 from tempoquant.runtime.bytes import GroupNorm
 from tempoquant.runtime.norms import Awaited
 
@@ -38,7 +39,7 @@ class Node:
     Attributes:
         args: what it is called with; those of ``tensors`` and ``lists`` are filled in, by place: a slot, or a slot (or
             None: as it is) for each entry. makes: the slots of its results, of which there is a ``single`` one or a
-            list. done: slots that nobody reads after it.
+            list, with None for what is no tensor. done: slots that nobody reads after it.
     """
 
     function: Callable[..., Any]
@@ -46,7 +47,7 @@ class Node:
     kwargs: dict[str, Any]
     tensors: list[tuple[int, int]]
     lists: list[tuple[int, list[int | None]]]
-    makes: list[int]
+    makes: list[int | None]
     single: bool
     done: list[int] = field(default_factory=list)
 
@@ -60,10 +61,11 @@ class Node:
             args[place] = [e if s is None else values[s] for e, s in zip(args[place], slots, strict=True)]
         made = self.function(*args, **self.kwargs)
         if self.single:
-            values[self.makes[0]] = made
+            values[self.makes[0]] = made  # type: ignore[index]
         else:
-            for slot, tensor in zip(self.makes, made, strict=True):
-                values[slot] = tensor
+            for target, result in zip(self.makes, made, strict=True):
+                if target is not None:
+                    values[target] = result
         for slot in self.done:
             values[slot] = None
 
@@ -104,7 +106,16 @@ class Recorder(TorchDispatchMode):
             self.slots.setdefault(tensor, slot)
         self.nodes: list[Node] = []
         self.inside = False
+        self.outer: Callable[..., Any] | None = None
         self.why: str | None = None
+
+    def __enter__(self) -> Self:
+        self.outer, CAPTURE.as_operator = CAPTURE.as_operator, self.whole
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        CAPTURE.as_operator = self.outer
+        super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.inside:
@@ -166,8 +177,8 @@ class Recorder(TorchDispatchMode):
         if any(map(self._knows, kwargs.values())):
             self.why = self.why or f"{function} takes a tensor by name"
         results = list(made) if isinstance(made, list | tuple) else [made]
-        makes = [self._slot(tensor) for tensor in results if isinstance(tensor, Tensor)]
-        if makes:
+        makes = [self._slot(result) if isinstance(result, Tensor) else None for result in results]
+        if any(slot is not None for slot in makes):
             single = not isinstance(made, list | tuple)
             self.nodes.append(Node(function, given, kwargs, tensors, lists, makes, single))
 
@@ -195,9 +206,10 @@ def _needed(nodes: list[Node], kept: set[int]) -> list[Node]:
     for node in reversed(nodes):
         # Whatever is no operator of torch's may do more than it gives back.
         pure = isinstance(node.function, torch._ops.OpOverload) and not node.function._schema.is_mutable
-        if pure and later.isdisjoint(node.makes):
+        made = {slot for slot in node.makes if slot is not None}
+        if pure and later.isdisjoint(made):
             continue
-        touched = {slot for _, slot in node.tensors} | set(node.makes)
+        touched = {slot for _, slot in node.tensors} | made
         touched |= {slot for _, slots in node.lists for slot in slots if slot is not None}
         node.done = sorted(touched - later)
         later |= touched
