@@ -79,6 +79,7 @@ WRONG = {
         {"runs": [{"method": "rtn", "bitz": ["W4A8"]}]},
         "runs.0.bitz = ['W4A8']: unknown entry 'bitz': did you mean bits",
     ),
+    "a name that leaves its folder": ({"name": "../x"}, "name = '../x': '../x' is no plain name"),
     "no runs": ({"runs": []}, "runs"),
     "bits": ({"runs": [{"method": "rtn", "bits": ["W4A9"]}]}, "runs.0.bits.0 = 'W4A9'"),
     "no bits": ({"runs": [{"method": "rtn"}]}, "runs.0.bits: Field required"),

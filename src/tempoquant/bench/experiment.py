@@ -47,6 +47,12 @@ def _known_extractor(name: str) -> str:
     return name
 
 
+def _file_name(name: str) -> str:
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is no plain name: results are written into a folder that is called so")
+    return name
+
+
 Bits = Annotated[str, AfterValidator(_known_bits)]
 
 
@@ -168,7 +174,7 @@ class Experiment(Part):
         paper_schedule: whether to estimate what each run would take at ``effort: paper``.
     """
 
-    name: str
+    name: Annotated[str, AfterValidator(_file_name)]
     title: str = ""
     source: str = ""
     model: str | None = None
