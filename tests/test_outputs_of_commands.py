@@ -2,14 +2,17 @@
 
 import json
 import os
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import tempoquant
 from tempoquant.errors import FormatError, InputError
-from tempoquant.outputs import MARKER
+from tempoquant.outputs import MARKER, new_staging
 from tempoquant.progress import Silent
 from tiny import small_recipe, unet_pipeline
 
@@ -131,3 +134,44 @@ def test_what_a_killed_run_left_does_not_load(saved, tmp_path):
     (left / MARKER).write_text(json.dumps({**marker, "finished": False, "files": []}))
     with pytest.raises(FormatError, match="left by a run that was killed"):
         tempoquant.load(left)
+
+
+def test_load_says_the_command_that_finishes_an_interrupted_replacement(saved, tmp_path):
+    left = new_staging(tmp_path / "out")
+    left.rmdir()
+    shutil.copytree(saved, left)
+    with pytest.raises(InputError) as caught:
+        tempoquant.load(tmp_path / "out")
+    line = str(caught.value)
+    assert "\n" not in line
+    subprocess.run(line.split("`")[1], shell=True, check=True)
+    tempoquant.load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("verb", ["save", "export", "quantize"])
+def test_a_file_size_limit_is_one_line_and_nothing_is_left(saved, tmp_path, verb):
+    quantized = tempoquant.load(saved)
+    verbs = {
+        "save": lambda: quantized.save_pretrained(tmp_path / "out"),
+        "export": lambda: tempoquant.export(quantized, tmp_path / "out"),
+        "quantize": lambda: quantize_to(tmp_path / "out"),
+    }
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            verbs[verb]()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename and "\n" not in str(caught.value)
+    left = [path.name for path in tmp_path.iterdir()]
+    assert left == ["out.partial"] if verb == "quantize" else left == []
+
+
+def test_a_demonstration_does_not_replace_a_folder_of_the_users(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(b"years")
+    command = [sys.executable, "-m", "tempoquant", "demo", "-o", str(tmp_path / "photos"), "--overwrite"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 2 and "cat.png, not written by tempoquant" in run.stderr
+    assert (tmp_path / "photos" / "cat.png").read_bytes() == b"years"
