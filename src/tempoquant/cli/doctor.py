@@ -14,6 +14,7 @@ from tempoquant.runtime import ENGINES
 from tempoquant.runtime.c_library import cache_folder
 from tempoquant.runtime.check import integers_are_exact
 from tempoquant.runtime.compiled import COMPILER, compiled_library
+from tempoquant.runtime.operators import scales_apply_in_order
 
 PACKAGE = "tempoquant"
 SHOWN = (PACKAGE, "torch", "diffusers", "transformers", "openvino", "onnxruntime")
@@ -46,6 +47,7 @@ def machine_facts() -> dict[str, Any]:
             "capability": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
             "int8_exact": exact,
+            "scales_in_order": exact and scales_apply_in_order(),
         },
         "engines": {name: "simulation" if name == "simulation" else fast for name in ENGINES},
         "compiled": {
@@ -87,6 +89,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [
         ("processor", f"{processor['machine']}, {processor['capability']}, {processor['threads']} threads"),
         ("int8 operators", "exact" if processor["int8_exact"] else "not exact: layers are simulated in float"),
+        ("weight scales", "by the operators" if processor["scales_in_order"] else "in a pass after the operators"),
         *((f"engine {name}", kernel) for name, kernel in found["engines"].items()),
         ("C compiler", compiled["compiler"] or "none"),
         ("compiled library", compiled["state"]),
