@@ -7,7 +7,9 @@ from fuzzing import BAD, attack, make_originals
 
 def run(report: Any, options: Any) -> None:
     """Run all cases of this file."""
-    originals = make_originals(options.work / "originals")
+    root = options.work / "originals"
+    root.mkdir()
+    originals = make_originals(root)
     for number in range(options.fuzz):
         found = attack(originals, number, options.work / "damaged")
         case = f"{number}, {found.folder} {found.damage}: {found.error}"
