@@ -12,7 +12,7 @@ import pytest
 
 import tempoquant
 from tempoquant.errors import FormatError, InputError
-from tempoquant.outputs import MARKER, new_staging
+from tempoquant.outputs import MARKER, Kind, new_staging, writing
 from tempoquant.progress import Silent
 from tiny import small_recipe, unet_pipeline
 
@@ -175,3 +175,13 @@ def test_a_demonstration_does_not_replace_a_folder_of_the_users(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 2 and "cat.png, not written by tempoquant" in run.stderr
     assert (tmp_path / "photos" / "cat.png").read_bytes() == b"years"
+
+
+def test_exporting_and_diagnosing_hold_their_output(saved, tmp_path):
+    quantized = tempoquant.load(saved)
+    with writing(tmp_path / "out", Kind.EXPORTED), pytest.raises(InputError, match="another run is writing to"):
+        tempoquant.export(quantized, tmp_path / "out")
+    with writing(tmp_path / "out", Kind.DIAGNOSIS), pytest.raises(InputError, match="another run is writing to"):
+        tempoquant.diagnose(quantized, unet_pipeline(), out=tmp_path / "out", recording=tmp_path / "recording")
+    # Refused before it recorded.
+    assert not (tmp_path / "recording").exists()

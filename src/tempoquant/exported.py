@@ -16,7 +16,7 @@ from tempoquant.documents import read_json
 from tempoquant.errors import FormatError, InputError, unknown
 from tempoquant.files import storage_error
 from tempoquant.intervals import Conditions, tensor_arguments
-from tempoquant.outputs import Kind, check_output, writing
+from tempoquant.outputs import Kind, writing
 from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, Target, example_conditions, vectors_of
 from tempoquant.pipelines.diffusers_target import LONGEST_SIDE, replaced
 from tempoquant.pipelines.resolve import first_line, load_pipeline
@@ -109,25 +109,23 @@ def export(
         check_parts(quantized.pipeline)
     if quantized.correction is not None:
         raise InputError("a correction acts in the scheduler, which an export has none of: quantize without it")
-    quantized.return_to_schedule()
-    place = Path(out)
-    check_output(place, overwrite, Kind.EXPORTED)
-    steps, sampler = quantized.schedule["steps"], quantized.schedule["sampler"]
-    example = example_conditions(quantized.target, conditioning, steps=steps, sampler=sampler)
-    # What these see is then no function of the time step.
-    freezes = freeze and not vectors_of(example) and bool(quantized.blueprint.projections)
-    frozen = freezes or quantized.clock.frozen
-    chosen = quantized
-    if freezes:
-        module, clock = copy.deepcopy((quantized.denoiser.module, quantized.clock))
-        chosen = QuantizedPipeline(quantized.target.with_module(module), quantized.blueprint, clock, {})
-        chosen.freeze_schedule()
-    with writing(place, Kind.EXPORTED, overwrite=overwrite) as output, output.staging() as staging:
+    with writing(out, Kind.EXPORTED, overwrite=overwrite) as output, output.staging() as staging:
+        quantized.return_to_schedule()
+        steps, sampler = quantized.schedule["steps"], quantized.schedule["sampler"]
+        example = example_conditions(quantized.target, conditioning, steps=steps, sampler=sampler)
+        # What these see is then no function of the time step.
+        freezes = freeze and not vectors_of(example) and bool(quantized.blueprint.projections)
+        frozen = freezes or quantized.clock.frozen
+        chosen = quantized
+        if freezes:
+            module, clock = copy.deepcopy((quantized.denoiser.module, quantized.clock))
+            chosen = QuantizedPipeline(quantized.target.with_module(module), quantized.blueprint, clock, {})
+            chosen.freeze_schedule()
         quantized.target.save_shell(staging)
         if whole:
             write_parts(quantized.pipeline, staging)
         _write_component(staging / quantized.target.component, chosen, to, tensor_arguments(example), frozen)
-    return place
+    return Path(out)
 
 
 def _write_component(

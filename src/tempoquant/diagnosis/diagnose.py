@@ -27,7 +27,7 @@ from tempoquant.graph import DenoiserGraph, read_denoiser
 from tempoquant.intervals import Clock
 from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
-from tempoquant.outputs import Kind, check_output
+from tempoquant.outputs import Kind, check_output, writing
 from tempoquant.pipelines import Target, build_scheduler, check_image, set_steps, state_hash, to_images
 from tempoquant.pipelines.precision import conditioning_in_float32
 from tempoquant.pipelines.recorded import meet_schedule
@@ -93,7 +93,8 @@ def diagnose(
     graph = _graph(pair, run, given)
     chosen = matching(pair.common([layer.name for layer in graph.layers]), layers, "layer that both models have")
     temporary = TemporaryDirectory(prefix="tempoquant-") if recording is None else nullcontext(str(recording))
-    with temporary as folder:
+    held = nullcontext() if out is None else writing(out, Kind.DIAGNOSIS, overwrite=overwrite)
+    with held as output, temporary as folder:
         store = record(
             pair.full,
             Path(folder),
@@ -113,8 +114,9 @@ def diagnose(
         name = reference_name or pair.full.name
         options = {"reference": name, "keep": keep, "batch_size": batch_size, "layer": list(layers)}
         found = _Finding(pair, graph, walker, chosen, min(ranking_samples, samples), options, shown).result()
-    if out is not None:
-        found.save(out, overwrite=overwrite)
+        if output is not None:
+            with output.staging() as staging:
+                found.write(staging)
     return found
 
 

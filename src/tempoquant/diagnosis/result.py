@@ -99,9 +99,10 @@ class Diagnosis:
             InputError: the folder exists and may not be replaced.
         """
         with writing(folder, Kind.DIAGNOSIS, overwrite=overwrite) as output, output.staging() as staging:
-            self._write(staging)
+            self.write(staging)
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
+        """Write all files into an existing empty folder."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
         save_tensors(tensors, folder / TENSORS)
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in tensors}
