@@ -30,7 +30,7 @@ test: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 # What takes minutes each: two thousand damaged folders, a killed process, whole trainings.
 test-slow: .venv/.installed-dev

@@ -19,9 +19,11 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from logging import CRITICAL
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import diffusers
 import torch
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +80,8 @@ def main() -> int:
     # No thread pool may be alive when processes fork.
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    # What diffusers says of unknown entries in damaged files.
+    diffusers.utils.logging.set_verbosity(CRITICAL)
     random.seed(options.seed)
     report, begun = Report(), time.perf_counter()
     for name in options.parts.split(","):

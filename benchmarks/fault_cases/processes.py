@@ -28,6 +28,8 @@ def fork(run: Callable[[], None], log: Path | None = None) -> int:
     code = CRASHED
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # Jobs in the background of a shell ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         run()
         code = 0
     except TempoquantError as error:
