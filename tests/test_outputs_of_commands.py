@@ -97,9 +97,9 @@ def test_a_folder_of_another_tool_is_not_taken_for_ours(saved, tmp_path):
 def test_an_output_of_another_kind_is_not_replaced(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "out")
     quantized = tempoquant.load(saved)
-    with pytest.raises(InputError, match="out is a quantized folder: choose another folder"):
+    with pytest.raises(InputError, match=r"another output \(quantized folder\): choose another folder"):
         tempoquant.export(quantized, tmp_path / "out", overwrite=True)
-    with pytest.raises(InputError, match="out is a quantized folder: choose another folder"):
+    with pytest.raises(InputError, match=r"another output \(quantized folder\): choose another folder"):
         tempoquant.diagnose(quantized, unet_pipeline(), out=tmp_path / "out", overwrite=True)
 
 

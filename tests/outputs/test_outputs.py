@@ -268,5 +268,5 @@ def test_an_output_file_is_no_folder_and_an_output_folder_no_file(tmp_path):
 
 def test_an_output_of_another_kind_is_not_replaced(tmp_path):
     write(tmp_path / "out")
-    with pytest.raises(InputError, match="out is a folder of images: choose another folder, or delete it"):
+    with pytest.raises(InputError, match=r"another output \(folder of images\): choose another folder"):
         check_output(tmp_path / "out", True, Kind.DIAGNOSIS)

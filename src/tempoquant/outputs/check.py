@@ -36,7 +36,7 @@ def check_output(out: Path, overwrite: bool, kind: Kind) -> None:
         raise InputError(f"{out} holds {foreign[0]}{others}, not written by tempoquant: move that, or choose another")
     marker = read_marker(out)
     if marker is not None and marker["kind"] != kind:
-        raise InputError(f"{out} is a {marker['kind']}: choose another folder, or delete it yourself")
+        raise InputError(f"{out} is another output ({marker['kind']}): choose another folder, or delete it yourself")
 
 
 def check_new(path: Path, overwrite: bool) -> None:
