@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tempoquant.files import replacing, save_tensors, save_with, storage_error, write_whole
+from tempoquant.files import replacing, save_tensors, storage_error, write_whole
 
 
 def test_a_file_is_replaced_whole_and_links_are_followed(tmp_path):
@@ -33,10 +33,15 @@ def test_saved_tensors_have_the_mode_of_other_files(tmp_path):
     assert load_file(tmp_path / "x.safetensors")["x"].tolist() == [0, 1, 2]
 
 
+def write_bytes(path):
+    with replacing(path) as temporary:
+        temporary.write_bytes(bytes(10**6))
+
+
 WRITERS = {
     "tensors": (lambda path: save_tensors({"x": torch.zeros(10**6)}, path), "4.0 MB were needed"),
     "text": (lambda path: write_whole(path, "x" * 10**6), "1.0 MB were needed"),
-    "writer": (lambda path: save_with(lambda place: place.write_bytes(bytes(10**6)), path), "files may have 0.1 MB"),
+    "another writer": (write_bytes, "files may have 0.1 MB"),
 }
 
 

@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,8 @@ LITTLE = 2**20
 def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Yield a path to write to, which becomes ``path`` in one step when the block ends, and is removed if it fails.
 
-    The content is on the disk before ``path`` names it. A symbolic link is followed, so that its target is replaced.
+    The yielded path has the suffix of ``path``; the content is on the disk before ``path`` names it. A symbolic link
+    is followed, so that its target is replaced.
 
     Args:
         path: a file, which may exist.
@@ -65,12 +66,6 @@ def save_tensors(tensors: Mapping[str, "Tensor"], path: Path, metadata: dict[str
     plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with replacing(path, sum(tensor.nbytes for tensor in plain.values())) as temporary:
         save_file(plain, temporary, metadata)
-
-
-def save_with(writer: Callable[[Path], object], path: Path) -> None:
-    """Let ``writer`` write a file of any other kind to ``path`` in one step; it is called with a path of its suffix."""
-    with replacing(path) as temporary:
-        writer(temporary)
 
 
 def sync(path: Path) -> None:

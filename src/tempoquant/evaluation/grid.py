@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from tempoquant.errors import InputError
-from tempoquant.files import save_with
+from tempoquant.files import replacing
 
 SMALLEST_CELL = 64
 GAP = 4
@@ -87,4 +87,5 @@ def _pictures(images: Tensor) -> list[Image.Image]:
 
 
 def _write(picture: Image.Image, path: Path) -> None:
-    save_with(lambda temporary: picture.save(temporary, format="PNG"), path)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG")

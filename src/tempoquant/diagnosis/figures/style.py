@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tempoquant.errors import InputError
-from tempoquant.files import save_with, write_whole
+from tempoquant.files import replacing, write_whole
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8a6d00", "#56B4E9")
 """Of Okabe and Ito's palette those that stand out from white and from black."""
@@ -94,8 +94,8 @@ def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
     paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
     # The first drawing moves the layout a little, so that the second one's bytes would be others.
     write_whole(paths[1], svg(figure, stem.name))
-    with _any_glyph():
-        save_with(lambda temporary: figure.savefig(temporary, dpi=DOTS, facecolor="white"), paths[0])
+    with _any_glyph(), replacing(paths[0]) as temporary:
+        figure.savefig(temporary, dpi=DOTS, facecolor="white")
     return paths
 
 
@@ -110,8 +110,8 @@ def save_picture(figure: Figure, path: Path) -> None:
         write_whole(path, svg(figure, path.stem))
         return
     how: dict[str, Any] = {"facecolor": "white", "format": "png", "pil_kwargs": {"optimize": True}}
-    with _any_glyph():
-        save_with(lambda temporary: figure.savefig(temporary, dpi=PICTURE_DOTS, **how), path)
+    with _any_glyph(), replacing(path) as temporary:
+        figure.savefig(temporary, dpi=PICTURE_DOTS, **how)
 
 
 @contextmanager
