@@ -37,7 +37,7 @@ from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
 from tempoquant.training import Processes, Rhythm, open_images
 from tempoquant.training_job import TrainingData, keep_evidence, run_training
-from tempoquant.workplace import check_job_output, workplace
+from tempoquant.workplace import workplace
 
 COMPONENTS = ("unet", "transformer", "denoiser")
 
@@ -232,10 +232,7 @@ def is_quantized(folder: Path) -> bool:
 
 def _held(out: Path | str | None, overwrite: bool) -> AbstractContextManager[Output | None]:
     """The output of a job for the length of its run; None where it writes none."""
-    if out is None:
-        return nullcontext()
-    check_job_output(Path(out), overwrite)
-    return writing(out, Kind.QUANTIZED, overwrite=overwrite)
+    return nullcontext() if out is None else writing(out, Kind.QUANTIZED, overwrite=overwrite)
 
 
 def _check_freezing(
