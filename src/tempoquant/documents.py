@@ -33,12 +33,9 @@ def read_json(path: Path, verdict: str = "cannot be read") -> dict[str, Any]:
         FormatError: no regular file, larger than 16 MiB, not UTF-8, not JSON, nested too deeply, or no object.
     """
     try:
-        found = parse_json(_content(path, LARGEST_JSON))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no JSON object")
+        return _mapping(parse_json(_content(path, LARGEST_JSON)), "JSON object")
     except (OSError, ValueError) as error:
         raise FormatError(f"{path} {verdict}: {_one_line(error)}") from None
-    return found
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -75,11 +72,15 @@ def read_yaml(path: Path, name: str) -> dict[str, Any]:
             entries with aliases counted as what they stand for, or no mapping.
     """
     try:
-        found = parse_yaml(_content(path, LARGEST_YAML))
-        if not isinstance(found, dict):
-            raise ValueError("it holds no mapping")
+        return _mapping(parse_yaml(_content(path, LARGEST_YAML)), "mapping")
     except (OSError, ValueError) as error:
         raise InputError(f"{name} cannot be read: {_one_line(error)}") from None
+
+
+def _mapping(found: Any, kind: str) -> dict[str, Any]:
+    """``found`` if it is a mapping; ``kind`` is what an error says is missing."""
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds no {kind}")
     return found
 
 
@@ -130,17 +131,21 @@ class _BoundedLoader(yaml.SafeLoader):
 
 def regular(path: Path) -> Path:
     """``path``; FormatError unless a regular file lies there: opening a pipe, or a device, may never return."""
-    if not path.is_file():
-        raise FormatError(f"{path} cannot be read: {'it is no regular file' if path.exists() else 'no such file'}")
+    try:
+        _check_regular(path)
+    except ValueError as error:
+        raise FormatError(f"{path} cannot be read: {error}") from None
     return path
+
+
+def _check_regular(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError("it is no regular file" if path.exists() else "no such file")
 
 
 def _content(path: Path, most: int) -> str:
     """The text of a regular file: as many bytes as its size, since files of the kernel that have none never end."""
-    if not path.exists():
-        raise ValueError("no such file")
-    if not path.is_file():
-        raise ValueError("it is no regular file")
+    _check_regular(path)
     size = path.stat().st_size
     if size > most:
         raise ValueError(f"{size} bytes, where at most {most} are read")
