@@ -9,7 +9,7 @@ from typing import Any
 
 import diffusers
 
-from tempoquant.errors import InputError, unknown
+from tempoquant.errors import InputError, first_line, unknown
 from tempoquant.pipelines.quadratic import QuadraticDDIMScheduler
 
 SAMPLERS: dict[str, tuple[str | type, dict[str, Any]]] = {
@@ -103,8 +103,8 @@ def settings_of(scheduler: Any) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
-        what = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise InputError(f"{type(scheduler).__name__} cannot be used with its settings: {what}") from error
+        what = f"{type(scheduler).__name__} cannot be used with its settings: {first_line(error)}"
+        raise InputError(what) from error
 
 
 def step_options(scheduler: Any, eta: float, generators: list[Any]) -> dict[str, Any]:
