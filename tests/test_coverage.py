@@ -181,8 +181,8 @@ def denoiser(module: nn.Module, shape: tuple[int, ...] = (1, 8, 8)) -> Denoiser:
 
 def covered(model: Any, recipe: tempoquant.Recipe) -> dict[str, Any]:
     """The coverage as it is planned, without quantizing."""
-    target = full_precision(model)
-    return coverage_of(target.denoiser.module, read(probe_of(target, recipe), recipe)).to_dict()
+    probe = probe_of(full_precision(model), recipe)
+    return coverage_of(probe, read(probe, recipe)).to_dict()
 
 
 def rows(found: dict[str, Any]) -> list[tuple]:

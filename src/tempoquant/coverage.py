@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from tempoquant.graph import AttentionProduct, DenoiserGraph, Source
+from tempoquant.graph import AttentionProduct, DenoiserGraph, Probe, Source
+from tempoquant.graph.arithmetic import count_arithmetic
 from tempoquant.graph.probing import sealed_around
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction.plan import LayerPlan, plan_layers
@@ -98,13 +99,13 @@ class Coverage:
         }
 
 
-def coverage_of(module: nn.Module, reading: Reading) -> Coverage:
-    """What ``reading``'s recipe quantizes of ``module``, the denoiser that was read."""
-    graph, recipe = reading.original, reading.recipe
+def coverage_of(probe: Probe, reading: Reading) -> Coverage:
+    """What ``reading``'s recipe quantizes of the denoiser that was read, at the full size of ``probe``'s sample."""
+    module, graph, recipe = probe.module, reading.original, reading.recipe
     plans, products = plan_layers(graph, recipe), _sources(graph.attention)
     quantized = _sources(reading.products if recipe.activations.bits != FLOAT_BITS else ())
     parts, own = [], Counter[str]()
-    for source, macs in graph.arithmetic.items():
+    for source, macs in count_arithmetic(probe).items():
         if source in quantized:
             parts.append(Part(source.module, ATTENTION, 0, macs))
         elif source in products:

@@ -101,7 +101,7 @@ def run_job(
     probe = probe_of(target, recipe, conditioning)
     with watch.stage("read"):
         reading = read(probe, recipe)
-    coverage = coverage_of(target.denoiser.module, reading)
+        coverage = coverage_of(probe, reading)
     warn_of_float(coverage)
     recipe = reading.recipe
     with watch.stage("record"):

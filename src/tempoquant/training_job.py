@@ -72,8 +72,9 @@ def run_training(
     if rhythm.samples and not is_image(target.pixel_shape):
         warnings.warn(f"samples of {target.name} are {target.pixel_shape} and no images: none are drawn", stacklevel=2)
     with watch.stage("read"):
-        reading = read(probe_of(target, recipe, data.conditioning), recipe)
-    coverage = coverage_of(target.denoiser.module, reading)
+        probe = probe_of(target, recipe, data.conditioning)
+        reading = read(probe, recipe)
+        coverage = coverage_of(probe, reading)
     warn_of_float(coverage)
     with watch.stage("record"):
         store = record_trajectories(target, recipe, recording, progress, data.conditioning)

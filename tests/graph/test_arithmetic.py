@@ -6,7 +6,8 @@ from graph_models import Attend, Plain, Tokens, probe_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tempoquant.graph import Source, read_denoiser
+from tempoquant.graph import Source
+from tempoquant.graph.arithmetic import count_arithmetic
 
 PLAIN = {Source("a"): 8 * 8, Source("b"): 8 * 4, Source("conv"): 4 * 4 * 16}
 """Those of ``Plain`` itself."""
@@ -107,7 +108,7 @@ PARTS = {
 def test_a_part_by_hand(kind):
     torch.manual_seed(0)
     part, name, macs = PARTS[kind]
-    assert read_denoiser(probe_of(Plain(image=part))).arithmetic == PLAIN | {Source(name): macs}
+    assert count_arithmetic(probe_of(Plain(image=part))) == PLAIN | {Source(name): macs}
 
 
 def test_the_products_of_attention_have_their_positions():
@@ -115,21 +116,21 @@ def test_the_products_of_attention_have_their_positions():
         return torch.softmax(q @ k.mT, -1) @ v
 
     projections = {Source(f"image.inner.{name}"): 16 * 16 for name in "qkv"}
-    found = read_denoiser(probe_of(Plain(image=Tokens(Attend(explicit))))).arithmetic
+    found = count_arithmetic(probe_of(Plain(image=Tokens(Attend(explicit)))))
     products = {Source("image.inner", "explicit", position): 16 * 16 * 4 for position in (0, 1)}
     assert found == PLAIN | projections | products
-    found = read_denoiser(probe_of(Plain(image=Tokens(Attend(F.scaled_dot_product_attention))))).arithmetic
+    found = count_arithmetic(probe_of(Plain(image=Tokens(Attend(F.scaled_dot_product_attention)))))
     assert found == PLAIN | projections | {Source("image.inner", "sdpa", 0): 2 * 16 * 16 * 4}
 
 
 def test_calls_add_up_and_the_sample_is_of_its_full_size():
     twice = nn.Sequential(*[nn.Conv2d(4, 4, 1)] * 2)
-    found = read_denoiser(probe_of(Plain(image=twice), (4, 32, 32))).arithmetic
+    found = count_arithmetic(probe_of(Plain(image=twice), (4, 32, 32)))
     assert found == {**PLAIN, Source("conv"): 16 * 1024, Source("image.0"): 2 * 16 * 1024}
 
 
 def test_a_module_made_in_inference_mode():
     with torch.inference_mode():
         module = Plain(image=Tokens(Attend(F.scaled_dot_product_attention)))
-    found = read_denoiser(probe_of(module)).arithmetic
+    found = count_arithmetic(probe_of(module))
     assert sum(found.values()) == sum(PLAIN.values()) + 3 * 16 * 16 + 2 * 16 * 16 * 4

@@ -3,7 +3,6 @@
 from torch import nn
 
 from tempoquant.errors import InputError
-from tempoquant.graph.arithmetic import count_arithmetic
 from tempoquant.graph.attention import attention_products
 from tempoquant.graph.observe import TEMPORAL, observe_layers
 from tempoquant.graph.probing import KINDS, SEALED, quantizable_layers, sealed_around, smaller
@@ -30,7 +29,7 @@ def read_denoiser(probe: Probe) -> DenoiserGraph:
     count = len(set(probe.timesteps))
     if count < 2:
         raise InputError(f"{count} distinct time step{'s' * (count != 1)}: at least 2 are needed to read a denoiser")
-    whole, probe = probe, smaller(probe)
+    probe = smaller(probe)
     observed = observe_layers(probe)
     temporal = {la.name: probe.module.get_submodule(la.name) for la in observed.layers if la.category in TEMPORAL}
     shared, projections = split_block(record(probe, temporal, probe.timesteps[0]).ops, tuple(temporal))
@@ -39,7 +38,6 @@ def read_denoiser(probe: Probe) -> DenoiserGraph:
         layers=observed.layers,
         unused=observed.unused,
         unsupported=_other_layers(probe.module),
-        arithmetic=count_arithmetic(whole),
         shared=shared,
         projections=projections,
         shared_inputs=observed.shared_inputs,

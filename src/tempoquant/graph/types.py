@@ -107,7 +107,6 @@ class DenoiserGraph:
     Attributes:
         layers: in execution order. unused: layers that never ran. unsupported: layers of other kinds with weights, and
             their class.
-        arithmetic: multiply-accumulates of one call at batch 1 by what runs them; see :func:`count_arithmetic`.
         shared, projections: the temporal information block: h, and every g_i.
         shared_inputs: groups of temporal layers whose inputs are bit-identical.
         units: reconstruction units in execution order. splits: channel where a concatenated input's skip part begins.
@@ -117,7 +116,6 @@ class DenoiserGraph:
     layers: tuple[LayerInfo, ...]
     unused: tuple[str, ...]
     unsupported: dict[str, str]
-    arithmetic: dict[Source, int]
     shared: tuple[str, ...]
     projections: tuple[str, ...]
     shared_inputs: tuple[tuple[str, ...], ...]
