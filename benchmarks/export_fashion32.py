@@ -21,9 +21,9 @@ from rival_engines import compiled, openvino_model
 import tempoquant
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.evaluation import compare, reference
+from tempoquant.exporting.runner import ExportedDenoiser
 from tempoquant.pipelines import Target, resolve
-from tempoquant.pipelines.diffusers_target import DiffusersTarget, replaced
-from tempoquant.runtime.runner import ExportedDenoiser
+from tempoquant.pipelines.diffusers_model import DiffusersTarget, replaced
 
 MODEL, STEPS, BATCH = "fashion32", 20, 8
 OURS = (("tfmq-dm", 8, 8), ("tempo-fast", 8, 8), ("tfmq-dm", 4, 8), ("tempo-fast", 4, 8))

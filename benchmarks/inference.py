@@ -25,9 +25,10 @@ from torch import Tensor
 
 import tempoquant
 from tempoquant import Denoiser
+from tempoquant.capture.replay import Replay
 from tempoquant.checkpoint.evidence import machine
+from tempoquant.kernels.engine import engine_report
 from tempoquant.pipelines import resolve
-from tempoquant.runtime import Replay, engine_report
 
 BASELINES = ("float32", "float32 channels_last")
 REST = 0.1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant import Denoiser, QuantizedPipeline, export, load_exported
-from tempoquant.runtime.exporting import tracing
+from tempoquant.exporting.traceable import tracing
 
 Run = Callable[[], Any]
 STEP = 50

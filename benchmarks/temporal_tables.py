@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import tempoquant
 from tempoquant.checkpoint.evidence import machine
-from tempoquant.runtime import PromptTables
+from tempoquant.temporal.prompt_tables import PromptTables
 
 HEAD = 72
 LABELS = torch.tensor([1, 2])

@@ -26,9 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError, NumericsError, TempoquantError
+from tempoquant.models.class_pipeline import ClassPipeline
 from tempoquant.outputs import Kind, check_output, writing
 from tempoquant.pipelines import resolve
-from tempoquant.pipelines.class_pipeline import ClassPipeline
 from tempoquant.progress import Progress, RichProgress, Silent
 from tempoquant.randomness import generator
 from tempoquant.workplace import partial_of

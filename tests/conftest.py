@@ -15,6 +15,7 @@ from tempoquant.extension import ACTIVATION_RANGES, WEIGHT_RANGES, WEIGHT_ROUNDI
 from tempoquant.methods import METHODS, plugins
 from tempoquant.reconstruction.effort import EFFORTS, Effort
 
+pytest_plugins = ["pipeline_models"]
 torch.set_num_threads(1)
 
 

@@ -11,11 +11,10 @@ import torch
 
 import tempoquant
 from conditional_models import dit_pipeline, labelled_denoiser, large_text_pipeline, text_pipeline
-from tempoquant.calibration.conditions import distinct_conditions, most_conditions, temporal_inputs
 from tempoquant.cli import main
 from tempoquant.errors import InputError
 from tempoquant.evaluation import evaluate_pair
-from tempoquant.graph import read_denoiser, temporal_program
+from tempoquant.graph import read_denoiser
 from tempoquant.intervals import Clock, TableInterval
 from tempoquant.job import probe_of, record_trajectories
 from tempoquant.methods import method_recipe
@@ -23,6 +22,8 @@ from tempoquant.pipelines import BareTarget, condition_variants, resolve
 from tempoquant.pipelines.prompts import read_prompts
 from tempoquant.progress import Silent
 from tempoquant.reconstruction.lockstep import doubled
+from tempoquant.temporal.inputs import distinct_conditions, most_conditions, temporal_inputs
+from tempoquant.temporal.verify import temporal_program
 
 pytestmark = pytest.mark.usefixtures("brief")
 STEPS, SAMPLES = 3, 4

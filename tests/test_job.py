@@ -10,17 +10,18 @@ from torch import Tensor
 
 import tempoquant
 from tempoquant import job
-from tempoquant.calibration.conditions import temporal_inputs
 from tempoquant.checkpoint.blueprint import interval_providers, quantized_layers, quantized_products
-from tempoquant.graph import read_denoiser, temporal_program
+from tempoquant.graph import read_denoiser
 from tempoquant.intervals import Clock, ConstantInterval, TableInterval
 from tempoquant.pipelines import DiffusersTarget, state_hash
+from tempoquant.planning.plan import plan_layers
 from tempoquant.progress import Silent
 from tempoquant.reconstruction import stage as stages
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import EFFORTS, Effort, effort
-from tempoquant.reconstruction.plan import plan_layers
 from tempoquant.reconstruction.tiar import feature_loss
+from tempoquant.temporal.inputs import temporal_inputs
+from tempoquant.temporal.verify import temporal_program
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 WEIGHTS = Path("unet") / "diffusion_pytorch_model.safetensors"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tempoquant.pipelines.sampling import evaluating
+from tempoquant.sampling.sampling import evaluating
 from tempoquant.sharing import PerThread, SharedBlock, surround
 
 

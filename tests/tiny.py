@@ -7,8 +7,8 @@ from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from tempoquant.methods import method_recipe
-from tempoquant.pipelines import Denoiser
 from tempoquant.recipe import Recipe
+from tempoquant.sampling.denoiser import Denoiser
 
 SMALL = {"samples": 2, "steps": 4, "rows": 8, "rows_per_step": 2}
 """A calibration of four time steps and two trajectories."""

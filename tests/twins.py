@@ -23,8 +23,8 @@ from diffusers import (
     VQModel,
 )
 
-from tempoquant.pipelines.class_latent import ClassEmbedder, ClassLatentPipeline
-from tempoquant.pipelines.heads_unet import HeadsUNet2DModel
+from tempoquant.models.class_latent import ClassEmbedder, ClassLatentPipeline
+from tempoquant.models.heads_unet import HeadsUNet2DModel
 
 CLASSES = 1001
 LATENT_SCALE = 0.2458

@@ -8,10 +8,10 @@ from typing import Any
 
 import tempoquant
 from fault_cases.processes import DISK, REFUSED, ended, fork
-from tempoquant.calibration.recorder import record
 from tempoquant.evaluation import save_grid, save_images
 from tempoquant.outputs import Kind, writing
 from tempoquant.pipelines import to_images
+from tempoquant.recording.recorder import record
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 SIZES = (16, 48, 96, 160, 240, 400)

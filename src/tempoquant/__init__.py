@@ -3,11 +3,11 @@
 from tempoquant.api import load, quantize, train
 from tempoquant.checkpoint import register
 from tempoquant.diagnosis import Diagnosis, diagnose
-from tempoquant.exported import export, load_exported
+from tempoquant.exporting import export, load_exported
 from tempoquant.methods import method_recipe
-from tempoquant.pipelines import Denoiser
 from tempoquant.quantized import QuantizedPipeline, prompt_tables, replayed
 from tempoquant.recipe import Recipe
+from tempoquant.sampling import Denoiser
 
 __all__ = [
     "Denoiser",

@@ -11,30 +11,28 @@ import diffusers
 import torch
 from torch import nn
 
-from tempoquant.checkpoint import read_component, read_correction, read_evidence
-from tempoquant.checkpoint.component import read_config
-from tempoquant.checkpoint.evidence import EVIDENCE, told_evidence
+from tempoquant.checkpoint import EVIDENCE, read_component, read_config, read_correction, read_evidence, told_evidence
 from tempoquant.correction import check_correctable
-from tempoquant.errors import FormatError, InputError
+from tempoquant.errors import FormatError, InputError, first_line
 from tempoquant.facts import covered, facts_of
 from tempoquant.job import Places, full_precision, run_job
+from tempoquant.models import HeadsUNet2DModel
 from tempoquant.outputs import Kind, Output, interrupted_replacement, is_unfinished, writing
 from tempoquant.pipelines import (
     BareTarget,
-    Denoiser,
     DiffusersTarget,
     Target,
+    conditioning_in_float32,
     example_conditions,
+    load_pipeline,
     state_hash,
     vectors_of,
 )
-from tempoquant.pipelines.heads_unet import HeadsUNet2DModel
-from tempoquant.pipelines.precision import conditioning_in_float32
-from tempoquant.pipelines.resolve import first_line, load_pipeline
 from tempoquant.precision import in_float32
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
+from tempoquant.sampling import Denoiser
 from tempoquant.training import Processes, Rhythm, open_images
 from tempoquant.training_job import TrainingData, keep_evidence, run_training
 from tempoquant.workplace import workplace

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tempoquant.checkpoint.evidence import machine
-from tempoquant.checkpoint.features import described_stand_ins
+from tempoquant.checkpoint import described_stand_ins, machine
 from tempoquant.graph import Category
 from tempoquant.job import Quantized
-from tempoquant.layers import quantized_products, stand_ins
+from tempoquant.layers import quantized_products
 from tempoquant.pipelines import Target, state_hash
+from tempoquant.temporal import stand_ins
 
 
 def facts_of(target: Target, quantized: Quantized, conditioning: Mapping[str, Any] | None) -> dict[str, Any]:

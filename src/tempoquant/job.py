@@ -9,11 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tempoquant.calibration.conditions import most_conditions, temporal_inputs
-from tempoquant.calibration.recorder import record
-from tempoquant.calibration.stage import ActivationStage, calibrate, first_call, learn_steps, tune
-from tempoquant.calibration.store import Store
-from tempoquant.calibration.temporal_cache import cache_features
+from tempoquant.calibration import ActivationStage, calibrate, first_call, learn_steps, tune
 from tempoquant.checkpoint import Blueprint
 from tempoquant.correction import (
     CorrectionTables,
@@ -23,21 +19,28 @@ from tempoquant.correction import (
     quantization_noise,
     set_step_bits,
 )
-from tempoquant.coverage import Coverage, coverage_of, warn_of_float
 from tempoquant.errors import InputError
-from tempoquant.graph import DenoiserGraph, Probe, temporal_program
+from tempoquant.graph import DenoiserGraph, Probe
 from tempoquant.intervals import Clock
-from tempoquant.layers import install_attention, install_splits, quantized_layers
-from tempoquant.pipelines import Target, build_scheduler, condition_variants, resolve, set_steps
-from tempoquant.pipelines.precision import in_float32
+from tempoquant.layers import install_attention, quantized_layers
+from tempoquant.pipelines import Target, condition_variants, in_float32, resolve
+from tempoquant.planning import Coverage, Reading, coverage_of, read, warn_of_float
 from tempoquant.progress import Progress
 from tempoquant.recipe import Recipe
-from tempoquant.reconstruction.cache import UnitCache
-from tempoquant.reconstruction.effort import Effort
-from tempoquant.reconstruction.effort import effort as named_effort
-from tempoquant.reconstruction.reading import Reading, read
-from tempoquant.reconstruction.stage import reconstruct_image_layers, reconstruct_temporal, unit_identity, weight_stage
+from tempoquant.reconstruction import (
+    Effort,
+    UnitCache,
+    reconstruct_image_layers,
+    reconstruct_temporal,
+    unit_identity,
+    weight_stage,
+)
+from tempoquant.reconstruction import effort as named_effort
+from tempoquant.recording import Store, record
+from tempoquant.sampling import build_scheduler, set_steps
 from tempoquant.stopwatch import Stopwatch
+from tempoquant.temporal import cache_features, most_conditions, temporal_inputs, temporal_program
+from tempoquant.transforms import install_splits
 
 
 @dataclass

@@ -9,28 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.capture import Replay, has_hooks
 from tempoquant.checkpoint import (
     Blueprint,
     SizeReport,
+    TempoquantQuantizer,
     component_sizes,
+    full_bytes,
     make_savable,
     refuse_saving,
     write_component,
     write_evidence,
 )
-from tempoquant.checkpoint.hf_quantizer import TempoquantQuantizer
-from tempoquant.checkpoint.tensors import full_bytes
 from tempoquant.correction import CorrectionTables, corrected_scheduler
 from tempoquant.errors import InputError
-from tempoquant.intervals import Clock, has_tables, kept_networks
+from tempoquant.intervals import Clock
+from tempoquant.kernels import use_engine
+from tempoquant.learned import bake, can_bake, kept_networks
 from tempoquant.outputs import Kind, writing
-from tempoquant.pipelines import Denoiser, Target, build_scheduler, example_conditions, set_steps
-from tempoquant.pipelines.conditioning import condition_rows
-from tempoquant.pipelines.schedule_tables import TablesBySchedule
+from tempoquant.pipelines import Target, condition_rows, example_conditions
 from tempoquant.precision import in_float32
 from tempoquant.recipe import Recipe
-from tempoquant.runtime import PromptTables, Replay, freeze_schedule, has_hooks, use_engine
-from tempoquant.training.baking import bake, can_bake
+from tempoquant.sampling import Denoiser, TablesBySchedule, build_scheduler, set_steps
+from tempoquant.temporal import PromptTables, freeze_schedule, has_tables
 
 
 class QuantizedPipeline:

@@ -11,27 +11,33 @@ from typing import Any
 import torch
 from torch import nn
 
-from tempoquant.calibration.activations import calibrate_activations
-from tempoquant.calibration.store import Store
+from tempoquant.calibration import calibrate_activations
 from tempoquant.checkpoint import Blueprint
-from tempoquant.coverage import coverage_of, warn_of_float
 from tempoquant.errors import InputError
-from tempoquant.evaluation import save_grid
-from tempoquant.evaluation.images import ImageSet
+from tempoquant.evaluation import ImageSet, save_grid
 from tempoquant.intervals import Clock
 from tempoquant.job import Quantized, probe_of, record_trajectories
-from tempoquant.layers import install_attention, install_layers, install_splits
+from tempoquant.layers import install_attention, install_layers
 from tempoquant.pipelines import Target, is_image, to_images
+from tempoquant.planning import Reading, coverage_of, read, warn_of_float
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Recipe
-from tempoquant.reconstruction.reading import Reading, read
+from tempoquant.recording import Store
 from tempoquant.stopwatch import Stopwatch
-from tempoquant.training.data import Pictures
-from tempoquant.training.objectives import DiffusionLoss, Distillation, Objective
-from tempoquant.training.prepare import Trainee, fold, make_trainable
-from tempoquant.training.processes import Processes
-from tempoquant.training.run import Rhythm, train_steps
-from tempoquant.training.trainer import Trainer
+from tempoquant.training import (
+    DiffusionLoss,
+    Distillation,
+    Objective,
+    Pictures,
+    Processes,
+    Rhythm,
+    Trainee,
+    Trainer,
+    fold,
+    make_trainable,
+    train_steps,
+)
+from tempoquant.transforms import install_splits
 
 PICTURED = 16
 

@@ -12,7 +12,7 @@ from torch import nn
 import tempoquant
 from tempoquant.checkpoint import read_component
 from tempoquant.errors import FormatError, InputError
-from tempoquant.pipelines import Denoiser
+from tempoquant.sampling.denoiser import Denoiser
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

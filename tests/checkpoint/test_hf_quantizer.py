@@ -18,7 +18,7 @@ from tempoquant.checkpoint.blueprint import interval_providers, quantized_layers
 from tempoquant.checkpoint.component import read_tensors
 from tempoquant.checkpoint.hf_quantizer import TempoquantConfig
 from tempoquant.errors import FormatError, InputError
-from tempoquant.runtime import engine_report, use_engine
+from tempoquant.kernels.engine import engine_report, use_engine
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 

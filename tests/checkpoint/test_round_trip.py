@@ -9,8 +9,9 @@ from torch import nn
 import tempoquant
 from tempoquant.checkpoint.blueprint import quantized_layers
 from tempoquant.numerics import unpack
-from tempoquant.pipelines import Denoiser, resolve
+from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
+from tempoquant.sampling.denoiser import Denoiser
 from tiny import Bare, bare_denoiser, small_recipe, unet_pipeline
 
 pytestmark = pytest.mark.usefixtures("brief")

@@ -248,8 +248,8 @@ def counted(init, built):
 
 
 def test_networks_of_another_shape_are_not_made():
-    from tempoquant.intervals import KeptNetworks
-    from tempoquant.training.baking import bank_of
+    from tempoquant.learned.baking import bank_of
+    from tempoquant.learned.kept import KeptNetworks
 
     plain = {"hidden": [10**9], "encoding": "normalized", "dropout": 0.0, "initialization": "he", "statistics": 0}
     form = {"scheme": "lsq", "architecture": plain, "train_timesteps": 100}

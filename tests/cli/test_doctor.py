@@ -8,7 +8,7 @@ import pytest
 from test_cli import file, refused, run  # noqa: F401
 
 import tempoquant
-from tempoquant.runtime import compiled
+from tempoquant.kernels import compiled
 
 
 def test_doctor_says_what_runs_here(run, refused, monkeypatch, tmp_path):  # noqa: F811

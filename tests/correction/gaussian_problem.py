@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from tempoquant.correction import CorrectionTables
-from tempoquant.pipelines import Denoiser
+from tempoquant.sampling.denoiser import Denoiser
 
 MEAN, SPREAD = 0.4, 0.7
 SHAPE = (2, 16, 16)

@@ -13,8 +13,9 @@ from tempoquant import job
 from tempoquant.correction import Trajectories, compare_predictions, quantization_noise
 from tempoquant.errors import FormatError, InputError
 from tempoquant.intervals import Clock
-from tempoquant.pipelines import BareTarget, DiffusersTarget, stepper_of
+from tempoquant.pipelines import BareTarget, DiffusersTarget
 from tempoquant.recipe import Recipe
+from tempoquant.sampling.schedulers import stepper_of
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 pytestmark = pytest.mark.usefixtures("brief")

@@ -7,13 +7,7 @@ from gaussian_problem import BIAS, SIGMA_Q, STEPS, gaussian, known, schedule
 from gaussian_problem import K as SLOPE
 from scipy.stats import linregress
 
-from tempoquant.correction import (
-    PairSums,
-    Trajectories,
-    compare_predictions,
-    correction_tables,
-    quantization_noise,
-)
+from tempoquant.correction import PairSums, Trajectories, compare_predictions, correction_tables, quantization_noise
 from tempoquant.errors import FormatError, InputError
 from tempoquant.intervals import Clock
 from tempoquant.pipelines import BareTarget

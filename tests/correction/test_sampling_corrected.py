@@ -9,7 +9,8 @@ from gaussian_problem import MEAN, SIGMA_Q, SPREAD, STEPS, Gaussian, K, alpha_ba
 
 from tempoquant.correction import CorrectionTables, corrected_scheduler
 from tempoquant.errors import InputError
-from tempoquant.pipelines import build_scheduler, sample, stepper_of
+from tempoquant.sampling.sampling import sample
+from tempoquant.sampling.schedulers import build_scheduler, stepper_of
 
 
 def drawn(noisy=True, scheduler=None, eta=1.0, **options):

@@ -9,10 +9,10 @@ from tempoquant.checkpoint.blueprint import interval_providers, quantized_layers
 from tempoquant.correction.step_bits import at_width, forward_snr, install, smallest_sufficient, stepped_sites
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals import Clock, ConstantInterval, SteppedInterval, TableInterval
+from tempoquant.kernels.check import integers_are_exact
+from tempoquant.kernels.onednn import IntegerKernel
 from tempoquant.layers import QuantLinear
 from tempoquant.numerics import QParams, affine_qparams
-from tempoquant.runtime.check import integers_are_exact
-from tempoquant.runtime.native import IntegerKernel
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 CLOCK = Clock(torch.tensor([0.0, 10.0, 20.0]), 1, "timestep")

@@ -16,8 +16,9 @@ from tempoquant.diagnosis import read_fragment, with_overrides
 from tempoquant.diagnosis.fragment import keep_higher
 from tempoquant.diagnosis.pair import open_pair
 from tempoquant.errors import FormatError, InputError
-from tempoquant.pipelines import Denoiser, sample
 from tempoquant.report import write_report
+from tempoquant.sampling.denoiser import Denoiser
+from tempoquant.sampling.sampling import sample
 from tiny import Bare, bare_denoiser, small_recipe, unet_pipeline
 
 
@@ -209,7 +210,7 @@ def test_refusals(full, tmp_path):
 
 
 def test_a_recording_too_large(full, monkeypatch):
-    monkeypatch.setattr("tempoquant.calibration.recorder.SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr("tempoquant.recording.recorder.SPARE_BYTES", 1 << 60)
     with pytest.raises(InputError, match=r"the recording needs .* GB"):
         diagnose(changed(full, shift=0.3), full, **RUN)
 

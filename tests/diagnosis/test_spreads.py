@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 import tempoquant
-from tempoquant.calibration.recorder import record
-from tempoquant.calibration.store import Store
 from tempoquant.cli import main
 from tempoquant.diagnosis import spreads
 from tempoquant.diagnosis.spreads import interval_spreads
 from tempoquant.errors import FormatError, InputError
 from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
+from tempoquant.recording.recorder import record
+from tempoquant.recording.store import Store
 from tiny import small_recipe, unet_pipeline
 
 LAYERS = ("down_blocks.1.resnets.0.conv1", "mid_block.resnets.0.conv2")

@@ -5,15 +5,7 @@ import pytest
 import torch
 
 from tempoquant.errors import InputError
-from tempoquant.evaluation import (
-    cosine,
-    psnr,
-    relative_error,
-    sqnr_db,
-    ssim,
-    temporal_mismatch,
-    temporal_mismatch_of,
-)
+from tempoquant.evaluation import cosine, psnr, relative_error, sqnr_db, ssim, temporal_mismatch, temporal_mismatch_of
 from tempoquant.evaluation.ranges import data_range
 
 

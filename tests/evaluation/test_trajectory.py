@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from tempoquant.errors import InputError, NumericsError
 from tempoquant.evaluation import compare, evaluate_pair, psnr, reference, ssim
-from tempoquant.pipelines import BareTarget, Denoiser, DiffusersTarget, sample
+from tempoquant.pipelines import BareTarget, DiffusersTarget
+from tempoquant.sampling.denoiser import Denoiser
+from tempoquant.sampling.sampling import sample
 
 
 class Net(nn.Module):

@@ -5,13 +5,13 @@ import torch
 
 import tempoquant
 from conditional_models import dit_pipeline, labelled_denoiser
-from tempoquant.calibration.store import Store
 from tempoquant.checkpoint.blueprint import interval_providers, quantized_layers, quantized_products
 from tempoquant.intervals import ConstantInterval, GroupInterval, TableInterval
 from tempoquant.methods import method_recipe
 from tempoquant.numerics.weights import nearest, weight_qparams
 from tempoquant.recipe import Recipe
 from tempoquant.reconstruction.effort import EFFORTS, Effort, StepEffort
+from tempoquant.recording.store import Store
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 STEPS = StepEffort(iterations=6, batch=4, lr=2e-2, generator_lr=2e-2)

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 import tempoquant
 from conditional_models import dit_pipeline, labelled_denoiser, text_pipeline
-from tempoquant.calibration.temporal_cache import cache_is_nearer
 from tempoquant.errors import FormatError, InputError
 from tempoquant.evaluation import compare, cosine, reference
-from tempoquant.layers import CachedLayer, QuantizedLayer, UnreadLayer, stand_ins
-from tempoquant.pipelines import Denoiser, resolve
+from tempoquant.layers import QuantizedLayer
+from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
+from tempoquant.sampling.denoiser import Denoiser
+from tempoquant.temporal.cache import cache_is_nearer
+from tempoquant.temporal.cached import CachedLayer, UnreadLayer, stand_ins
 from tiny import Bare, bare_denoiser, small_recipe, unet_pipeline
 
 pytestmark = pytest.mark.usefixtures("brief")
@@ -135,7 +137,7 @@ def test_selection_takes_the_cache_where_it_is_nearer_and_keeps_the_layer_elsewh
         seen.append((full, own, cached))
         return len(seen) != 3
 
-    monkeypatch.setattr("tempoquant.calibration.temporal_cache.cache_is_nearer", nearer)
+    monkeypatch.setattr("tempoquant.temporal.cache.cache_is_nearer", nearer)
     made = tempoquant.quantize(unet_pipeline(), small_recipe("tfmq-select"))
     found, names = stand_ins(made.denoiser.module), made.blueprint.projections
     assert names[2] == kept and {*found} == {*names} - {kept}

@@ -8,8 +8,8 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 
 import tempoquant
 from tempoquant.errors import FormatError
+from tempoquant.models.heads_unet import HeadsUNet2DModel
 from tempoquant.pipelines import resolve
-from tempoquant.pipelines.heads_unet import HeadsUNet2DModel
 from tiny import small_recipe, unet_pipeline
 from twins import imagenet
 

@@ -9,8 +9,9 @@ from diffusers import DDPMScheduler
 from torch import nn
 
 from tempoquant.errors import InputError
-from tempoquant.pipelines import Denoiser, resolve, sample
-from tempoquant.pipelines.denoiser import plain_call
+from tempoquant.pipelines import resolve
+from tempoquant.sampling.denoiser import Denoiser, plain_call
+from tempoquant.sampling.sampling import sample
 
 
 def raises(x):

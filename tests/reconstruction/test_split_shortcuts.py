@@ -16,11 +16,12 @@ from older import without_digest
 from tempoquant.checkpoint.blueprint import quantized_layers
 from tempoquant.graph import read_denoiser
 from tempoquant.job import probe_of
-from tempoquant.layers import SplitLayer
-from tempoquant.pipelines import Denoiser, resolve
+from tempoquant.pipelines import resolve
+from tempoquant.planning.plan import plan_layers
+from tempoquant.planning.split import shortcut_splits, split_graph, split_plans
 from tempoquant.recipe import Recipe
-from tempoquant.reconstruction.plan import plan_layers
-from tempoquant.reconstruction.split import shortcut_splits, split_graph, split_plans
+from tempoquant.sampling.denoiser import Denoiser
+from tempoquant.transforms.split import SplitLayer
 from tiny import small_recipe, unet_pipeline
 
 pytestmark = pytest.mark.usefixtures("brief")

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from tempoquant.intervals import ARCHITECTURES, Clock, ConstantInterval, GroupInterval, TableInterval
+from tempoquant.intervals import Clock, ConstantInterval, GroupInterval, TableInterval
 from tempoquant.layers import simulate, to_quantized
+from tempoquant.learned.networks import ARCHITECTURES
 from tempoquant.numerics import QParams
 from tempoquant.randomness import generator
 from tempoquant.reconstruction.effort import StepEffort

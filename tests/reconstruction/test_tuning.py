@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import tempoquant
-from tempoquant.calibration.store import Store
 from tempoquant.layers import QuantizedLayer
 from tempoquant.pipelines import resolve
 from tempoquant.reconstruction.tuning import tunable_tensors
+from tempoquant.recording.store import Store
 from tiny import small_recipe, unet_pipeline
 
 pytestmark = pytest.mark.usefixtures("brief")

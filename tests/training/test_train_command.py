@@ -1,41 +1,20 @@
 """``tempoquant train`` as a user meets it, and latent models."""
 
 import json
-import sys
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, LDMPipeline, UNet2DModel, VQModel
-from training_models import images, recipe
 
 import tempoquant
-from tempoquant.cli import main
 from tempoquant.errors import InputError
 from tempoquant.evaluation import save_images
 from tempoquant.pipelines import resolve
-from tiny import unet_pipeline
-
-SHORT = ("--samples", "2", "--steps", "4", "--train-steps", "3", "--batch", "4")
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A working folder with a model and images for it."""
-    monkeypatch.chdir(tmp_path)
-    unet_pipeline().save_pretrained(tmp_path / "model")
-    save_images(images(6), tmp_path / "images")
-    return tmp_path
+from training_commands import SHORT, place, run  # noqa: F401
+from training_models import images, recipe
 
 
-def run(monkeypatch, capfd, *words):
-    monkeypatch.setattr(sys, "argv", ["tempoquant", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capfd.readouterr()
-    return ended.value.code, out, err
-
-
-def test_a_model_trains_and_is_used(place, monkeypatch, capfd):
+def test_a_model_trains_and_is_used(place, monkeypatch, capfd):  # noqa: F811
     words = ("train", "model", "--method", "tdq", "-w", "4", "-a", "4", "--data", "images", *SHORT)
     code, out, _ = run(monkeypatch, capfd, *words, "-o", "out", "--json", "m.json", "--samples-every", "3")
     assert code == 0 and "tdq W4A4" in out and "out/training" in out
@@ -63,7 +42,7 @@ def test_a_model_trains_and_is_used(place, monkeypatch, capfd):
         (("-a", "9"), "bits = 9 is not supported"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(place, words, line, monkeypatch, capfd):
+def test_bad_input_is_one_line_and_leaves_nothing(place, words, line, monkeypatch, capfd):  # noqa: F811
     save_images(images(2, size=9), place / "large")
     save_images(images(2, channels=3), place / "colour")
     code, _, err = run(monkeypatch, capfd, "train", "model", *SHORT, *words, "-o", "out")

@@ -9,10 +9,11 @@ from training_models import bare_denoiser, images, recipe, trainee, unet_pipelin
 import tempoquant
 from conditional_models import dit_pipeline
 from shaped_models import SHAPED
-from tempoquant.calibration.store import Store
 from tempoquant.errors import InputError, NumericsError
-from tempoquant.pipelines import Denoiser, resolve
+from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
+from tempoquant.recording.store import Store
+from tempoquant.sampling.denoiser import Denoiser
 from tempoquant.training import Rhythm, trainer
 from tempoquant.training.data import Pictures, open_images
 from tempoquant.training.objectives import DiffusionLoss, Distillation

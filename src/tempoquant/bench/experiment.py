@@ -11,8 +11,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from tempoquant.documents import read_yaml
 from tempoquant.errors import InputError, unknown
 from tempoquant.evaluation import EXTRACTORS
-from tempoquant.pipelines import SAMPLERS
 from tempoquant.recipe import MOST, WIDTHS, Count, Part, refused
+from tempoquant.sampling import SAMPLERS
 
 BITS = re.compile(r"W(\d+)A(\d+)")
 BUILT_IN = Path(str(files("tempoquant"))) / "experiments"

@@ -14,11 +14,11 @@ from tempoquant.bench.policy import integer_engine, policy
 from tempoquant.bench.records import Record
 from tempoquant.bench.seconds import run_seconds
 from tempoquant.bench.truth import columns, conditioning_of, distances, load_truth, metrics_of
-from tempoquant.checkpoint.evidence import machine, versions
-from tempoquant.coverage import arithmetic_in_float
+from tempoquant.checkpoint import machine, versions
 from tempoquant.evaluation import PairedMetrics, Reference, compare, save_grid
 from tempoquant.job import full_precision
 from tempoquant.pipelines import Target, is_image, to_images
+from tempoquant.planning import arithmetic_in_float
 from tempoquant.progress import Progress
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.stopwatch import Stopwatch

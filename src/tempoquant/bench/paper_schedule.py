@@ -10,11 +10,10 @@ import torch
 
 from tempoquant.bench.seconds import Kind, noted
 from tempoquant.job import Places, run_job
-from tempoquant.pipelines import Target
-from tempoquant.pipelines.precision import conditioning_in_float32
+from tempoquant.pipelines import Target, conditioning_in_float32
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Recipe
-from tempoquant.reconstruction.effort import Effort, effort
+from tempoquant.reconstruction import Effort, effort
 from tempoquant.stopwatch import Stopwatch
 
 FEW, MORE = 2, 12

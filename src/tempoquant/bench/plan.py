@@ -10,7 +10,7 @@ from tempoquant.bench.experiment import Experiment, RunSpec, merged, parse_bits
 from tempoquant.errors import InputError
 from tempoquant.extension import ACTIVATION_RANGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS, source_hash
 from tempoquant.methods import find_method, method_recipe
-from tempoquant.pipelines.prompts import read_prompts
+from tempoquant.pipelines import read_prompts
 from tempoquant.recipe import Recipe
 
 RECORDED = ("samples", "steps", "sampler", "eta", "dtype")

@@ -13,15 +13,15 @@ from tempoquant.bench.plan import Run, drawn_from, own_code, run_identity, short
 from tempoquant.bench.records import Records
 from tempoquant.bench.seconds import timing
 from tempoquant.bench.truth import check_metrics, conditioning_of, make_truth
-from tempoquant.calibration.store import Store
 from tempoquant.evaluation import Plan, undefined_metrics, why_undefined
 from tempoquant.graph import DenoiserGraph, read_denoiser
 from tempoquant.job import probe_of, record_trajectories
-from tempoquant.pipelines import Target, build_scheduler, set_steps, state_hash
-from tempoquant.pipelines.schedulers import check_eta
+from tempoquant.pipelines import Target, state_hash
+from tempoquant.planning import LayerPlan, plan_layers, settled
 from tempoquant.recipe import Recipe
-from tempoquant.reconstruction.plan import LayerPlan, plan_layers, settled
-from tempoquant.reconstruction.stage import unit_identity
+from tempoquant.reconstruction import unit_identity
+from tempoquant.recording import Store
+from tempoquant.sampling import build_scheduler, check_eta, set_steps
 
 
 class Shared:

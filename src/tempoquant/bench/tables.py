@@ -10,7 +10,7 @@ from tempoquant.bench.aggregate import Metric, Row, digits_of, metrics, rows
 from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.paper_schedule import FEW, MORE
 from tempoquant.bench.records import Record
-from tempoquant.evaluation.ranges import PIXEL_RANGE
+from tempoquant.evaluation import PIXEL_RANGE
 from tempoquant.files import write_whole
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}

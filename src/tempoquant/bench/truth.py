@@ -13,17 +13,18 @@ from tempoquant.errors import InputError
 from tempoquant.evaluation import (
     Plan,
     Reference,
+    check_sampled,
     default_cache,
     feature_extractor,
     load_statistics,
+    measure_sampled,
     plan_metrics,
     reference,
+    sampled_reference,
     save_statistics,
 )
-from tempoquant.evaluation.sampled import check_sampled, measure_sampled, sampled_reference
 from tempoquant.files import save_tensors
-from tempoquant.pipelines import BareTarget, Seen, Target
-from tempoquant.pipelines.prompts import read_prompts
+from tempoquant.pipelines import BareTarget, Seen, Target, read_prompts
 from tempoquant.progress import Progress
 
 PAIRED, REAL = "paired.safetensors", "statistics.safetensors"

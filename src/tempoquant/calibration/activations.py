@@ -6,15 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.calibration.observe import observed, product_sites
-from tempoquant.calibration.spread import VALUES, Spread
-from tempoquant.calibration.step_choice import range_rows
-from tempoquant.calibration.store import Store
+from tempoquant.calibration.range_observer import VALUES, Spread
 from tempoquant.graph import Category
 from tempoquant.intervals import Clock, ConstantInterval, GroupInterval, IntervalProvider, TableInterval, group_of
 from tempoquant.layers import AttentionProducts, QuantizedLayer
+from tempoquant.planning import LayerPlan
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Activations, Recipe
-from tempoquant.reconstruction.plan import LayerPlan
+from tempoquant.recording import Store, range_rows
 
 BATCH = 16
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tempoquant.layers import AttentionProducts, QuantizedLayer
-from tempoquant.layers.attention import OPERANDS
+from tempoquant.layers import OPERANDS, AttentionProducts, QuantizedLayer
 
 See = Callable[[str, Tensor], None]
 

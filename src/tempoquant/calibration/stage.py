@@ -9,18 +9,21 @@ import torch
 from torch import Tensor
 
 from tempoquant.calibration.activations import calibrate_activations
-from tempoquant.calibration.finite_set import finite_set_calibration
-from tempoquant.calibration.store import Store
-from tempoquant.graph import TemporalProgram
 from tempoquant.intervals import Clock
 from tempoquant.layers import AttentionProducts
-from tempoquant.pipelines import Denoiser
 from tempoquant.recipe import FLOAT_BITS, Recipe
-from tempoquant.reconstruction.cache import UnitCache
-from tempoquant.reconstruction.stage import stage_units, two_streams
-from tempoquant.reconstruction.steps import StepStage, learn_activation_steps
-from tempoquant.reconstruction.tuning import Tuner
-from tempoquant.reconstruction.weights import WeightStage
+from tempoquant.reconstruction import (
+    StepStage,
+    Tuner,
+    UnitCache,
+    WeightStage,
+    learn_activation_steps,
+    stage_units,
+    two_streams,
+)
+from tempoquant.recording import Store
+from tempoquant.sampling import Denoiser
+from tempoquant.temporal import TemporalProgram, finite_set_calibration
 
 
 @dataclass

@@ -10,15 +10,9 @@ from tempoquant.checkpoint.entries import check_entries
 from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
-from tempoquant.intervals import (
-    ConstantInterval,
-    GroupInterval,
-    IntervalProvider,
-    SteppedInterval,
-    TableInterval,
-    kept_networks,
-)
+from tempoquant.intervals import ConstantInterval, GroupInterval, IntervalProvider, SteppedInterval, TableInterval
 from tempoquant.layers import QuantizedLayer, quantized_layers, quantized_products
+from tempoquant.learned import kept_networks
 from tempoquant.recipe import Recipe
 
 FORMAT_VERSION = 1

@@ -18,14 +18,16 @@ from tempoquant.checkpoint.settings import check_settings, module_settings
 from tempoquant.checkpoint.tensors import layout, packed_tensors, unpack_into
 from tempoquant.checkpoint.values import check_tables
 from tempoquant.checkpoint.vectors import PREFIX
-from tempoquant.correction.tables import PREFIX as CORRECTION
-from tempoquant.correction.tables import CorrectionTables
+from tempoquant.correction import PREFIX as CORRECTION
+from tempoquant.correction import CorrectionTables
 from tempoquant.documents import read_json, regular
 from tempoquant.errors import FormatError, InputError
 from tempoquant.files import save_tensors, write_whole
 from tempoquant.intervals import Clock
-from tempoquant.layers import install_attention, install_layers, install_splits, install_stand_ins
-from tempoquant.pipelines.building import parameters_within
+from tempoquant.layers import install_attention, install_layers
+from tempoquant.pipelines import parameters_within
+from tempoquant.temporal import install_stand_ins
+from tempoquant.transforms import install_splits
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = WEIGHTS + ".index.json"

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from tempoquant.errors import FormatError
-from tempoquant.numerics.affine import VALID_BITS
-from tempoquant.recipe.basics import check_bits
-from tempoquant.recipe.wording import refused
+from tempoquant.numerics import VALID_BITS
+from tempoquant.recipe import check_bits, refused
 
 LARGEST_FEATURE = 2**24
 """Numbers in one item's output of a layer that a table stands for."""

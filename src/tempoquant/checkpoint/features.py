@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
 from tempoquant.errors import FormatError
-from tempoquant.intervals import Clock, Conditions, TemporalTable
-from tempoquant.layers import CachedLayer, StandIn, UnreadLayer, stand_ins
+from tempoquant.intervals import Clock, Conditions
+from tempoquant.temporal import CachedLayer, StandIn, TemporalTable, UnreadLayer, stand_ins
 
 DTYPES = {"float16": torch.float16, "int8": torch.uint8}
 

@@ -21,11 +21,11 @@ from tempoquant.checkpoint.component import correction_of, damage_of, fill, full
 from tempoquant.checkpoint.digest import DIGEST, digest_of
 from tempoquant.checkpoint.evidence import EVIDENCE, read_evidence
 from tempoquant.checkpoint.tensors import packed_tensors
-from tempoquant.correction.tables import CorrectionTables
+from tempoquant.correction import CorrectionTables
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
+from tempoquant.kernels import use_engine
 from tempoquant.precision import in_float32
-from tempoquant.runtime import use_engine
 
 
 class Method(StrEnum):

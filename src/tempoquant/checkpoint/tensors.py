@@ -38,14 +38,13 @@ from tempoquant.intervals import (
     ConstantInterval,
     GroupInterval,
     IntervalProvider,
-    KeptNetworks,
     SteppedInterval,
     TableInterval,
-    TemporalTable,
-    kept_networks,
 )
-from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers, stand_ins
+from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers
+from tempoquant.learned import KeptNetworks, kept_networks
 from tempoquant.numerics import QParams, grid, pack, unpack
+from tempoquant.temporal import TemporalTable, stand_ins
 
 
 def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:

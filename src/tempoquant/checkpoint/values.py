@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tempoquant.checkpoint.vectors import PREFIX
 from tempoquant.errors import FormatError
-from tempoquant.numerics.affine import VALID_BITS
+from tempoquant.numerics import VALID_BITS
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)

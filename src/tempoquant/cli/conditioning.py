@@ -9,8 +9,7 @@ import torch
 import typer
 
 from tempoquant.errors import InputError
-from tempoquant.pipelines import BareTarget, Target
-from tempoquant.pipelines.prompts import read_prompts
+from tempoquant.pipelines import BareTarget, Target, read_prompts
 from tempoquant.quantized import QuantizedPipeline
 
 Prompts = Annotated[

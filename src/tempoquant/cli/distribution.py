@@ -8,8 +8,16 @@ import typer
 
 from tempoquant.cli.options import COUNT, progress
 from tempoquant.errors import InputError
-from tempoquant.evaluation import EXTRACTORS, METRICS, Plan, default_cache, feature_extractor, plan_metrics
-from tempoquant.evaluation.sampled import measure_sampled, sampled_reference
+from tempoquant.evaluation import (
+    EXTRACTORS,
+    METRICS,
+    Plan,
+    default_cache,
+    feature_extractor,
+    measure_sampled,
+    plan_metrics,
+    sampled_reference,
+)
 from tempoquant.pipelines import Target
 
 Metrics = Annotated[

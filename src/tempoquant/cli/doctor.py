@@ -10,11 +10,14 @@ from rich.table import Table
 
 from tempoquant.cli import app
 from tempoquant.cli.options import Json, Overwrite, check_json, console, write_json
-from tempoquant.runtime import ENGINES
-from tempoquant.runtime.c_library import cache_folder
-from tempoquant.runtime.check import integers_are_exact
-from tempoquant.runtime.compiled import COMPILER, compiled_library
-from tempoquant.runtime.operators import scales_apply_in_order
+from tempoquant.kernels import (
+    COMPILER,
+    ENGINES,
+    cache_folder,
+    compiled_library,
+    integers_are_exact,
+    scales_apply_in_order,
+)
 
 PACKAGE = "tempoquant"
 SHOWN = (PACKAGE, "torch", "diffusers", "transformers", "openvino", "onnxruntime")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from tempoquant.checkpoint.evidence import EVIDENCE, add_evidence
+from tempoquant.checkpoint import EVIDENCE, add_evidence
 from tempoquant.cli import app
 from tempoquant.cli import distribution as many
 from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
@@ -32,8 +32,10 @@ from tempoquant.cli.options import (
 )
 from tempoquant.errors import InputError
 from tempoquant.evaluation import (
+    PIXEL_RANGE,
     Outcome,
     check_measured,
+    check_sampled,
     compare,
     judge,
     parse_requirements,
@@ -41,8 +43,6 @@ from tempoquant.evaluation import (
     undefined_metrics,
     why_undefined,
 )
-from tempoquant.evaluation.ranges import PIXEL_RANGE
-from tempoquant.evaluation.sampled import check_sampled
 from tempoquant.pipelines import Target
 from tempoquant.quantized import QuantizedPipeline
 

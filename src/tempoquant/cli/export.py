@@ -18,7 +18,7 @@ from tempoquant.cli.options import (
 )
 from tempoquant.cli.options import Json as JsonFile
 from tempoquant.errors import unknown
-from tempoquant.exported import RUNTIMES, export
+from tempoquant.exporting import RUNTIMES, export
 
 
 @app.command("export")

@@ -22,7 +22,7 @@ from tempoquant.cli.options import (
     progress,
     schedule,
 )
-from tempoquant.evaluation.samples import check_fit, check_samples_output, save_samples
+from tempoquant.evaluation import check_fit, check_samples_output, save_samples
 
 
 @app.command("generate")

@@ -9,14 +9,15 @@ from rich.console import Console
 
 from tempoquant.api import is_quantized, load
 from tempoquant.errors import InputError, unknown
-from tempoquant.exported import is_exported, load_exported
+from tempoquant.exporting import is_exported, load_exported
 from tempoquant.files import write_whole
+from tempoquant.kernels import ENGINES
 from tempoquant.outputs import check_new
-from tempoquant.pipelines import BareTarget, Denoiser, Target, resolve
+from tempoquant.pipelines import BareTarget, Target, resolve
 from tempoquant.progress import Progress, RichProgress
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import MOST, Recipe
-from tempoquant.runtime import ENGINES
+from tempoquant.sampling import Denoiser
 
 COUNT: dict[str, Any] = {"min": 1, "max": MOST}
 COUNT_OR_0: dict[str, Any] = {"min": 0, "max": MOST}

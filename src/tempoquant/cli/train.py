@@ -22,9 +22,9 @@ from tempoquant.cli.options import (
     told_size,
     write_json,
 )
-from tempoquant.coverage import coverage_lines
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import resolve
+from tempoquant.planning import coverage_lines
 from tempoquant.progress import Silent
 from tempoquant.recipe import Recipe
 from tempoquant.training import Processes, Rhythm

@@ -5,9 +5,10 @@ from tempoquant.correction.noise import QuantizationNoise, quantization_noise
 from tempoquant.correction.step_bits import set_step_bits
 from tempoquant.correction.stepper import check_correctable, corrected_scheduler
 from tempoquant.correction.sums import PairSums
-from tempoquant.correction.tables import CorrectionTables, correction_tables
+from tempoquant.correction.tables import PREFIX, CorrectionTables, correction_tables
 
 __all__ = [
+    "PREFIX",
     "CorrectionTables",
     "PairSums",
     "QuantizationNoise",

@@ -14,8 +14,9 @@ from torch import Tensor
 from tempoquant.correction.sums import PairSums
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
-from tempoquant.pipelines import Seen, Stepper, Target, with_step
+from tempoquant.pipelines import Seen, Target
 from tempoquant.progress import Progress, Silent
+from tempoquant.sampling import Stepper, with_step
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from torch import Tensor
 from tempoquant.correction.tables import CorrectionTables
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
-from tempoquant.pipelines import stepper_of, with_step
-from tempoquant.pipelines.quadratic import QuadraticDDIMScheduler
+from tempoquant.sampling import QuadraticDDIMScheduler, stepper_of, with_step
 
 FIXED_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large")
 """DDPM's kinds of variance that do not come from the network."""

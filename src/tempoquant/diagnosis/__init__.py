@@ -1,18 +1,27 @@
 """Finding what went wrong in a quantized denoiser, by comparing it with full precision."""
 
 from tempoquant.diagnosis.diagnose import check_diagnosable, diagnose
+from tempoquant.diagnosis.figures.style import INK, check_picture
 from tempoquant.diagnosis.fragment import read_fragment, with_overrides
-from tempoquant.diagnosis.result import VARIANTS, Diagnosis
+from tempoquant.diagnosis.result import DATA, VARIANTS, Diagnosis
+from tempoquant.diagnosis.saved import Part
+from tempoquant.diagnosis.spreads import Spreads, interval_spreads
 from tempoquant.diagnosis.walks import Cost
 from tempoquant.diagnosis.watch import LEVELS
 
 __all__ = [
+    "DATA",
+    "INK",
     "LEVELS",
     "VARIANTS",
     "Cost",
     "Diagnosis",
+    "Part",
+    "Spreads",
     "check_diagnosable",
+    "check_picture",
     "diagnose",
+    "interval_spreads",
     "read_fragment",
     "with_overrides",
 ]

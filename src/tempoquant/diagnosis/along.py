@@ -7,18 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempoquant.calibration.observe import observed
-from tempoquant.calibration.store import Store
+from tempoquant.calibration import observed
 from tempoquant.diagnosis.pair import Pair
 from tempoquant.diagnosis.sums import PairSums
 from tempoquant.diagnosis.watch import Distributions, outputs_of
 from tempoquant.evaluation import nearest_rows
-from tempoquant.graph.nested import map_kind
+from tempoquant.graph import map_kind
 from tempoquant.layers import QuantizedLayer
-from tempoquant.pipelines import Denoiser
-from tempoquant.pipelines.sampling import check_finite, device_of, evaluating
 from tempoquant.progress import Progress
 from tempoquant.quantized import QuantizedPipeline
+from tempoquant.recording import Store
+from tempoquant.sampling import Denoiser, check_finite, device_of, evaluating
 
 NOISE = "predicted noise"
 

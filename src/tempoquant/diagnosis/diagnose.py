@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempoquant.calibration.recorder import record
-from tempoquant.calibration.store import Store
-from tempoquant.checkpoint.evidence import machine, versions
+from tempoquant.checkpoint import machine, versions
 from tempoquant.diagnosis.along import Along, intervals_in_use, measure_along
 from tempoquant.diagnosis.facts import speed, stored_bytes, told
 from tempoquant.diagnosis.fragment import keep_higher
@@ -20,19 +18,17 @@ from tempoquant.diagnosis.patterns import matching
 from tempoquant.diagnosis.result import Diagnosis
 from tempoquant.diagnosis.walks import Cost, Course, Walker, layer_costs, step_costs
 from tempoquant.errors import InputError
-from tempoquant.evaluation import psnr, ssim
-from tempoquant.evaluation.paired import has_ssim
-from tempoquant.evaluation.ranges import data_range, warn_of_range
+from tempoquant.evaluation import data_range, has_ssim, psnr, ssim, warn_of_range
 from tempoquant.graph import DenoiserGraph, read_denoiser
 from tempoquant.intervals import Clock
 from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
 from tempoquant.outputs import Kind, check_output, writing
-from tempoquant.pipelines import Target, build_scheduler, check_image, set_steps, state_hash, to_images
-from tempoquant.pipelines.precision import conditioning_in_float32
-from tempoquant.pipelines.recorded import meet_schedule
+from tempoquant.pipelines import Target, check_image, conditioning_in_float32, state_hash, to_images
+from tempoquant.planning import TEMPORAL, layer_roles
 from tempoquant.progress import Progress, Silent
-from tempoquant.reconstruction.plan import TEMPORAL, layer_roles
+from tempoquant.recording import Store, record
+from tempoquant.sampling import build_scheduler, meet_schedule, set_steps
 
 DEFAULT_STEPS = 50
 SHOWN = 4

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.calibration.store import Store
 from tempoquant.diagnosis.pair import Pair
-from tempoquant.graph.nested import map_kind
-from tempoquant.pipelines.sampling import device_of, evaluating
+from tempoquant.graph import map_kind
+from tempoquant.recording import Store
+from tempoquant.sampling import device_of, evaluating
 
 TIMED_ROUNDS = 9
 SLOWEST = 0.001

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from tempoquant.api import is_quantized, load
 from tempoquant.errors import InputError
-from tempoquant.graph.nested import map_kind
+from tempoquant.graph import map_kind
 from tempoquant.intervals import Clock
-from tempoquant.layers.cached import UnreadLayer
-from tempoquant.layers.install import places_of
-from tempoquant.pipelines import Target, resolve
-from tempoquant.pipelines.precision import in_float32
-from tempoquant.pipelines.sampling import evaluating
+from tempoquant.layers import places_of
+from tempoquant.pipelines import Target, in_float32, resolve
 from tempoquant.quantized import QuantizedPipeline
+from tempoquant.sampling import evaluating
+from tempoquant.temporal import UnreadLayer
 
 
 @dataclass(frozen=True)

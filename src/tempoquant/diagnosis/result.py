@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tempoquant.checkpoint.evidence import file_hash
+from tempoquant.checkpoint import file_hash
 from tempoquant.diagnosis.saved import check_entries, check_tensors
 from tempoquant.diagnosis.walks import Cost
 from tempoquant.documents import read_json

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from tempoquant.errors import FormatError
-from tempoquant.recipe.wording import refused
+from tempoquant.recipe import refused
 
 LARGEST = 2**63 - 1
 Count = Annotated[int, Field(ge=0, le=LARGEST)]

@@ -11,17 +11,15 @@ import torch
 from torch import Tensor
 
 from tempoquant.api import load
-from tempoquant.calibration.recorder import record
-from tempoquant.calibration.store import Store
 from tempoquant.diagnosis.along import call_watched, intervals_in_use
 from tempoquant.diagnosis.patterns import matching
 from tempoquant.diagnosis.watch import SampledDistributions
 from tempoquant.errors import InputError
 from tempoquant.layers import QuantizedLayer
-from tempoquant.pipelines import Target, resolve, state_hash
-from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
+from tempoquant.pipelines import Target, conditioning_in_float32, in_float32, resolve, state_hash
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
+from tempoquant.recording import Store, record
 
 BINS = 48
 SHOWN = 6

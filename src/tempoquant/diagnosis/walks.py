@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempoquant.calibration.store import Store
 from tempoquant.diagnosis.pair import Pair
-from tempoquant.graph.nested import map_kind
+from tempoquant.graph import map_kind
 from tempoquant.intervals import Clock
 from tempoquant.pipelines import Target, check_samples, to_images
-from tempoquant.pipelines.sampling import device_of, evaluating
 from tempoquant.progress import Progress
+from tempoquant.recording import Store
+from tempoquant.sampling import device_of, evaluating
 
 MOST_FRAMES = 24
 RANGES = 5

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.graph.nested import find_kind
+from tempoquant.graph import find_kind
 
 LEVELS = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
 """Quantiles that stand for the distribution of an activation."""

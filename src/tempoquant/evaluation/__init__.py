@@ -5,9 +5,11 @@ from tempoquant.evaluation.distribution import METRICS
 from tempoquant.evaluation.extractors import EXTRACTORS, FeatureExtractor, feature_extractor
 from tempoquant.evaluation.features import SmallClassifier
 from tempoquant.evaluation.grid import save_grid, save_images
+from tempoquant.evaluation.images import DatasetImages, ImageSet, TensorImages
 from tempoquant.evaluation.measure import FrechetResult, distribution_metrics, frechet_distance
 from tempoquant.evaluation.paired import (
     cosine,
+    has_ssim,
     nearest_rows,
     psnr,
     relative_error,
@@ -17,6 +19,7 @@ from tempoquant.evaluation.paired import (
     temporal_mismatch_of,
 )
 from tempoquant.evaluation.plan import Plan, plan_metrics
+from tempoquant.evaluation.ranges import PIXEL_RANGE, data_range, warn_of_range
 from tempoquant.evaluation.real import open_reference
 from tempoquant.evaluation.requirements import (
     Outcome,
@@ -28,15 +31,20 @@ from tempoquant.evaluation.requirements import (
     why_undefined,
 )
 from tempoquant.evaluation.result import PairedMetrics
+from tempoquant.evaluation.sampled import check_sampled, measure_sampled, sampled_reference
+from tempoquant.evaluation.samples import check_fit, check_samples_output, save_samples
 from tempoquant.evaluation.statistics import Statistics, default_cache, gather, load_statistics, save_statistics, told
 from tempoquant.evaluation.trajectory import Reference, compare, evaluate_pair, reference
 
 __all__ = [
     "EXTRACTORS",
     "METRICS",
+    "PIXEL_RANGE",
     "ClipScore",
+    "DatasetImages",
     "FeatureExtractor",
     "FrechetResult",
+    "ImageSet",
     "Outcome",
     "PairedMetrics",
     "Plan",
@@ -44,17 +52,24 @@ __all__ = [
     "Requirement",
     "SmallClassifier",
     "Statistics",
+    "TensorImages",
+    "check_fit",
     "check_measured",
+    "check_sampled",
+    "check_samples_output",
     "compare",
     "cosine",
+    "data_range",
     "default_cache",
     "distribution_metrics",
     "evaluate_pair",
     "feature_extractor",
     "frechet_distance",
     "gather",
+    "has_ssim",
     "judge",
     "load_statistics",
+    "measure_sampled",
     "nearest_rows",
     "open_reference",
     "parse_requirements",
@@ -62,8 +77,10 @@ __all__ = [
     "psnr",
     "reference",
     "relative_error",
+    "sampled_reference",
     "save_grid",
     "save_images",
+    "save_samples",
     "save_statistics",
     "sqnr_db",
     "ssim",
@@ -71,5 +88,6 @@ __all__ = [
     "temporal_mismatch_of",
     "told",
     "undefined_metrics",
+    "warn_of_range",
     "why_undefined",
 ]

@@ -22,9 +22,9 @@ from tempoquant.evaluation.paired import (
 )
 from tempoquant.evaluation.ranges import data_range, warn_of_range
 from tempoquant.evaluation.result import PairedMetrics
-from tempoquant.pipelines import BareTarget, Denoiser, Seen, Target, check_samples
-from tempoquant.pipelines.sampling import check_finite, evaluating
+from tempoquant.pipelines import BareTarget, Seen, Target, check_samples
 from tempoquant.progress import Progress, Silent
+from tempoquant.sampling import Denoiser, check_finite, evaluating
 
 
 @dataclass(frozen=True)

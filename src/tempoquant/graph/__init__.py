@@ -1,8 +1,13 @@
 """Reading a denoiser without knowing its class. A leaf."""
 
+from tempoquant.graph.arithmetic import count_arithmetic
+from tempoquant.graph.nested import find_kind, map_kind, tensors_in
+from tempoquant.graph.observe import TEMPORAL
+from tempoquant.graph.probing import SHAPE_ERRORS, removing, sealed_around, smaller
 from tempoquant.graph.products import MATRIX_PRODUCTS
 from tempoquant.graph.reader import read_denoiser
-from tempoquant.graph.temporal import TemporalProgram
+from tempoquant.graph.slicing import Rows, batched, needed_ops, numbers_in, outside_values, same_path
+from tempoquant.graph.trace import Op, Ref, Tape, record
 from tempoquant.graph.types import (
     AttentionProduct,
     Category,
@@ -13,19 +18,35 @@ from tempoquant.graph.types import (
     TimeArgument,
     Unit,
 )
-from tempoquant.graph.verify import temporal_program
 
 __all__ = [
     "MATRIX_PRODUCTS",
+    "SHAPE_ERRORS",
+    "TEMPORAL",
     "AttentionProduct",
     "Category",
     "DenoiserGraph",
     "LayerInfo",
+    "Op",
     "Probe",
+    "Ref",
+    "Rows",
     "Source",
-    "TemporalProgram",
+    "Tape",
     "TimeArgument",
     "Unit",
+    "batched",
+    "count_arithmetic",
+    "find_kind",
+    "map_kind",
+    "needed_ops",
+    "numbers_in",
+    "outside_values",
     "read_denoiser",
-    "temporal_program",
+    "record",
+    "removing",
+    "same_path",
+    "sealed_around",
+    "smaller",
+    "tensors_in",
 ]

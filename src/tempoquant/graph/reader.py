@@ -8,8 +8,8 @@ from tempoquant.graph.observe import TEMPORAL, observe_layers
 from tempoquant.graph.probing import KINDS, SEALED, quantizable_layers, sealed_around, smaller
 from tempoquant.graph.slicing import split_block
 from tempoquant.graph.splits import split_points
-from tempoquant.graph.tape import record
 from tempoquant.graph.time_argument import time_argument
+from tempoquant.graph.trace import record
 from tempoquant.graph.types import DenoiserGraph, Probe
 from tempoquant.graph.units import reconstruction_units
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tempoquant.errors import TempoquantError
 from tempoquant.graph.nested import find_kind
-from tempoquant.graph.tape import Op, Ref
+from tempoquant.graph.trace import Op, Ref
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,15 @@
 """Intervals and what provides them. The contract: row -> (s_in, z, s_out, q_min, q_max)."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals.clock import Clock
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.numerics import QParams
-
-if TYPE_CHECKING:
-    from tempoquant.intervals.kept import KeptNetworks
 
 
 class Interval(NamedTuple):
@@ -150,7 +147,7 @@ class TableInterval(IntervalProvider):
     scale: Tensor
     zero: Tensor
     scale_out: Tensor | None
-    networks: "KeptNetworks | None"
+    networks: nn.Module | None
 
     def __init__(self, qparams: QParams, bits: int, clock: Clock, scale_out: Tensor | None = None):
         super().__init__(bits, qparams.q_min, qparams.q_max)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from tempoquant.errors import InputError, TempoquantError
-from tempoquant.pipelines.resolve import first_line, import_file
+from tempoquant.errors import InputError, TempoquantError, first_line
+from tempoquant.pipelines import import_file
 
 GROUP = "tempoquant.methods"
 _loaded: set[str] = set()

@@ -1,19 +1,24 @@
 """Pure tensor functions: affine quantization, range search, rounding, packing. Nothing here knows a module."""
 
-from tempoquant.numerics.affine import QParams, affine_qparams, dequantize, grid, quantize
+from tempoquant.numerics.affine import SMALLEST_SCALE, VALID_BITS, QParams, affine_qparams, dequantize, grid, quantize
 from tempoquant.numerics.packing import pack, packed_size, unpack
 from tempoquant.numerics.search import minmax_range, mse_range, percentile_range
+from tempoquant.numerics.weights import nearest, weight_qparams
 
 __all__ = [
+    "SMALLEST_SCALE",
+    "VALID_BITS",
     "QParams",
     "affine_qparams",
     "dequantize",
     "grid",
     "minmax_range",
     "mse_range",
+    "nearest",
     "pack",
     "packed_size",
     "percentile_range",
     "quantize",
     "unpack",
+    "weight_qparams",
 ]

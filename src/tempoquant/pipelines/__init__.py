@@ -1,43 +1,39 @@
 """Sampling: diffusers pipelines and bare denoisers, seeds, schedulers. A leaf."""
 
-from tempoquant.pipelines.conditioning import condition_variants
-from tempoquant.pipelines.denoiser import Call, Conditioning, Denoiser, plain_call
-from tempoquant.pipelines.diffusers_target import DiffusersTarget
+from tempoquant.pipelines.building import parameters_within
+from tempoquant.pipelines.conditioning import condition_rows, condition_variants
+from tempoquant.pipelines.diffusers_model import LONGEST_SIDE, DiffusersTarget, replaced
 from tempoquant.pipelines.examples import example_conditions, vectors_of
-from tempoquant.pipelines.fingerprint import state_hash
+from tempoquant.pipelines.fingerprint import state_hash, tensor_hash
 from tempoquant.pipelines.images import check_image, check_samples, is_image, to_images
-from tempoquant.pipelines.noise import noise
-from tempoquant.pipelines.resolve import resolve
-from tempoquant.pipelines.sampling import Observer, sample
-from tempoquant.pipelines.schedulers import SAMPLERS, Stepper, build_scheduler, set_steps, stepper_of, with_step
-from tempoquant.pipelines.targets import BareTarget, Seen, Target, Visit
+from tempoquant.pipelines.model import BareTarget, Seen, Target, Visit
+from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
+from tempoquant.pipelines.prompts import read_prompts
+from tempoquant.pipelines.resolve import import_file, load_pipeline, resolve
 
 __all__ = [
-    "SAMPLERS",
+    "LONGEST_SIDE",
     "BareTarget",
-    "Call",
-    "Conditioning",
-    "Denoiser",
     "DiffusersTarget",
-    "Observer",
     "Seen",
-    "Stepper",
     "Target",
     "Visit",
-    "build_scheduler",
     "check_image",
     "check_samples",
+    "condition_rows",
     "condition_variants",
+    "conditioning_in_float32",
     "example_conditions",
+    "import_file",
+    "in_float32",
     "is_image",
-    "noise",
-    "plain_call",
+    "load_pipeline",
+    "parameters_within",
+    "read_prompts",
+    "replaced",
     "resolve",
-    "sample",
-    "set_steps",
     "state_hash",
-    "stepper_of",
+    "tensor_hash",
     "to_images",
     "vectors_of",
-    "with_step",
 ]

@@ -11,18 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError, unknown
-from tempoquant.pipelines.denoiser import unwrapped
-from tempoquant.pipelines.noise import pipeline_generators, sample_indices, step_generators
-from tempoquant.pipelines.recorded import tables_for
-from tempoquant.pipelines.sampling import check_finite, check_run, evaluating, sampling_step
-from tempoquant.pipelines.schedulers import build_scheduler, set_steps
-from tempoquant.pipelines.targets import Seen
+from tempoquant.pipelines.model import Seen
 from tempoquant.predictions import call_denoiser
 from tempoquant.progress import Progress, Silent
+from tempoquant.sampling import (
+    build_scheduler,
+    check_finite,
+    check_run,
+    evaluating,
+    pipeline_generators,
+    sample_indices,
+    sampling_step,
+    set_steps,
+    step_generators,
+    tables_for,
+    unwrapped,
+)
 from tempoquant.sharing import PerThread, surround
 
 if TYPE_CHECKING:
-    from tempoquant.pipelines.diffusers_target import DiffusersTarget
+    from tempoquant.pipelines.diffusers_model import DiffusersTarget
 
 Tell = Callable[[Seen, Tensor], None]
 SAMPLE_NAMES = ("sample", "hidden_states")
@@ -140,7 +148,7 @@ def _run_batch(
     tell: Tell,
     advance: Callable[[int], None],
 ) -> Tensor:
-    from tempoquant.pipelines.diffusers_target import replaced
+    from tempoquant.pipelines.diffusers_model import replaced
 
     pipe = replaced(target.pipe, **own)
     pipe.set_progress_bar_config(disable=True)

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError, first_line
-from tempoquant.pipelines.denoiser import Denoiser, plain_call
-from tempoquant.pipelines.sampling import device_of, evaluating
+from tempoquant.sampling import Denoiser, device_of, evaluating, plain_call
 
 if TYPE_CHECKING:
-    from tempoquant.pipelines.targets import Seen, Target
+    from tempoquant.pipelines.model import Seen, Target
 
 ROWS_AT_ONCE = 8
 NEVER_CONDITIONING = ("return_dict", "cross_attention_kwargs")

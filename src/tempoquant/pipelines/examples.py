@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from tempoquant.errors import InputError
 from tempoquant.pipelines.conditional import read_call
 from tempoquant.pipelines.conditioning import Enough, row_of
-from tempoquant.pipelines.denoiser import Denoiser
-from tempoquant.pipelines.diffusers_target import DiffusersTarget
-from tempoquant.pipelines.targets import Seen, Target
+from tempoquant.pipelines.diffusers_model import DiffusersTarget
+from tempoquant.pipelines.model import Seen, Target
+from tempoquant.sampling import Denoiser
 
 EXAMPLES = {"prompt": ["a"], "class_labels": [0]}
 """What a pipeline is asked for if it is not told."""

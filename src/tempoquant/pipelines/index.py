@@ -11,8 +11,10 @@ from diffusers import DiffusionPipeline
 
 from tempoquant.documents import read_json, regular
 from tempoquant.errors import FormatError
-from tempoquant.pipelines.class_latent import ClassLatentPipeline
-from tempoquant.pipelines.class_pipeline import ClassPipeline
+from tempoquant.models import ClassLatentPipeline, ClassPipeline
+
+# Folders of before name these modules, which must be there when diffusers looks for them.
+from tempoquant.pipelines import class_latent, class_pipeline, heads_unet  # noqa: F401
 
 INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")

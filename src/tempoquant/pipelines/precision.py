@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.pipelines.diffusers_target import DiffusersTarget, replaced
-from tempoquant.pipelines.targets import BareTarget, Target
+from tempoquant.pipelines.diffusers_model import DiffusersTarget, replaced
+from tempoquant.pipelines.model import BareTarget, Target
 
 
 def in_float32(target: Target) -> Target:

@@ -14,12 +14,12 @@ from safetensors import safe_open
 
 from tempoquant.documents import regular
 from tempoquant.errors import FormatError, InputError, first_line, unknown
+from tempoquant.models import SUFFIXES
 from tempoquant.pipelines.building import parameters_within
-from tempoquant.pipelines.compvis.files import SUFFIXES
-from tempoquant.pipelines.denoiser import Denoiser
-from tempoquant.pipelines.diffusers_target import DiffusersTarget
+from tempoquant.pipelines.diffusers_model import DiffusersTarget
 from tempoquant.pipelines.index import pipeline_class
-from tempoquant.pipelines.targets import BareTarget, Target
+from tempoquant.pipelines.model import BareTarget, Target
+from tempoquant.sampling import Denoiser
 
 BUNDLED = ("fashion32", "fashion32-class")
 FORMS = (*BUNDLED, "DIFFUSERS_FOLDER", "FILE.ckpt", "FILE.safetensors", "FILE.py:FACTORY", "HUB_ORG/NAME")
@@ -83,7 +83,7 @@ def _from_checkpoint(path: Path) -> Target:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     # Its imports bring text encoders, seconds and warnings that no other model needs.
-    from tempoquant.pipelines.compvis.assemble import load_checkpoint
+    from tempoquant.models import load_checkpoint
 
     return DiffusersTarget(load_checkpoint(path), path.stem)
 

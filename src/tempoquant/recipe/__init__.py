@@ -1,6 +1,6 @@
 """How to quantize, as data: validated, versioned, the same in YAML, JSON and Python. Methods are known by name only."""
 
-from tempoquant.recipe.basics import FLOAT_BITS, MOST, WIDTHS, Count, Part
+from tempoquant.recipe.basics import FLOAT_BITS, MOST, WIDTHS, Count, Part, check_bits
 from tempoquant.recipe.learning import Correction, Training, Tuning
 from tempoquant.recipe.parts import Activations, Attention, Calibration, Override, Temporal, Weights
 from tempoquant.recipe.recipe import Recipe
@@ -22,5 +22,6 @@ __all__ = [
     "Training",
     "Tuning",
     "Weights",
+    "check_bits",
     "refused",
 ]

@@ -6,19 +6,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from tempoquant.calibration.step_choice import reconstruction_rows
-from tempoquant.calibration.store import Store
-from tempoquant.graph import DenoiserGraph, TemporalProgram, Unit
+from tempoquant.graph import DenoiserGraph, Unit
 from tempoquant.layers import install_layers
-from tempoquant.pipelines import Denoiser
+from tempoquant.planning import LayerPlan
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import Effort
 from tempoquant.reconstruction.lockstep import doubled
-from tempoquant.reconstruction.plan import LayerPlan
 from tempoquant.reconstruction.tiar import tiar
 from tempoquant.reconstruction.weights import WeightStage, reconstruct_units, round_nearest
+from tempoquant.recording import Store, reconstruction_rows
+from tempoquant.sampling import Denoiser
+from tempoquant.temporal import TemporalProgram
 
 
 def unit_identity(store: Store, recipe: Recipe, plans: dict[str, LayerPlan]) -> dict[str, Any]:

@@ -6,20 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.intervals import (
-    Clock,
-    GeneratedInterval,
-    Generators,
-    IntervalProvider,
-    KeptNetworks,
-    TableInterval,
-    keep_in,
-    keep_step_sizes,
-)
-from tempoquant.intervals.generator import Architecture
+from tempoquant.intervals import Clock, IntervalProvider, TableInterval
 from tempoquant.layers import learning_kernels
-from tempoquant.numerics import QParams
-from tempoquant.numerics.affine import SMALLEST_SCALE
+from tempoquant.learned import Architecture, GeneratedInterval, Generators, KeptNetworks, keep_in, keep_step_sizes
+from tempoquant.numerics import SMALLEST_SCALE, QParams
 from tempoquant.randomness import generator
 from tempoquant.reconstruction.effort import StepEffort
 from tempoquant.reconstruction.lockstep import take_rows

@@ -12,10 +12,9 @@ from typing import Any
 from torch import nn
 
 from tempoquant.graph import Unit
-from tempoquant.intervals import ARCHITECTURES, Clock, KeptNetworks, keep_in
-from tempoquant.intervals.generator import Architecture
-from tempoquant.intervals.kept import STEP_SIZES
+from tempoquant.intervals import Clock
 from tempoquant.layers import AttentionProducts
+from tempoquant.learned import ARCHITECTURES, STEP_SIZES, Architecture, KeptNetworks, keep_in
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
 from tempoquant.reconstruction.step_learning import Call, Site, StepLearner, kept_in, with_scale

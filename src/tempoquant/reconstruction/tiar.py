@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from tempoquant.graph import TemporalProgram
 from tempoquant.numerics import QParams
 from tempoquant.progress import Progress
 from tempoquant.reconstruction.effort import Effort
 from tempoquant.reconstruction.rounding import SoftRounding
 from tempoquant.reconstruction.unit import compensate, penalty
+from tempoquant.temporal import TemporalProgram
 
 
 def tiar(

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tempoquant.calibration.store import Store
 from tempoquant.layers import QuantizedLayer, learning_kernels
-from tempoquant.pipelines import Denoiser
 from tempoquant.progress import Progress
 from tempoquant.randomness import generator
 from tempoquant.recipe import Tuning
 from tempoquant.reconstruction.cache import UnitCache
+from tempoquant.recording import Store
+from tempoquant.sampling import Denoiser
 
 BETAS, EPSILON = (0.9, 0.99), 1e-12
 SMALLEST = 1e-4

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from tempoquant.extension import WEIGHT_ROUNDINGS
 from tempoquant.layers import QuantizedLayer, simulate
-from tempoquant.numerics import QParams
-from tempoquant.numerics.weights import nearest
+from tempoquant.numerics import QParams, nearest
 from tempoquant.randomness import generator
 from tempoquant.reconstruction.effort import Effort
 from tempoquant.reconstruction.gptq import Moments, compensated_rounding, fitted_scale

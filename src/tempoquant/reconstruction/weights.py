@@ -8,14 +8,13 @@ from torch import Tensor, nn
 
 from tempoquant.graph import DenoiserGraph, Unit
 from tempoquant.layers import QuantizedLayer
-from tempoquant.numerics import QParams
-from tempoquant.numerics.weights import nearest, weight_qparams
+from tempoquant.numerics import QParams, nearest, weight_qparams
+from tempoquant.planning import LayerPlan
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import Effort
 from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
-from tempoquant.reconstruction.plan import LayerPlan
 from tempoquant.reconstruction.unit import compensate, compensate_about_mean, first_tensor, learn_rounding
 
 

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempoquant.checkpoint import read_evidence
-from tempoquant.checkpoint.evidence import EVIDENCE
-from tempoquant.diagnosis import Diagnosis
-from tempoquant.diagnosis.result import DATA
+from tempoquant.checkpoint import EVIDENCE, read_evidence
+from tempoquant.diagnosis import DATA, Diagnosis
 from tempoquant.errors import InputError
 from tempoquant.randomness import generator
 from tempoquant.report.evaluations import check_evidence

@@ -5,9 +5,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from tempoquant.diagnosis.saved import Part
+from tempoquant.diagnosis import Part
 from tempoquant.errors import FormatError
-from tempoquant.recipe.wording import refused
+from tempoquant.recipe import refused
 
 
 class _Images(Part):

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from tempoquant.checkpoint.evidence import versions
+from tempoquant.checkpoint import versions
 from tempoquant.report.again import commands, prompts
 from tempoquant.report.entries import Entry, Missing
 from tempoquant.report.inline import inline

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tempoquant.evaluation.ranges import PIXEL_RANGE
+from tempoquant.evaluation import PIXEL_RANGE
 from tempoquant.report.entries import Entry, confidence
 from tempoquant.report.verdict import GOOD, chosen
 

@@ -1,9 +1,23 @@
 """Quantization-aware training: quantizers that learn, and the loop that trains them."""
 
-from tempoquant.training.bank import Bank, LearnedInterval
-from tempoquant.training.data import open_images
+from tempoquant.training.data import Pictures, open_images
+from tempoquant.training.objectives import DiffusionLoss, Distillation, Objective
+from tempoquant.training.prepare import Trainee, fold, make_trainable
 from tempoquant.training.processes import Processes
-from tempoquant.training.run import Rhythm
-from tempoquant.training.schemes import SCHEMES, Scheme
+from tempoquant.training.run import Rhythm, train_steps
+from tempoquant.training.trainer import Trainer
 
-__all__ = ["SCHEMES", "Bank", "LearnedInterval", "Processes", "Rhythm", "Scheme", "open_images"]
+__all__ = [
+    "DiffusionLoss",
+    "Distillation",
+    "Objective",
+    "Pictures",
+    "Processes",
+    "Rhythm",
+    "Trainee",
+    "Trainer",
+    "fold",
+    "make_trainable",
+    "open_images",
+    "train_steps",
+]

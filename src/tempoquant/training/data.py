@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tempoquant.errors import InputError
-from tempoquant.evaluation.images import DatasetImages, ImageSet, TensorImages
-from tempoquant.evaluation.real import open_reference
+from tempoquant.evaluation import DatasetImages, ImageSet, TensorImages, open_reference
 from tempoquant.randomness import generator
 
 IDX_IMAGES = 2051

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tempoquant.calibration.store import Store
 from tempoquant.errors import InputError
-from tempoquant.pipelines import Denoiser, Target
-from tempoquant.pipelines.sampling import device_of
+from tempoquant.pipelines import Target
 from tempoquant.randomness import generator
+from tempoquant.recording import Store
+from tempoquant.sampling import Denoiser, device_of
 from tempoquant.training.data import Pictures
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")

@@ -8,16 +8,23 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from tempoquant.graph import Category
-from tempoquant.intervals import ARCHITECTURES, Clock, ConstantInterval, keep_in
-from tempoquant.intervals.generator import Architecture
+from tempoquant.intervals import Clock, ConstantInterval
 from tempoquant.layers import AttentionProducts, QuantizedLayer, learn_with_gradients
+from tempoquant.learned import (
+    ARCHITECTURES,
+    SCHEMES,
+    STATISTICS,
+    Architecture,
+    Bank,
+    Draws,
+    LearnedInterval,
+    RangeInterval,
+    StatisticsInterval,
+    keep_in,
+)
+from tempoquant.planning import LayerPlan
 from tempoquant.recipe import FLOAT_BITS, Recipe, Training
-from tempoquant.reconstruction.plan import LayerPlan
-from tempoquant.reconstruction.step_learning import Site
-from tempoquant.training.bank import Bank, LearnedInterval
-from tempoquant.training.draws import Draws
-from tempoquant.training.dynamic import STATISTICS, RangeInterval, StatisticsInterval
-from tempoquant.training.schemes import SCHEMES
+from tempoquant.reconstruction import Site
 from tempoquant.training.weights import LowRank, WeightQuantizer, fold_weight, train_weight
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import NumericsError
-from tempoquant.pipelines import Denoiser
 from tempoquant.randomness import generator
 from tempoquant.recipe import Recipe
+from tempoquant.sampling import Denoiser
 from tempoquant.training.objectives import Batch, Objective
 from tempoquant.training.prepare import Trainee
 from tempoquant.training.processes import Processes

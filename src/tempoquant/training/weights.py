@@ -8,12 +8,9 @@ from torch.nn.utils import parametrize
 
 from tempoquant.intervals import Interval
 from tempoquant.layers import QuantizedLayer
-from tempoquant.numerics import QParams, quantize
-from tempoquant.numerics.weights import weight_qparams
+from tempoquant.learned import Draws, Reach, Scheme, scaled_gradient
+from tempoquant.numerics import QParams, quantize, weight_qparams
 from tempoquant.randomness import generator
-from tempoquant.training.draws import Draws
-from tempoquant.training.rules import scaled_gradient
-from tempoquant.training.schemes import Reach, Scheme
 
 
 class WeightQuantizer(nn.Module):

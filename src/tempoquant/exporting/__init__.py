@@ -1,0 +1,10 @@
+"""Quantized denoisers for OpenVINO and ONNX Runtime."""
+
+from tempoquant.exporting.exported import RUNTIMES, export, is_exported, load_exported
+
+__all__ = [
+    "RUNTIMES",
+    "export",
+    "is_exported",
+    "load_exported",
+]

@@ -1,0 +1,29 @@
+"""What computes quantized layers: simulation, and the integer operators of a processor."""
+
+from tempoquant.kernels.c_library import cache_folder
+from tempoquant.kernels.check import integers_are_exact
+from tempoquant.kernels.compiled import COMPILER, compiled_library
+from tempoquant.kernels.engine import ENGINES, use_engine
+from tempoquant.kernels.norm_fusion import Awaited, Waiting, let_norms_wait
+from tempoquant.kernels.onednn import padding_of, unsuitable
+from tempoquant.kernels.operators import scales_apply_in_order
+from tempoquant.kernels.packed import give_back
+from tempoquant.kernels.passes import MIDDLE, GroupNorm
+
+__all__ = [
+    "COMPILER",
+    "ENGINES",
+    "MIDDLE",
+    "Awaited",
+    "GroupNorm",
+    "Waiting",
+    "cache_folder",
+    "compiled_library",
+    "give_back",
+    "integers_are_exact",
+    "let_norms_wait",
+    "padding_of",
+    "scales_apply_in_order",
+    "unsuitable",
+    "use_engine",
+]

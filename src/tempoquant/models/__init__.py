@@ -1,0 +1,15 @@
+"""Model classes of this package, and converters of checkpoints."""
+
+from tempoquant.models.class_latent import ClassLatentPipeline
+from tempoquant.models.class_pipeline import ClassPipeline
+from tempoquant.models.compvis.assemble import load_checkpoint
+from tempoquant.models.compvis.files import SUFFIXES
+from tempoquant.models.heads_unet import HeadsUNet2DModel
+
+__all__ = [
+    "SUFFIXES",
+    "ClassLatentPipeline",
+    "ClassPipeline",
+    "HeadsUNet2DModel",
+    "load_checkpoint",
+]

@@ -1,0 +1,212 @@
+"""What a user calls a model, resolved: one face for bare denoisers and diffusers pipelines."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from tempoquant.errors import InputError
+from tempoquant.pipelines.conditioning import check_classes, check_unconditional
+from tempoquant.precision import in_float32
+from tempoquant.progress import Progress
+from tempoquant.sampling import Denoiser, Observer, check_rows, plain_call, sample, sample_indices
+
+
+class Seen(NamedTuple):
+    """What the denoiser was given at one call of a batch of B samples, each in one or more branches.
+
+    With classifier-free guidance a sample has two branches (with and without its condition), so R = 2 B rows;
+    otherwise R = B. Row ``j`` is branch ``j // B`` of sample ``indices[j]``.
+    """
+
+    k: int
+    """Step index, 0 the noisiest."""
+    t: Tensor
+    """(R,) time steps as the denoiser's argument saw them."""
+    indices: Tensor
+    """(R,) which sample a row belongs to."""
+    sample: Tensor
+    """(R, *sample_shape)."""
+    conditioning: dict[str, Any]
+    """Further keyword arguments; tensors have R rows, dictionaries may nest."""
+
+
+Visit = Callable[[Seen], None]
+
+
+class Target(Protocol):
+    """A model that can be quantized: its denoiser, how it draws, and what stands around it.
+
+    Attributes:
+        denoiser: the network to quantize, wrapped.
+        name: what reports call the model.
+        component: the denoiser's folder in a saved model: "unet", "transformer" or "denoiser".
+        conditional: whether drawing needs ``conditioning`` (prompts or class labels).
+    """
+
+    @property
+    def denoiser(self) -> Denoiser: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def component(self) -> str: ...
+    @property
+    def conditional(self) -> bool: ...
+
+    def check_conditioning(self, conditioning: Mapping[str, Any] | None, samples: int) -> None:
+        """Raise InputError, naming what to give, unless ``conditioning`` is what ``samples`` samples need."""
+        ...
+
+    def generate(
+        self,
+        samples: int | Sequence[int],
+        *,
+        steps: int,
+        seed: int,
+        eta: float = 0.0,
+        sampler: str | None = None,
+        batch_size: int = 16,
+        conditioning: Mapping[str, Any] | None = None,
+        observer: Observer | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Draw samples as pixels in [-1, 1]: (N, C, H, W) float32 on the CPU. Arguments are those of ``sample``.
+
+        ``conditioning`` of a conditional pipeline holds keyword arguments of the pipeline's own call; a list or tensor
+        has one entry a sample (``{"prompt": [...]}``, ``{"class_labels": [...]}``), anything else serves them all.
+        """
+        ...
+
+    def walk(
+        self,
+        samples: int | Sequence[int],
+        visit: Visit,
+        *,
+        steps: int,
+        seed: int,
+        eta: float = 0.0,
+        sampler: str | None = None,
+        batch_size: int = 16,
+        conditioning: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Run the trajectories of ``generate`` for ``visit`` alone: nothing is decoded where that can be spared."""
+        ...
+
+    def decode(self, x: Tensor) -> Tensor:
+        """What the denoiser's sampling ends with, as pixels in [-1, 1]; the identity for pixel models."""
+        ...
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The inverse of :meth:`decode` as far as there is one: (N, C, H, W) in [-1, 1] to (N, *sample_shape)."""
+        ...
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """The shape of one image that :meth:`encode` takes, (C, H, W)."""
+        ...
+
+    def save_shell(self, folder: str | Path) -> None:
+        """Write everything but the denoiser into ``folder``."""
+        ...
+
+    def with_module(self, module: nn.Module) -> "Target":
+        """The same target around another denoiser network; this one and the user's pipeline stay as they are."""
+        ...
+
+    def with_scheduler(self, scheduler: Any) -> "Target":
+        """The same target drawing by another scheduler; this one and the user's pipeline stay as they are."""
+        ...
+
+
+@dataclass(frozen=True)
+class BareTarget:
+    """A bare denoiser as a target: pixels are what its sampling ends with."""
+
+    denoiser: Denoiser
+    component: str = "denoiser"
+    conditional: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.denoiser.name
+
+    def check_conditioning(self, conditioning: Mapping[str, Any] | None, samples: int) -> None:
+        """See :meth:`Target.check_conditioning`; without any, one call shows whether the denoiser can do without."""
+        if self.conditional and not conditioning:
+            raise InputError(f"{self.name} needs conditioning: give its keyword tensors, one row a sample")
+        check_rows(conditioning, samples)
+        self._check_names(conditioning or {})
+        if not conditioning:
+            check_unconditional(self.denoiser)
+        elif "class_labels" in conditioning and conditioning["class_labels"].ndim == 1:
+            # The transformers' last row stands for no class; a pipeline gives it by itself.
+            classes = (getattr(self.denoiser.module, "config", None) or {}).get("num_embeds_ada_norm")
+            check_classes(self.denoiser.module, conditioning["class_labels"], classes and classes + 1)
+
+    def _check_names(self, conditioning: Mapping[str, Any]) -> None:
+        """Refuse keywords that the module's forward does not take; a call of the user's own may know others."""
+        taken = inspect.signature(self.denoiser.module.forward).parameters
+        anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
+        for name in conditioning:
+            if self.denoiser.call is plain_call and not anything and name not in taken:
+                raise InputError(f"{self.name} takes no {name}: its forward takes {', '.join(taken)}")
+
+    @in_float32
+    def generate(self, samples: int | Sequence[int], **options: Any) -> Tensor:
+        """See :meth:`Target.generate`; ``conditioning`` holds the denoiser's keyword tensors, N rows each."""
+        return self.decode(sample(self.denoiser, samples=samples, **options))
+
+    @in_float32
+    def walk(self, samples: int | Sequence[int], visit: Visit, **options: Any) -> None:
+        """See :meth:`Target.walk`."""
+        walk(self.denoiser, samples, visit, **options)
+
+    @in_float32
+    def decode(self, x: Tensor) -> Tensor:
+        """The identity: a bare denoiser's samples are pixels."""
+        return x
+
+    @in_float32
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The identity."""
+        return pixels
+
+    @property
+    def pixel_shape(self) -> tuple[int, ...]:
+        """See :meth:`Target.pixel_shape`."""
+        return self.denoiser.sample_shape
+
+    def save_shell(self, folder: str | Path) -> None:
+        """Write ``scheduler/``: nothing else stands around a bare denoiser."""
+        self.denoiser.scheduler.save_pretrained(Path(folder) / "scheduler")
+
+    def with_module(self, module: nn.Module) -> "BareTarget":
+        """See :meth:`Target.with_module`."""
+        return replace(self, denoiser=replace(self.denoiser, module=module))
+
+    def with_scheduler(self, scheduler: Any) -> "BareTarget":
+        """See :meth:`Target.with_scheduler`."""
+        return replace(self, denoiser=replace(self.denoiser, scheduler=scheduler))
+
+
+def walk(
+    denoiser: Denoiser,
+    samples: int | Sequence[int],
+    visit: Visit,
+    *,
+    conditioning: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> None:
+    """Run the trajectories of ``sample`` and show ``visit`` what the denoiser is given."""
+    indices = sample_indices(samples)
+    row = {index: r for r, index in enumerate(indices)}
+
+    def observe(k: int, t: Tensor, which: Tensor, x: Tensor, prediction: Tensor) -> None:
+        rows = [row[int(index)] for index in which]
+        visit(Seen(k, t, which, x, {name: value[rows] for name, value in (conditioning or {}).items()}))
+
+    sample(denoiser, samples=indices, observer=observe, conditioning=conditioning, **options)

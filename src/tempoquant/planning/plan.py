@@ -1,0 +1,110 @@
+"""What happens to every layer, decided once from the recipe and the graph."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tempoquant.errors import InputError
+from tempoquant.graph import Category, DenoiserGraph
+from tempoquant.numerics import grid
+from tempoquant.recipe import FLOAT_BITS, Recipe
+
+NAMED = 3
+TEMPORAL = (Category.TEMPORAL, Category.TEMPORAL_CONDITION)
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Bits of one layer; 32 means float."""
+
+    name: str
+    category: Category
+    weight_bits: int
+    activation_bits: int
+    symmetric: bool
+
+    @property
+    def temporal(self) -> bool:
+        """Whether the layer sees the time step (and perhaps conditioning) but never the sample."""
+        return self.category in TEMPORAL
+
+
+def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
+    """Every layer's plan in execution order.
+
+    Raises:
+        InputError: a pattern of the recipe's policy matches no layer, temporal features that cannot be cached are to
+            be, or no layer that sees the sample is quantized by a recipe that is not float itself.
+    """
+    check_cache(graph, recipe)
+    roles = layer_roles(graph)
+    for override in recipe.policy:
+        if not override.match.startswith("@") and not any(
+            override.matches(layer.name, roles[layer.name]) for layer in graph.layers
+        ):
+            raise InputError(f"policy pattern {override.match!r} matches no layer of this denoiser")
+    plans = {}
+    for layer in graph.layers:
+        weight_bits, activation_bits = recipe.bits_of(layer.name, roles[layer.name])
+        if layer.category in TEMPORAL and recipe.temporal.never_runs:
+            weight_bits = activation_bits = FLOAT_BITS
+        for bits in (weight_bits, activation_bits):
+            if bits != FLOAT_BITS:
+                grid(bits)
+        symmetric = recipe.symmetric(weight_bits)
+        plans[layer.name] = LayerPlan(layer.name, layer.category, weight_bits, activation_bits, symmetric)
+    _check_image_layers(graph, recipe, plans)
+    return plans
+
+
+def _check_image_layers(graph: DenoiserGraph, recipe: Recipe, plans: Mapping[str, LayerPlan]) -> None:
+    image = [plan for plan in plans.values() if plan.category is Category.IMAGE]
+    in_float = all((plan.weight_bits, plan.activation_bits) == (FLOAT_BITS, FLOAT_BITS) for plan in image)
+    if in_float and (recipe.weights.bits, recipe.activations.bits) != (FLOAT_BITS, FLOAT_BITS):
+        others = ", ".join(f"{name} ({kind})" for name, kind in list(graph.unsupported.items())[:NAMED])
+        why = "its policy keeps all in float" if image else f"only Linear and Conv2d are supported, not {others}"
+        raise InputError(
+            f"{recipe.name} quantizes no layer of this denoiser that sees the sample"
+            + (f": {why}" if image or others else ": it has no Linear or Conv2d that does")
+        )
+
+
+def check_cache(graph: DenoiserGraph, recipe: Recipe) -> None:
+    """Raise InputError if features are to be cached that follow more than the time step."""
+    name = _conditioned(graph)
+    if recipe.temporal.cache is not None and name is not None:
+        raise InputError(
+            f"temporal.cache = {recipe.temporal.cache!r}: the features of this denoiser follow the time step and "
+            f"the condition ({name!r} sees both), so none can be stored a time step: use tfmq-dm"
+        )
+
+
+def settled(graph: DenoiserGraph, recipe: Recipe) -> Recipe:
+    """The recipe with what it leaves to the denoiser decided: whether features are cached."""
+    if recipe.temporal.cache_choice != "time-alone" or _conditioned(graph) is None:
+        return recipe
+    return recipe.model_copy(update={"temporal": recipe.temporal.model_copy(update={"cache": None})})
+
+
+def _conditioned(graph: DenoiserGraph) -> str | None:
+    """The first layer that sees the time step and a condition, if any."""
+    return next((layer.name for layer in graph.layers if layer.category is Category.TEMPORAL_CONDITION), None)
+
+
+def layer_roles(graph: DenoiserGraph) -> dict[str, frozenset[str]]:
+    """The roles that policies name: @first, @second, @last, @shortcut, @strided image layers; @temporal, @shared[i]."""
+    roles: dict[str, set[str]] = {layer.name: set() for layer in graph.layers}
+    image = [layer for layer in graph.layers if layer.category is Category.IMAGE]
+    for role, position in (("@first", 0), ("@second", 1), ("@last", -1)):
+        if len(image) > 1:
+            roles[image[position].name].add(role)
+    for i, name in enumerate(graph.shared):
+        roles[name].add(f"@shared[{i}]")
+    for layer in graph.layers:
+        if layer.category in TEMPORAL:
+            roles[layer.name].add("@temporal")
+    for layer in image:
+        if layer.strided:
+            roles[layer.name].add("@strided")
+        if any(word in layer.name.rpartition(".")[2] for word in ("shortcut", "skip")):
+            roles[layer.name].add("@shortcut")
+    return {name: frozenset(found) for name, found in roles.items()}

@@ -1,0 +1,290 @@
+"""The trajectory recorder: every sample's full-precision trajectory once, every step of it, in a single pass.
+
+TFMQ-DM's released code restarts sampling from fresh noise for every time step, which is quadratic in their number.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tempoquant.errors import InputError, NumericsError, unknown
+from tempoquant.files import TEMPORARY
+from tempoquant.outputs import followed, locked
+from tempoquant.pipelines import BareTarget, Seen, Target, state_hash, tensor_hash
+from tempoquant.progress import Progress, Silent
+from tempoquant.recording.manifest import FORMAT_VERSION, MANIFEST, conditioning_file, read_manifest, write_manifest
+from tempoquant.recording.store import DTYPES, Store, open_conditioning, open_samples, samples_bytes
+from tempoquant.sampling import Denoiser, build_scheduler, check_run, set_steps
+
+SPARE_BYTES = 64 * 2**20
+
+
+def record(
+    model: Target | Denoiser,
+    folder: str | Path,
+    *,
+    samples: int,
+    steps: int,
+    seed: int,
+    sampler: str | None = None,
+    eta: float = 0.0,
+    dtype: str = "float16",
+    batch_size: int = 16,
+    conditioning: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """Record what the denoiser is given along its own trajectories, into ``folder``.
+
+    Memory use does not grow with ``samples``. A killed run goes on at its last finished batch and ends with the same
+    bytes; a finished one is opened and nothing runs.
+
+    Args:
+        samples: trajectories, of sample indices 0 .. ``samples - 1``.
+        steps, seed, sampler, eta, batch_size: as in ``sample``.
+        dtype: "float16" or "float32", how samples are stored.
+        conditioning: as the model's ``generate`` takes it.
+
+    Raises:
+        InputError: a value is out of range, the disk is too small, the folder holds another recording, or another run
+            records into it.
+        NumericsError: a prediction is not finite, or a sample does not fit ``dtype``.
+    """
+    target: Target = BareTarget(model) if isinstance(model, Denoiser) else model
+    if dtype not in DTYPES:
+        raise unknown("recording dtype", dtype, DTYPES)
+    scheduler = build_scheduler(target.denoiser.scheduler, sampler)
+    set_steps(scheduler, steps)
+    check_run(scheduler, range(samples), eta, batch_size, None)
+    calls = len(scheduler.timesteps)
+    run: dict[str, Any] = {"steps": steps, "seed": seed, "sampler": sampler, "eta": float(eta)}
+    given = dict(conditioning or {})
+    request = _request(target, samples, dtype, batch_size, run, given)
+    place = followed(Path(folder))
+    # One that is finished may lie where nothing can be written, a lock neither.
+    if not _Writer(place, request, calls).finished:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with locked(place):
+            _record_missing(target, _Writer(place, request, calls), run, given, progress or Silent())
+    return Store(folder)
+
+
+def _record_missing(
+    target: Target, writer: "_Writer", run: dict[str, Any], given: Mapping[str, Any], progress: Progress
+) -> None:
+    """Record the batches that ``writer`` has not."""
+    samples, batch_size, calls = writer.request["samples"], writer.request["batch_size"], writer.calls
+    with progress.stage("recording trajectories", samples * calls) as advance:
+        advance(min(writer.done * batch_size, samples) * calls)
+        while not writer.finished:
+            indices = range(writer.done * batch_size, min((writer.done + 1) * batch_size, samples))
+            batch = _Batch(writer, list(indices))
+            rows = {name: _rows_of(value, indices, samples) for name, value in given.items()}
+            target.walk(list(indices), batch.visit, batch_size=len(indices), conditioning=rows or None, **run)
+            batch.finish()
+            advance(len(indices) * calls)
+
+
+def _request(
+    target: Target, samples: int, dtype: str, batch_size: int, run: dict[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that decides the recording's bytes, as plain JSON."""
+    scheduler = target.denoiser.scheduler
+    # Saving a scheduler adds private entries to its config.
+    config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+    config["_class_name"] = type(scheduler).__name__
+    request = {
+        "model": state_hash(target.denoiser.module),
+        "scheduler": config,
+        "sample_shape": list(target.denoiser.sample_shape),
+        "samples": samples,
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "conditioning": {n: tensor_hash(v) if isinstance(v, Tensor) else v for n, v in given.items()},
+        "threads": torch.get_num_threads(),
+        **run,
+    }
+    return json.loads(json.dumps(request, default=str))
+
+
+def _rows_of(value: Any, indices: range, samples: int) -> Any:
+    """The part of a conditioning argument that belongs to a batch; what is no list or tensor serves all samples."""
+    if not isinstance(value, (list, tuple, Tensor)):
+        return value
+    if len(value) != samples:
+        raise InputError(f"conditioning has {len(value)} rows for {samples} samples: one a sample is needed")
+    return value[indices.start : indices.stop]
+
+
+class _Writer:
+    """The folder while it is being written: its manifest and maps."""
+
+    def __init__(self, folder: Path, request: dict[str, Any], calls: int):
+        self.folder, self.request, self.calls = folder, request, calls
+        self.batches = -(-request["samples"] // request["batch_size"])
+        if (folder / MANIFEST).is_file():
+            self.manifest = read_manifest(folder)
+            _check_same(folder, self.manifest, request)
+        elif folder.exists() and not _is_empty(folder):
+            raise InputError(f"{folder} is in use: a recording needs a new or empty folder")
+        else:
+            _check_space(folder, samples_bytes(request, calls))
+            self.manifest = {"format": FORMAT_VERSION, "request": request, "batches": self.batches, "done": 0}
+        self._samples: np.memmap | None = None
+        self._conditioning: dict[str, np.memmap] = {}
+
+    @property
+    def done(self) -> int:
+        """Finished batches."""
+        return int(self.manifest["done"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether all batches are."""
+        return self.done >= self.batches
+
+    def open(self, timestep: Tensor, branches: int, conditioning: Mapping[str, Tensor]) -> np.memmap:
+        """The samples map; at the recording's first batch it and the conditioning files are made."""
+        if self._samples is not None:
+            return self._samples
+        mode = "r+" if self.done else "w+"
+        if not self.done:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.manifest["branches"] = branches
+            self.manifest["timestep_dtype"] = str(timestep.dtype).removeprefix("torch.")
+            named = enumerate(conditioning.items())
+            self.manifest["conditioning"] = [self._entry(i, *item, branches) for i, item in named]
+            # The manifest comes first: files beside none would look like somebody else's folder.
+            write_manifest(self.folder, self.manifest)
+        self._samples = open_samples(self.folder, self.request, self.calls, mode)
+        for entry in self.manifest["conditioning"]:
+            self._conditioning[entry["name"]] = open_conditioning(self.folder, entry, mode)
+        return self._samples
+
+    def _entry(self, number: int, name: str, value: Tensor, branches: int) -> dict[str, Any]:
+        row = value[0]
+        return {
+            "name": name,
+            "file": conditioning_file(number),
+            "dtype": str(value.dtype).removeprefix("torch."),
+            "shape": list(row.shape),
+            "stored": [self.request["samples"], branches, row.numel() * row.element_size()],
+        }
+
+    def finish_batch(self, indices: list[int], timesteps: list[float], conditioning: Mapping[str, Tensor]) -> None:
+        """Put the batch's conditioning and all data on disk, then count the batch as done."""
+        assert self._samples is not None
+        if self.manifest.setdefault("timesteps", timesteps) != timesteps:
+            raise InputError("the sampler's time steps differ between batches: such a run cannot be recorded")
+        part = slice(indices[0], indices[-1] + 1)
+        for name, value in conditioning.items():
+            # (branches * B, ...) -> (B, branches, bytes)
+            rows = value.reshape(-1, len(indices), *value.shape[1:]).transpose(0, 1).flatten().contiguous()
+            stored = self._conditioning[name][part]
+            stored[:] = rows.view(torch.uint8).numpy().reshape(stored.shape)
+        for data in (self._samples, *self._conditioning.values()):
+            data.flush()
+        self.manifest["done"] = self.done + 1
+        write_manifest(self.folder, self.manifest)
+
+
+class _Batch:
+    """One batch of trajectories on its way to the store."""
+
+    def __init__(self, writer: _Writer, indices: list[int]):
+        self.writer, self.indices = writer, indices
+        self.timesteps: list[float] = []
+        self.conditioning: dict[str, Tensor] = {}
+
+    def visit(self, seen: Seen) -> None:
+        """Store one call; see ``Target.walk``."""
+        count = len(self.indices)
+        conditioning = _flat(seen.conditioning)
+        if seen.k == 0:
+            for name, value in conditioning.items():
+                if value.ndim == 0 or value.shape[0] != seen.sample.shape[0]:
+                    raise InputError(
+                        f"conditioning {name!r} has no batch dimension: such a denoiser cannot be recorded"
+                    )
+            self.conditioning = conditioning
+        elif conditioning.keys() != self.conditioning.keys() or any(
+            not torch.equal(value, self.conditioning[name]) for name, value in conditioning.items()
+        ):
+            raise InputError(f"the conditioning changes along the trajectory (step {seen.k}): it cannot be recorded")
+        if seen.k >= self.writer.calls:
+            raise InputError(f"the sampler makes more than {self.writer.calls} denoiser calls: it cannot be recorded")
+        first, *others = seen.sample.split(count)
+        if any(not torch.equal(first, other) for other in others):
+            raise InputError("the guidance branches see different samples: such a pipeline cannot be recorded")
+        stored = first.cpu().to(getattr(torch, self.writer.request["dtype"]))
+        if not torch.isfinite(stored).all():
+            name = self.writer.request["dtype"]
+            raise NumericsError(f"a sample at step {seen.k} does not fit {name}: record with dtype float32")
+        samples = self.writer.open(seen.t, len(others) + 1, conditioning)
+        samples[seen.k, self.indices[0] : self.indices[-1] + 1] = stored.numpy()
+        self.timesteps.append(seen.t[0].item())
+
+    def finish(self) -> None:
+        """Close the batch; its trajectories must be whole."""
+        if len(self.timesteps) != self.writer.calls:
+            raise InputError(f"the sampler made {len(self.timesteps)} denoiser calls, not {self.writer.calls}")
+        self.writer.finish_batch(self.indices, self.timesteps, self.conditioning)
+
+
+def _flat(conditioning: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    """Nested keyword tensors by dotted names, as copies on the CPU."""
+    flat: dict[str, Tensor] = {}
+    for name, value in conditioning.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        elif isinstance(value, Tensor):
+            flat[prefix + name] = value.detach().cpu().clone()
+        elif value is not None:
+            raise InputError(
+                f"conditioning {prefix + name!r} is a {type(value).__name__}: only tensors can be recorded"
+            )
+    return flat
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it is a folder with nothing in it but what a kill left of a file."""
+    return folder.is_dir() and all(path.name.startswith(TEMPORARY) for path in folder.iterdir())
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    parent = folder.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    if needed + SPARE_BYTES > free:
+        raise InputError(
+            f"the recording needs {needed / 1e9:.1f} GB in {folder}, and {free / 1e9:.1f} GB are free there"
+        )
+
+
+def _check_same(folder: Path, manifest: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+    finished = manifest["done"] == manifest["batches"]
+    there, here = _paths(manifest["request"]), _paths(request)
+    for path in sorted(there.keys() | here.keys()):
+        # Thread count may change the last bits of a recording, but a finished one is what it is.
+        if there.get(path) != here.get(path) and not (finished and path == "threads"):
+            what = f"{path} is {_short(there.get(path))} there and {_short(here.get(path))} here"
+            raise InputError(f"{folder} holds another recording: {what}; choose another folder or delete it")
+
+
+def _short(value: Any) -> str:
+    """A value in one line, however many prompts it holds."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _paths(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat.update(_paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
+    return flat

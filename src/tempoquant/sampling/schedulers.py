@@ -1,0 +1,132 @@
+"""Samplers by the names papers use, as diffusers schedulers in the configuration a model was trained for."""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import diffusers
+
+from tempoquant.errors import InputError, first_line, unknown
+from tempoquant.sampling.quadratic import QuadraticDDIMScheduler
+
+SAMPLERS: dict[str, tuple[str | type, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddim-quadratic": (QuadraticDDIMScheduler, {}),
+    # Without the Runge-Kutta warm-up this is the PLMS of CompVis: S steps are S + 1 denoiser calls.
+    "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "ddpm": ("DDPMScheduler", {}),
+}
+"""Sampler name -> scheduler class, of diffusers where it is a name, and the settings that make it that sampler."""
+
+Stepper = Callable[..., Any]
+"""``stepper(scheduler, step, **arguments)`` in the place of ``scheduler.step(**arguments)``; ``step`` is the stock one.
+
+The arguments come by name: ``model_output``, ``timestep``, ``sample`` and what else was given.
+"""
+
+
+def build_scheduler(scheduler: Any, sampler: str | None = None) -> Any:
+    """A fresh scheduler that shares nothing with ``scheduler`` but its :data:`Stepper`, if it has one.
+
+    Args:
+        scheduler: the model's own, in the configuration the model was trained for.
+        sampler: a name of :data:`SAMPLERS`; None keeps the model's own sampler.
+
+    Raises:
+        InputError: the name is not known.
+    """
+    if sampler is None:
+        return copy.deepcopy(scheduler)
+    if sampler not in SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS)
+    found, settings = SAMPLERS[sampler]
+    scheduler_class: Any = getattr(diffusers, found) if isinstance(found, str) else found
+    # Without its note of which values were defaults, from_config keeps them all, as it does for a scheduler that was
+    # saved and loaded: PLMS would otherwise differ between the two.
+    config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}
+    fresh = scheduler_class.from_config(config, **settings)
+    stepper = stepper_of(scheduler)
+    return fresh if stepper is None else with_step(fresh, stepper)
+
+
+def with_step(scheduler: Any, stepper: Stepper) -> Any:
+    """A copy of ``scheduler`` whose steps are taken by ``stepper``, and so are those of its copies.
+
+    It is of the same class to everyone who asks, its ``step`` has the same signature, and it saves as what it was.
+    """
+    stock = type(scheduler)
+    signature = inspect.signature(stock.step)
+
+    @functools.wraps(stock.step)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        given = dict(signature.bind(*args, **kwargs).arguments)
+        own = given.pop("self")
+        given |= given.pop("kwargs", {})
+        return stepper(own, functools.partial(stock.step, own), **given)
+
+    other = copy.deepcopy(scheduler)
+    # On the class, because a copy of an instance's function would still be bound to the original.
+    parts = {"__module__": stock.__module__, "step": step, "stepper": staticmethod(stepper)}
+    other.__class__ = type(stock.__name__, (stock,), parts)
+    return other
+
+
+def stepper_of(scheduler: Any) -> Stepper | None:
+    """What takes the steps of a scheduler of :func:`with_step`; None for a stock one."""
+    return getattr(type(scheduler), "stepper", None)
+
+
+def set_steps(scheduler: Any, steps: int, device: Any = None) -> None:
+    """Set the number of sampling steps, checked: diffusers accepts values that fail much later.
+
+    Raises:
+        InputError: ``steps`` is not in 1 .. ``num_train_timesteps``, or the scheduler's settings are not valid.
+    """
+    most = int(scheduler.config.num_train_timesteps)
+    if not 1 <= steps <= most:
+        raise InputError(f"steps {steps} is out of range: this schedule takes 1 to {most}")
+    with settings_of(scheduler):
+        scheduler.set_timesteps(steps, device=device)
+
+
+@contextmanager
+def settings_of(scheduler: Any) -> Iterator[None]:
+    """Say in one line what a scheduler finds wrong with its settings: diffusers looks at most when they are used.
+
+    Raises:
+        InputError: it fails within the block.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        what = f"{type(scheduler).__name__} cannot be used with its settings: {first_line(error)}"
+        raise InputError(what) from error
+
+
+def step_options(scheduler: Any, eta: float, generators: list[Any]) -> dict[str, Any]:
+    """The keyword arguments of ``scheduler.step`` for this noise scale and these per-sample generators.
+
+    Args:
+        eta: DDIM's noise scale (Song et al. 2021, eq. 16), 0 to 1; only DDIM has one.
+
+    Raises:
+        InputError: ``eta`` is out of range, or not zero for a scheduler without one.
+    """
+    check_eta(scheduler, eta)
+    accepted = inspect.signature(scheduler.step).parameters
+    options: dict[str, Any] = {"eta": eta} if "eta" in accepted else {}
+    if "generator" in accepted:
+        options["generator"] = generators
+    return options
+
+
+def check_eta(scheduler: Any, eta: float) -> None:
+    """Raise InputError unless ``eta`` is one that ``scheduler`` can use."""
+    if not 0.0 <= eta <= 1.0:
+        raise InputError(f"eta {eta} is out of range: 0 to 1")
+    if eta > 0 and "eta" not in inspect.signature(scheduler.step).parameters:
+        raise InputError(f"eta {eta} needs the ddim sampler: {type(scheduler).__name__} has no eta")

@@ -1,0 +1,30 @@
+"""The temporal information block: its program, its finite set of activations, cached features, frozen schedules."""
+
+from tempoquant.temporal.cache import cache_features
+from tempoquant.temporal.cached import CachedLayer, StandIn, UnreadLayer, install_stand_ins, stand_ins
+from tempoquant.temporal.finite_set import finite_set_calibration
+from tempoquant.temporal.freeze import freeze_schedule
+from tempoquant.temporal.inputs import most_conditions, temporal_inputs
+from tempoquant.temporal.program import TemporalProgram
+from tempoquant.temporal.prompt_tables import PromptTables, begin_again
+from tempoquant.temporal.table import TemporalTable, has_tables
+from tempoquant.temporal.verify import temporal_program
+
+__all__ = [
+    "CachedLayer",
+    "PromptTables",
+    "StandIn",
+    "TemporalProgram",
+    "TemporalTable",
+    "UnreadLayer",
+    "begin_again",
+    "cache_features",
+    "finite_set_calibration",
+    "freeze_schedule",
+    "has_tables",
+    "install_stand_ins",
+    "most_conditions",
+    "stand_ins",
+    "temporal_inputs",
+    "temporal_program",
+]

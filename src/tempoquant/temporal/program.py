@@ -1,0 +1,155 @@
+"""The temporal information block as a program: what happens between the layers that never see the sample.
+
+One forward is taped. The slice of the tape that leads back from the temporal layers' inputs needs no image, so it can
+be replayed for all time steps at once (TFMQ-DM, CVPR 2024: the features g_i(h(t)) form a finite set).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tempoquant.errors import TempoquantError
+from tempoquant.graph import (
+    SHAPE_ERRORS,
+    TEMPORAL,
+    DenoiserGraph,
+    Op,
+    Probe,
+    Ref,
+    Rows,
+    Tape,
+    batched,
+    map_kind,
+    needed_ops,
+    numbers_in,
+    outside_values,
+    record,
+    same_path,
+    tensors_in,
+)
+
+Apply = Callable[[str, Tensor], Tensor]
+
+
+class TemporalProgram:
+    """The layers that see the time step but not the sample, and the functions between them, batched over rows.
+
+    Attributes:
+        layers: in execution order. shared, projections: those that feed another one (h), and those that do not (g_i).
+        modules: the layers themselves. externals: keys of what comes from outside, a row each: embedded time steps,
+            class embeddings.
+    """
+
+    def __init__(self, probe: Probe, graph: DenoiserGraph):
+        self.probe = probe
+        self.layers = tuple(layer.name for layer in graph.layers if layer.category in TEMPORAL)
+        self.modules = {name: probe.module.get_submodule(name) for name in self.layers}
+        self.shared, self.projections = graph.shared, graph.projections
+        t = probe.timesteps[0]
+        one, two = (record(probe, self.modules, t, batch=batch) for batch in (1, 2))
+        if not same_path(one.ops, two.ops):
+            raise TempoquantError("the temporal layers are run differently in a batch of two than alone")
+        self.taped = one.ops
+        self.ops = needed_ops(batched(one.ops, two.ops))
+        outside = outside_values(self.ops)
+        self.numbers = [n for n in outside if one.shapes[n] != two.shapes[n]]
+        self._check_shapes(one, two)
+        fixed = [n for n in outside if n not in self.numbers]
+        self.constants = record(probe, self.modules, t, wanted=fixed).kept
+        self.externals = tuple(f"external{i}" for i in range(len(self.numbers)))
+
+    def collect(self, timesteps: Sequence[float], conditioning: Sequence[dict] | None = None) -> dict[str, Tensor]:
+        """The externals at each time step, stacked to (R, ...); the denoiser runs once a row, at batch 1.
+
+        Args:
+            timesteps: R values, as the probe's: integers stay integers.
+            conditioning: keyword arguments of each row at batch 1; the probe's variant 0 if none are given.
+
+        Raises:
+            TempoquantError: the denoiser takes another path at one of the rows, or a value that should differ from
+                item to item is one for the whole batch.
+        """
+        rows = [self.probe.conditioning(1, 0) for _ in timesteps] if conditioning is None else conditioning
+        return self.stack([self.record_row(t, given) for t, given in zip(timesteps, rows, strict=True)])
+
+    def record_row(self, timestep: float, given: dict[str, Any], change: Apply | None = None) -> Tape:
+        """Tape one row, keeping what the program takes from outside; see :func:`tempoquant.graph.trace.record`."""
+        wanted = {*self.numbers, *self.constants}
+        tape = record(self.probe, self.modules, timestep, given=given, wanted=wanted, change=change)
+        if not same_path(self.taped, tape.ops):
+            raise TempoquantError(f"the temporal layers are run differently at time step {timestep:g}")
+        if not all(torch.equal(tape.kept[n], value) for n, value in self.constants.items()):
+            raise TempoquantError(
+                "the temporal layers take a value that follows the time step but has no batch of items"
+            )
+        return tape
+
+    def stack(self, tapes: Sequence[Tape]) -> dict[str, Tensor]:
+        """Externals of taped rows, (R, ...) each."""
+        return {k: torch.cat([t.kept[n] for t in tapes]) for n, k in zip(self.numbers, self.externals, strict=True)}
+
+    def run(self, externals: Mapping[str, Tensor], apply: Apply) -> dict[str, Tensor]:
+        """Replay the block; differentiable where ``apply`` is.
+
+        Args:
+            externals: from :meth:`collect`, or R rows of them.
+            apply: ``apply(name, x)`` computes a layer's output from its input, (R, d_in) for a Linear.
+
+        Returns:
+            Every layer's output, (R, d_out). Where one forward calls a layer again, the later outputs are called
+            ``name#2``, ``name#3``, ...
+
+        Raises:
+            TempoquantError: a function between the layers fails on R rows.
+        """
+        values = self.start(externals)
+        outputs: dict[str, Tensor] = {}
+        rows = next(iter(externals.values())).shape[0]
+        for op in self.ops:
+            self.step(op, values, rows, apply)
+            if op.layer:
+                outputs[call_key(op.layer, outputs)] = values[op.outputs[0]]
+        return outputs
+
+    def start(self, externals: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        """The values that are known before the first op."""
+        return {**self.constants, **{n: externals[k] for n, k in zip(self.numbers, self.externals, strict=True)}}
+
+    def step(self, op: Op, values: dict[int, Tensor], rows: int, apply: Apply) -> None:
+        """Run one op, adding what it makes to ``values``."""
+        # An op that changes a tensor in place gets a copy: the tensor may be a layer's output, or an external.
+        known = values if not op.changed else {**values, **{n: values[n].clone() for n in op.changed}}
+        given = map_kind((op.args, op.kwargs), Ref, lambda ref: known[ref.number])
+        args, kwargs = map_kind(given, Rows, lambda count: count.multiple * rows)
+        if op.func is None:
+            made = [apply(op.layer, args[0])]
+        else:
+            try:
+                made = tensors_in(op.func(*args, **kwargs))
+            except SHAPE_ERRORS as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise TempoquantError(
+                    f"{op.label} in the temporal layers cannot be run for several time steps at once: {reason}"
+                ) from None
+        values.update(zip(op.outputs, [*made, *(known[n] for n in op.changed)], strict=True))
+
+    def _check_shapes(self, one: Tape, two: Tape) -> None:
+        for number in self.numbers:
+            a, b = one.shapes[number], two.shapes[number]
+            if (a[:1], b[:1], a[1:]) != ((1,), (2,), b[1:]):
+                taker = next(op for op in self.ops if number in numbers_in(op))
+                raise TempoquantError(
+                    f"{taker.label} in the temporal layers cannot be run for several time steps at once: it takes a "
+                    f"value of shape {a} at batch 1 and {b} at batch 2"
+                )
+
+
+def call_key(layer: str, known: Mapping[str, Any]) -> str:
+    """The key of a layer's next output: its name, then ``name#2`` and so on."""
+    key, call = layer, 1
+    while key in known:
+        call += 1
+        key = f"{layer}#{call}"
+    return key
