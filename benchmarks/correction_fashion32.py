@@ -21,7 +21,7 @@ import tempoquant
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.correction import Trajectories, compare_predictions
 from tempoquant.evaluation.paired import psnr
-from tempoquant.pipelines import Target, resolve
+from tempoquant.pipelines import Model, resolve
 
 MODEL, STEPS, SEED = "fashion32", 20, 1
 CORRECTIONS: dict[str, dict[str, Any] | None] = {
@@ -86,7 +86,7 @@ def one(method: str, clip: bool, eta: float, name: str, args: argparse.Namespace
     }
 
 
-def sqnr(full: Target, made: tempoquant.QuantizedPipeline, run: dict[str, Any], samples: int) -> dict[str, float]:
+def sqnr(full: Model, made: tempoquant.QuantizedPipeline, run: dict[str, Any], samples: int) -> dict[str, float]:
     """Of the noise prediction as the denoiser gives it and as the scheduler uses it, in dB over all steps."""
     plain = made.target.with_scheduler(full.denoiser.scheduler)
     (sums,) = compare_predictions(full, plain, made.clock, Trajectories(range(samples), run), [lambda: None])

@@ -22,8 +22,8 @@ import tempoquant
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.evaluation import compare, reference
 from tempoquant.exporting.runner import ExportedDenoiser
-from tempoquant.pipelines import Target, resolve
-from tempoquant.pipelines.diffusers_model import DiffusersTarget, replaced
+from tempoquant.pipelines import Model, resolve
+from tempoquant.pipelines.diffusers_model import DiffusersModel, replaced
 
 MODEL, STEPS, BATCH = "fashion32", 20, 8
 OURS = (("tfmq-dm", 8, 8), ("tempo-fast", 8, 8), ("tfmq-dm", 4, 8), ("tempo-fast", 4, 8))
@@ -42,7 +42,7 @@ def main() -> None:
     truth = reference(full, projections=(), samples=args.images, steps=STEPS, seed=1)
     found: dict[str, Any] = {"machine": machine(), "samples": args.samples, "images": args.images, "results": []}
 
-    def judged(name: str, target: Target) -> None:
+    def judged(name: str, target: Model) -> None:
         metrics = compare(truth, target)
         row = {"name": name, "psnr": metrics.to_dict()["psnr"]["mean"], "sqnr": metrics.sqnr}
         print({key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
@@ -66,7 +66,7 @@ def main() -> None:
                 judged(f"{recipe.name} exported to {to}", tempoquant.load_exported(out))
 
 
-def recorded(full: Target, samples: int) -> list[list[np.ndarray]]:
+def recorded(full: Model, samples: int) -> list[list[np.ndarray]]:
     """(x_t, t) of every call along full-precision trajectories, in batches of ``BATCH``."""
     seen: list[list[np.ndarray]] = []
 
@@ -82,16 +82,16 @@ def recorded(full: Target, samples: int) -> list[list[np.ndarray]]:
     return seen
 
 
-def drawing(full: Target, model: Any) -> Target:
+def drawing(full: Model, model: Any) -> Model:
     """The pipeline with an OpenVINO model in the place of its denoiser."""
     made = compiled(model)
 
     def session(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         return made([arrays["sample"], arrays["timestep"]])[0]
 
-    assert isinstance(full, DiffusersTarget)
+    assert isinstance(full, DiffusersModel)
     config = {k: v for k, v in full.denoiser.module.config.items() if not k.startswith("_")}
-    return DiffusersTarget(replaced(full.pipe, unet=ExportedDenoiser(session, config)), "openvino")
+    return DiffusersModel(replaced(full.pipe, unet=ExportedDenoiser(session, config)), "openvino")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from inference import cifar10
 
 import tempoquant
 from tempoquant.checkpoint.evidence import machine
-from tempoquant.pipelines import DiffusersTarget
+from tempoquant.pipelines import DiffusersModel
 
 CALLS = 3
 WIDTHS = ((8, 8), (4, 8))
@@ -66,7 +66,7 @@ def folders(work: Path) -> list[tuple[str, str, Path]]:
     calibration = {"samples": 1, "steps": 2, "rows": 2, "rows_per_step": 1}
     for weights, activations in WIDTHS:
         recipe = tempoquant.method_recipe("rtn", weights=weights, activations=activations, calibration=calibration)
-        quantized = tempoquant.quantize(DiffusersTarget(pipe, "cifar10"), recipe)
+        quantized = tempoquant.quantize(DiffusersModel(pipe, "cifar10"), recipe)
         ours, exported = work / recipe.name, work / f"{recipe.name} openvino"
         quantized.save_pretrained(ours)
         tempoquant.export(quantized, exported, "openvino")

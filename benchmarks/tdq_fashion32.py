@@ -23,7 +23,7 @@ from tempoquant.checkpoint.evidence import machine
 from tempoquant.evaluation import Reference, compare, feature_extractor, frechet_distance, reference, save_grid
 from tempoquant.graph import read_denoiser
 from tempoquant.job import probe_of
-from tempoquant.pipelines import Target, resolve, to_images
+from tempoquant.pipelines import Model, resolve, to_images
 from tempoquant.progress import RichProgress
 from tempoquant.training import Rhythm
 from tempoquant.workplace import partial_of
@@ -134,7 +134,7 @@ def recipe_length(recipe: tempoquant.Recipe) -> str:
     return "" if how is None else f"{how.steps}x{how.batch} "
 
 
-def made(full: Target, recipe: tempoquant.Recipe, args: argparse.Namespace) -> tuple[Any, float]:
+def made(full: Model, recipe: tempoquant.Recipe, args: argparse.Namespace) -> tuple[Any, float]:
     """The quantized model, continued where it was stopped, and the seconds of this part of the work."""
     start, recording = time.perf_counter(), args.work / f"recording-{args.samples}-seed-{recipe.seed}"
     if recipe.training is None:
@@ -149,7 +149,7 @@ def made(full: Target, recipe: tempoquant.Recipe, args: argparse.Namespace) -> t
     return quantized, time.perf_counter() - start
 
 
-def full_precision(full: Target, args: argparse.Namespace) -> Reference:
+def full_precision(full: Model, args: argparse.Namespace) -> Reference:
     """What every row is compared with, image by image."""
     graph = read_denoiser(probe_of(full, tempoquant.method_recipe("rtn", calibration={"steps": STEPS})))
     few = min(8, args.images)
@@ -158,7 +158,7 @@ def full_precision(full: Target, args: argparse.Namespace) -> Reference:
     )
 
 
-def drawn(target: Target, args: argparse.Namespace) -> torch.Tensor:
+def drawn(target: Model, args: argparse.Namespace) -> torch.Tensor:
     """Samples for the distance between distributions, (N, C, H, W) uint8: of noise that nothing else uses."""
     images = target.generate(args.drawn, steps=STEPS, seed=SEED + 1, batch_size=64, progress=RichProgress())
     return to_images(images).permute(0, 3, 1, 2).contiguous()

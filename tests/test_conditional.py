@@ -18,7 +18,7 @@ from tempoquant.graph import read_denoiser
 from tempoquant.intervals import Clock, TableInterval
 from tempoquant.job import probe_of, record_trajectories
 from tempoquant.methods import method_recipe
-from tempoquant.pipelines import BareTarget, condition_variants, resolve
+from tempoquant.pipelines import BareModel, condition_variants, resolve
 from tempoquant.pipelines.prompts import read_prompts
 from tempoquant.progress import Silent
 from tempoquant.reconstruction.lockstep import doubled
@@ -133,7 +133,7 @@ def test_conditions_that_the_reader_is_shown_differ():
 
 def test_a_condition_of_zeros_hides_no_sample():
     """SDXL draws without a prompt from an embedding of zeros, for which cross-attention is zero whatever the sample."""
-    target = BareTarget(replace(labelled_denoiser(), call=lambda module, sample, timestep, text: sample))
+    target = BareModel(replace(labelled_denoiser(), call=lambda module, sample, timestep, text: sample))
     texts = torch.stack([torch.zeros(2, 3), torch.ones(2, 3)])
     shown = condition_variants(target, {"text": texts}, steps=2, seed=0)
     assert [float(shown(1, variant)["text"].mean()) for variant in (0, 1)] == [1.0, 0.0]
@@ -172,7 +172,7 @@ def test_wrong_conditioning_is_refused_before_any_work(tmp_path, make, condition
 
 
 def test_a_target_that_says_it_is_conditional(tmp_path):
-    target = BareTarget(labelled_denoiser(), conditional=True)
+    target = BareModel(labelled_denoiser(), conditional=True)
     with pytest.raises(InputError, match="needs conditioning: give its keyword tensors"):
         tempoquant.quantize(target, recipe(), out=tmp_path / "out")
 

@@ -13,7 +13,7 @@ from tempoquant import job
 from tempoquant.checkpoint.blueprint import interval_providers, quantized_layers, quantized_products
 from tempoquant.graph import read_denoiser
 from tempoquant.intervals import Clock, ConstantInterval, TableInterval
-from tempoquant.pipelines import DiffusersTarget, state_hash
+from tempoquant.pipelines import DiffusersModel, state_hash
 from tempoquant.planning.plan import plan_layers
 from tempoquant.progress import Silent
 from tempoquant.reconstruction import stage as stages
@@ -42,7 +42,7 @@ def stage(tmp_path):
     """The job up to its weight stage, by hand."""
 
     def begin(recipe):
-        target = DiffusersTarget(unet_pipeline())
+        target = DiffusersModel(unet_pipeline())
         probe = job.probe_of(target, recipe)
         graph = read_denoiser(probe)
         plans = plan_layers(graph, recipe)

@@ -170,7 +170,7 @@ def test_a_conditional_pipelines_own_call(tmp_path):
         def observe(k, t, indices, sample, prediction):
             seen[seed].append((k, float(t[0])))
 
-        return made.generate(IMAGES, steps=4, seed=seed, batch_size=4, conditioning=given, observer=observe)
+        return made.generate(IMAGES, steps=4, seed=seed, batch_size=4, conditioning=given, step_callback=observe)
 
     check(draw)
     # Nobody is told of another's calls: two batches of four steps, alone and at once.

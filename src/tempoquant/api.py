@@ -19,9 +19,9 @@ from tempoquant.job import Places, full_precision, run_job
 from tempoquant.models import HeadsUNet2DModel
 from tempoquant.outputs import Kind, Output, interrupted_replacement, is_unfinished, writing
 from tempoquant.pipelines import (
-    BareTarget,
-    DiffusersTarget,
-    Target,
+    BareModel,
+    DiffusersModel,
+    Model,
     conditioning_in_float32,
     example_conditions,
     load_pipeline,
@@ -234,7 +234,7 @@ def _held(out: Path | str | None, overwrite: bool) -> AbstractContextManager[Out
 
 
 def _check_freezing(
-    target: Target,
+    target: Model,
     recipe: Recipe,
     freeze: bool,
     conditioning: Mapping[str, Any] | None,
@@ -274,13 +274,13 @@ def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[
     return build
 
 
-def _around(root: Path, component: str, module: nn.Module, denoiser: Denoiser | None) -> Target:
+def _around(root: Path, component: str, module: nn.Module, denoiser: Denoiser | None) -> Model:
     """The target that a folder's other components make around its denoiser."""
     if component == "denoiser":
         assert denoiser is not None
-        return BareTarget(replace(denoiser, module=module))
+        return BareModel(replace(denoiser, module=module))
     try:
         pipe = load_pipeline(root, **{component: module})
     except Exception as error:
         raise FormatError(f"{root} cannot be loaded as a diffusers folder: {first_line(error)}") from error
-    return DiffusersTarget(pipe, root.name)
+    return DiffusersModel(pipe, root.name)

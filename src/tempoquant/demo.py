@@ -14,7 +14,7 @@ from tempoquant.evaluation import Reference, compare, reference, save_grid
 from tempoquant.graph import read_denoiser
 from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
-from tempoquant.pipelines import Target, resolve, to_images
+from tempoquant.pipelines import Model, resolve, to_images
 from tempoquant.progress import Progress
 from tempoquant.recipe import Recipe
 
@@ -65,7 +65,7 @@ def run_demo(out: Path, *, calibration_samples: int, images: int, seed: int, pro
     save_grid(picture, out / "samples.png")
 
 
-def _truth(full: Target, images: int, seed: int, progress: Progress) -> Reference:
+def _truth(full: Model, images: int, seed: int, progress: Progress) -> Reference:
     probe = probe_of(full, method_recipe("rtn", calibration={"steps": STEPS}))
     projections = read_denoiser(probe).projections
     few = min(8, images)
@@ -74,7 +74,7 @@ def _truth(full: Target, images: int, seed: int, progress: Progress) -> Referenc
     )
 
 
-def _row(full: Target, truth: Reference, recipe: Recipe, places: tuple[Path, Path], progress: Progress) -> DemoRow:
+def _row(full: Model, truth: Reference, recipe: Recipe, places: tuple[Path, Path], progress: Progress) -> DemoRow:
     """Quantize and judge one row; ``places`` are where models are kept, and where rows share their work."""
     out, work = places
     start = time.perf_counter()

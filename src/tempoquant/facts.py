@@ -7,11 +7,11 @@ from tempoquant.checkpoint import described_stand_ins, machine
 from tempoquant.graph import Category
 from tempoquant.job import Quantized
 from tempoquant.layers import quantized_products
-from tempoquant.pipelines import Target, state_hash
+from tempoquant.pipelines import Model, state_hash
 from tempoquant.temporal import stand_ins
 
 
-def facts_of(target: Target, quantized: Quantized, conditioning: Mapping[str, Any] | None) -> dict[str, Any]:
+def facts_of(target: Model, quantized: Quantized, conditioning: Mapping[str, Any] | None) -> dict[str, Any]:
     """What is known of a model when it is made, as plain JSON data.
 
     Args:

@@ -23,7 +23,7 @@ from tempoquant.errors import InputError
 from tempoquant.graph import DenoiserGraph, Probe
 from tempoquant.intervals import Clock
 from tempoquant.layers import install_attention, quantized_layers
-from tempoquant.pipelines import Target, condition_variants, in_float32, resolve
+from tempoquant.pipelines import Model, condition_variants, in_float32, resolve
 from tempoquant.planning import Coverage, Reading, coverage_of, read, warn_of_float
 from tempoquant.progress import Progress
 from tempoquant.recipe import Recipe
@@ -86,7 +86,7 @@ class Places:
 
 
 def run_job(
-    target: Target,
+    target: Model,
     recipe: Recipe,
     places: Places,
     progress: Progress,
@@ -147,7 +147,7 @@ def run_job(
     return Quantized(module, blueprint, clock, graph, coverage, watch, correction, measured)
 
 
-def full_precision(model: Any) -> Target:
+def full_precision(model: Any) -> Model:
     """The target that ``model`` names, in float32, to be quantized. For the forms see :func:`pipelines.resolve`.
 
     Raises:
@@ -159,7 +159,7 @@ def full_precision(model: Any) -> Target:
     return in_float32(target)
 
 
-def probe_of(target: Target, recipe: Recipe, conditioning: Mapping[str, Any] | None = None) -> Probe:
+def probe_of(target: Model, recipe: Recipe, conditioning: Mapping[str, Any] | None = None) -> Probe:
     """How the graph reader may run the denoiser: at time steps of the recipe's own schedule."""
     scheduler = build_scheduler(target.denoiser.scheduler, recipe.calibration.sampler)
     set_steps(scheduler, recipe.calibration.steps)
@@ -175,7 +175,7 @@ def probe_of(target: Target, recipe: Recipe, conditioning: Mapping[str, Any] | N
 
 
 def record_trajectories(
-    target: Target, recipe: Recipe, folder: Path, progress: Progress, conditioning: Mapping[str, Any] | None = None
+    target: Model, recipe: Recipe, folder: Path, progress: Progress, conditioning: Mapping[str, Any] | None = None
 ) -> Store:
     """The full-precision recording that ``recipe`` asks for."""
     wanted = recipe.calibration
@@ -194,7 +194,7 @@ def record_trajectories(
 
 
 def correct(
-    compared: tuple[Target, Target],
+    compared: tuple[Model, Model],
     reading: Reading,
     clock: Clock,
     recipe: Recipe,

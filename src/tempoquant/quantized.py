@@ -27,7 +27,7 @@ from tempoquant.intervals import Clock
 from tempoquant.kernels import use_engine
 from tempoquant.learned import bake, can_bake, kept_networks
 from tempoquant.outputs import Kind, writing
-from tempoquant.pipelines import Target, condition_rows, example_conditions
+from tempoquant.pipelines import Model, condition_rows, example_conditions
 from tempoquant.precision import in_float32
 from tempoquant.recipe import Recipe
 from tempoquant.sampling import Denoiser, TablesBySchedule, build_scheduler, set_steps
@@ -49,7 +49,7 @@ class QuantizedPipeline:
 
     def __init__(
         self,
-        target: Target,
+        target: Model,
         blueprint: Blueprint,
         clock: Clock,
         facts: dict[str, Any],
@@ -184,7 +184,7 @@ class QuantizedPipeline:
 
     @in_float32
     def generate(self, samples: int, **options: Any) -> Tensor:
-        """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Target.generate`.
+        """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Model.generate`.
 
         Layers that see no sample run once for all batches of the same prompts, see :func:`prompt_tables`, and calls are
         played back from the third on, see :func:`replayed`.

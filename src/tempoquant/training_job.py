@@ -18,7 +18,7 @@ from tempoquant.evaluation import ImageSet, save_grid
 from tempoquant.intervals import Clock
 from tempoquant.job import Quantized, probe_of, record_trajectories
 from tempoquant.layers import install_attention, install_layers
-from tempoquant.pipelines import Target, is_image, to_images
+from tempoquant.pipelines import Model, is_image, to_images
 from tempoquant.planning import Reading, coverage_of, read, warn_of_float
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Recipe
@@ -57,7 +57,7 @@ class TrainingData:
 
 
 def run_training(
-    target: Target,
+    target: Model,
     recipe: Recipe,
     data: TrainingData,
     places: tuple[Path, Path],
@@ -107,7 +107,7 @@ def run_training(
     return Quantized(module, blueprint, clock, graph, coverage, watch)
 
 
-def begin(target: Target, recipe: Recipe, reading: Reading, store: Store, clock: Clock, progress: Progress) -> Trainee:
+def begin(target: Model, recipe: Recipe, reading: Reading, store: Store, clock: Clock, progress: Progress) -> Trainee:
     """A copy of the denoiser that can train, its intervals where calibration on the recording puts them."""
     train_timesteps = int(target.denoiser.scheduler.config.num_train_timesteps)
     plans = reading.plans(recipe)
@@ -131,7 +131,7 @@ def keep_evidence(folder: Path, into: Path) -> None:
         shutil.copy(path, into / path.name)
 
 
-def _drawing(target: Target, recipe: Recipe, folder: Path, conditioning: Mapping[str, Any] | None) -> Any:
+def _drawing(target: Model, recipe: Recipe, folder: Path, conditioning: Mapping[str, Any] | None) -> Any:
     """Draws the first samples of a network at a step of its training, as a picture."""
     own = recipe.calibration
     count = min(PICTURED, own.samples)

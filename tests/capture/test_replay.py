@@ -1,4 +1,4 @@
-"""Calls played back from a tape: the same bits, whatever changes from call to call; anything else stays as it was."""
+"""Calls played back from a graph: the same bits, whatever changes from call to call; anything else stays as it was."""
 
 import copy
 import dataclasses
@@ -11,11 +11,11 @@ from torch import nn
 
 import tempoquant
 from conditional_models import dit_pipeline, large_text_pipeline, text_pipeline
-from tempoquant.capture.graph import Recorder, Tape
-from tempoquant.capture.replay import MOST_TAPES, Replay
+from tempoquant.capture.graph import CapturedGraph, GraphCapture
+from tempoquant.capture.replay import MOST_GRAPHS, Replay
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
-from tempoquant.kernels.norm_fusion import Awaited
+from tempoquant.kernels.norm_fusion import DeferredGroupNorm
 from tempoquant.kernels.passes import GroupNorm
 from tempoquant.layers import quantized_layers
 from tempoquant.layers.opaque import CAPTURE
@@ -159,20 +159,20 @@ def test_what_cannot_be_played_back_is_computed(kind, played):
 
 def test_a_tape_leaves_out_what_nobody_reads_and_frees_the_rest():
     x = torch.randn(2, 3)
-    with Recorder([x]) as recorder, torch.inference_mode():
+    with GraphCapture([x]) as capture, torch.inference_mode():
         y = (x + 1) / 1.0
         y.sin()
         parts = torch.cat([y, x.double().float()]).chunk(2)
         result = {"made": parts[0] * 2, "given": None}
-    tape = recorder.tape(result)
-    names = [str(node.function) for node in tape.nodes]
-    assert recorder.why is None
+    graph = capture.graph(result)
+    names = [str(node.function) for node in graph.nodes]
+    assert capture.why is None
     assert not any("sin" in name or "div" in name for name in names)
-    freed = [slot for node in tape.nodes for slot in node.done]
-    assert len(freed) == len(set(freed)) == tape.size - 2
+    freed = [slot for node in graph.nodes for slot in node.done]
+    assert len(freed) == len(set(freed)) == graph.size - 2
     other = torch.randn(2, 3)
-    assert torch.equal(tape([other])["made"], (other + 1) * 2)
-    assert tape([other])["given"] is None
+    assert torch.equal(graph([other])["made"], (other + 1) * 2)
+    assert graph([other])["given"] is None
 
 
 def test_an_input_given_twice_is_no_other_given_once():
@@ -195,9 +195,9 @@ def test_arguments_that_cannot_be_told_apart_take_the_usual_way():
 
 def test_a_waiting_norm_of_a_constant_is_not_recorded():
     constant, norm = torch.randn(1, 4, 2, 2), GroupNorm(2, torch.ones(4), torch.zeros(4), 1e-5)
-    with Recorder([]) as recorder, torch.inference_mode():
-        recorder.whole(lambda x: x.computed())(Awaited(constant, norm, False))
-    assert recorder.why == "a norm waits whose input it does not compute"
+    with GraphCapture([]) as capture, torch.inference_mode():
+        capture.whole(lambda x: x.computed())(DeferredGroupNorm(constant, norm, False))
+    assert capture.why == "a norm waits whose input it does not compute"
 
 
 def test_gradients_and_training_take_the_usual_way():
@@ -269,7 +269,7 @@ def test_the_last_shapes_are_kept():
         for batch in range(1, 31):
             for _ in range(3):
                 module(torch.randn(batch, 1, 8, 8), steps)
-        assert (len(replay.shapes), replay.played) == (MOST_TAPES, 30)
+        assert (len(replay.shapes), replay.played) == (MOST_GRAPHS, 30)
         module(torch.randn(30, 1, 8, 8), steps)
         module(torch.randn(1, 1, 8, 8), steps)
         assert replay.played == 31
@@ -355,7 +355,7 @@ def test_what_fails_while_it_is_recorded_is_computed():
 def test_a_tape_that_fails_is_played_no_more(monkeypatch, at):
     module, clock, played = Odd("changes").eval(), Clock(torch.tensor([0.0, 1.0]), 1, "timestep"), []
     calls = [(x, torch.tensor([0.0])) for x, _ in calls_of(6)]
-    wanted, run = outputs(module, calls), Tape.__call__
+    wanted, run = outputs(module, calls), CapturedGraph.__call__
 
     def failing(self, inputs):
         played.append(1)
@@ -363,7 +363,7 @@ def test_a_tape_that_fails_is_played_no_more(monkeypatch, at):
             raise RuntimeError("on purpose")
         return run(self, inputs)
 
-    monkeypatch.setattr(Tape, "__call__", failing)
+    monkeypatch.setattr(CapturedGraph, "__call__", failing)
     with Replay(module, clock):
         assert all(torch.equal(a, b) for a, b in zip(outputs(module, calls), wanted, strict=True))
     assert len(played) == at

@@ -63,9 +63,9 @@ def test_sizes_are_sums_of_tensor_bytes(tmp_path):
     path = tmp_path / "out" / "unet" / WEIGHTS
     stored = load_file(path)
     config = json.loads((path.parent / "config.json").read_text())["quantization_config"]
-    bytes_of = {name: tensor.numel() * tensor.element_size() for name, tensor in stored.items()}
-    assert size["total"] == sum(bytes_of.values())
-    assert size["weights"] == sum(bytes_of[f"{name}.weight"] for name in config["layers"])
+    fused_quantize_to_uint8 = {name: tensor.numel() * tensor.element_size() for name, tensor in stored.items()}
+    assert size["total"] == sum(fused_quantize_to_uint8.values())
+    assert size["weights"] == sum(fused_quantize_to_uint8[f"{name}.weight"] for name in config["layers"])
     assert size["headers"] == path.stat().st_size - size["total"]
     assert size["full"] == sum(4 * p.numel() for p in pipe.unet.parameters())
     tables = [entry for entry in config["intervals"] if entry["kind"] == "table"]

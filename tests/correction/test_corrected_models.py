@@ -13,7 +13,7 @@ from tempoquant import job
 from tempoquant.correction import Trajectories, compare_predictions, quantization_noise
 from tempoquant.errors import FormatError, InputError
 from tempoquant.intervals import Clock
-from tempoquant.pipelines import BareTarget, DiffusersTarget
+from tempoquant.pipelines import BareModel, DiffusersModel
 from tempoquant.recipe import Recipe
 from tempoquant.sampling.schedulers import stepper_of
 from tiny import bare_denoiser, small_recipe, unet_pipeline
@@ -107,7 +107,7 @@ def test_schedulers_of_other_predictions_are_refused_before_any_work(tmp_path):
         tempoquant.quantize(pipe, recipe(), out=tmp_path / "out")
     assert not list(tmp_path.iterdir())
     made = tempoquant.quantize(unet_pipeline(), recipe())
-    again = DiffusersTarget(unet_pipeline()).with_scheduler(made.denoiser.scheduler)
+    again = DiffusersModel(unet_pipeline()).with_scheduler(made.denoiser.scheduler)
     with pytest.raises(InputError, match="already corrected"):
         tempoquant.quantize(again, recipe())
 
@@ -158,7 +158,7 @@ def test_pairs_are_taken_after_guidance(kind, tmp_path):
     pipe = text_pipeline(tmp_path) if kind == "text" else dit_pipeline()
     given = {"prompt": ["a b", "c"]} if kind == "text" else {"class_labels": [1, 7]}
     given["guidance_scale"] = scale
-    full = DiffusersTarget(pipe)
+    full = DiffusersModel(pipe)
     run = {"steps": steps, "seed": 0}
     wanted, clock = {}, []
 
@@ -170,7 +170,7 @@ def test_pairs_are_taken_after_guidance(kind, tmp_path):
         wanted[float(t[0])] = float(guided.square().mean())
         clock.append(float(t[0]))
 
-    full.generate(2, observer=observe, conditioning=given, **run)
+    full.generate(2, step_callback=observe, conditioning=given, **run)
     rows = Clock(torch.tensor(clock), None, "timestep")
     (sums,) = compare_predictions(full, full, rows, Trajectories(range(2), run, given), [lambda: None])
     count, _, _, ee, qq, eq = (part.sum(1) for part in sums.by_channel())
@@ -224,10 +224,10 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
 
 
 def test_variants_are_measured_apart():
-    target, order = BareTarget(bare_denoiser()), []
+    target, order = BareModel(bare_denoiser()), []
     run = {"steps": 4, "seed": 0}
     clock = Clock(torch.tensor([0.0, 25.0, 50.0, 75.0]), 1, "timestep")
-    other = BareTarget(bare_denoiser(seed=1))
+    other = BareModel(bare_denoiser(seed=1))
     last = other.denoiser.module.last.weight
 
     def scaled(factor):

@@ -10,7 +10,7 @@ from scipy.stats import linregress
 from tempoquant.correction import PairSums, Trajectories, compare_predictions, correction_tables, quantization_noise
 from tempoquant.errors import FormatError, InputError
 from tempoquant.intervals import Clock
-from tempoquant.pipelines import BareTarget
+from tempoquant.pipelines import BareModel
 
 
 def pairs(seed=0, batch=6, slope=0.2, spread=0.1):
@@ -104,9 +104,9 @@ def test_least_squares_gain_is_the_nearest():
 @pytest.mark.parametrize(("sampler", "eta"), [(None, 0.0), (None, 1.0), ("ddpm", 0.0), ("plms", 0.0), ("dpm++", 0.0)])
 def test_a_known_noise_is_found_on_the_full_precision_trajectory(sampler, eta):
     run = {"steps": STEPS, "seed": 5, "sampler": sampler, "eta": eta}
-    full, quantized = BareTarget(gaussian(False)), BareTarget(gaussian(True))
+    full, quantized = BareModel(gaussian(False)), BareModel(gaussian(True))
     steps = []
-    full.walk(2, lambda seen: steps.append(float(seen.t[0])), **run)
+    full.run_trajectories(2, lambda seen: steps.append(float(seen.t[0])), **run)
     clock = Clock(torch.tensor(steps), 1, "timestep")
     trajectories = Trajectories(range(24), run, batch_size=10)
     (sums,) = compare_predictions(full, quantized, clock, trajectories, [lambda: None])
@@ -118,12 +118,14 @@ def test_a_known_noise_is_found_on_the_full_precision_trajectory(sampler, eta):
     # The pairs are of one sample each: what is not the residual is exactly linear, so no other x_t was compared.
     ee = sums.by_channel()[3]
     truth = {float(t): torch.zeros(2, dtype=torch.float64) for t in clock.timesteps}
-    full.generate(24, observer=lambda k, t, i, x, p: truth[float(t[0])].add_(p.double().square().sum((0, 2, 3))), **run)
+    full.generate(
+        24, step_callback=lambda k, t, i, x, p: truth[float(t[0])].add_(p.double().square().sum((0, 2, 3))), **run
+    )
     assert torch.allclose(ee, torch.stack([truth[float(t)] for t in clock.timesteps]), rtol=1e-9)
 
 
 def test_time_steps_that_the_denoiser_does_not_see_are_refused():
-    target = BareTarget(gaussian(False, schedule()))
+    target = BareModel(gaussian(False, schedule()))
     clock = Clock(known().timesteps / 1000, 1, "timestep")
     with pytest.raises(InputError, match="takes no step at t = 0"):
         run = {"steps": STEPS, "seed": 0}

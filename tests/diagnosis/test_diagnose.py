@@ -74,7 +74,7 @@ def test_errors_by_closed_form(full):
         steps=4,
         seed=1,
         batch_size=2,
-        observer=lambda k, t, i, x, p: shown.append(p.double().square().mean()),
+        step_callback=lambda k, t, i, x, p: shown.append(p.double().square().mean()),
     )
     power = [float(sum(shown[k::4][i] * n for i, n in enumerate((2, 1))) / 3) for k in range(4)]
     wanted = [10 * math.log10(p / 0.03**2) for p in power]
@@ -92,7 +92,7 @@ def test_trajectories_are_told_apart(full):
         ("others", changed(full, weight=0.55)),
     ):
         seen: list[list[Tensor]] = [[] for _ in range(4)]
-        images = sample(model, samples=3, steps=4, seed=1, observer=lambda k, t, i, x, p, s=seen: s[k].append(x))
+        images = sample(model, samples=3, steps=4, seed=1, step_callback=lambda k, t, i, x, p, s=seen: s[k].append(x))
         pictures[name] = torch.stack([torch.cat(x) for x in seen]).double(), images
     truth = pictures["full"][0].flatten(1)
     for row, name in enumerate(("all", "temporal", "others")):
@@ -122,7 +122,9 @@ def test_a_range_of_steps_is_the_quantized_model_there(full):
 def test_activations_and_memory_of_batches(full):
     found = diagnose(changed(full, shift=0.3), full, **RUN)
     samples = []
-    sample(full, samples=3, steps=4, seed=1, batch_size=3, observer=lambda k, t, i, x, p: samples.append(x.flatten()))
+    sample(
+        full, samples=3, steps=4, seed=1, batch_size=3, step_callback=lambda k, t, i, x, p: samples.append(x.flatten())
+    )
     conv = found.activations[1]
     for k, x in enumerate(samples):
         wanted = torch.quantile(x, torch.tensor([0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0]))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tempoquant.errors import InputError, NumericsError
 from tempoquant.evaluation import compare, evaluate_pair, psnr, reference, ssim
-from tempoquant.pipelines import BareTarget, DiffusersTarget
+from tempoquant.pipelines import BareModel, DiffusersModel
 from tempoquant.sampling.denoiser import Denoiser
 from tempoquant.sampling.sampling import sample
 
@@ -59,7 +59,7 @@ def test_metrics_by_independent_computation(full):
     assert metrics.timesteps == [75, 50, 50, 25, 0]
     # The prediction differs by 0.03 everywhere, at inputs of the full-precision trajectory of samples 0 and 1.
     seen = []
-    sample(full, samples=2, steps=4, seed=1, sampler="plms", observer=lambda k, t, i, x, p: seen.append(p.clone()))
+    sample(full, samples=2, steps=4, seed=1, sampler="plms", step_callback=lambda k, t, i, x, p: seen.append(p.clone()))
     power = [float(p.double().square().mean()) for p in seen]
     np.testing.assert_allclose(metrics.sqnr_steps, [10 * math.log10(p / 0.03**2) for p in power], atol=1e-4)
     assert metrics.sqnr == pytest.approx(10 * math.log10(sum(power) / len(power) / 0.03**2), abs=1e-4)
@@ -105,7 +105,7 @@ def test_conditional_pipelines_are_compared_branch_by_branch():
     )
     vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=16)
     pipe = DiTPipeline(transformer.eval(), vae.eval(), DDIMScheduler(num_train_timesteps=100))
-    target, projection = DiffusersTarget(pipe), "transformer_blocks.0.norm1.linear"
+    target, projection = DiffusersModel(pipe), "transformer_blocks.0.norm1.linear"
     given = {"class_labels": [1, 2, 3], "guidance_scale": 2.0}
     run = {**RUN, "projections": [projection], "steps": 2}
     base = reference(target, conditioning=given, **run)
@@ -179,9 +179,9 @@ def test_images_too_small_for_its_window_have_no_ssim():
 
 
 def test_samples_that_are_not_finite_are_no_metric(full, monkeypatch):
-    base, decode = reference(full, **RUN), BareTarget.decode
+    base, decode = reference(full, **RUN), BareModel.decode
     # As of an autoencoder whose half precision overflows.
-    monkeypatch.setattr(BareTarget, "decode", lambda self, x: decode(self, x) + math.inf)
+    monkeypatch.setattr(BareModel, "decode", lambda self, x: decode(self, x) + math.inf)
     for run in (lambda: reference(full, **RUN), lambda: compare(base, full)):
         with pytest.raises(NumericsError, match="samples of net are not finite"):
             run()

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from graph_models import Attend, Plain, Tokens, probe_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graph_models import Attend, Plain, Tokens, probe_of
 from tempoquant.graph import Source
 from tempoquant.graph.arithmetic import count_arithmetic
 

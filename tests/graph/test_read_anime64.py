@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from graph_models import probe_of
 
+from graph_models import probe_of
 from tempoquant.graph import AttentionProduct, Category, TimeArgument, Unit, read_denoiser
 from tempoquant.temporal.verify import temporal_program
 

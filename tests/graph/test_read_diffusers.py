@@ -1,7 +1,6 @@
 """Reading diffusers' denoisers; all expectations are written by hand from their architectures."""
 
 from graph_models import labels, probe_of, prompts, text_conditional, transformer, unconditional
-
 from tempoquant.graph import AttentionProduct, Category, DenoiserGraph, TimeArgument, Unit, read_denoiser
 
 RESNETS = (

@@ -4,10 +4,10 @@ from itertools import count
 
 import pytest
 import torch
-from graph_models import Plain, probe_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graph_models import Plain, probe_of
 from tempoquant.errors import InputError
 from tempoquant.graph import read_denoiser
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from graph_models import Plain, labels, probe_of, prompts, text_conditional, transformer, unconditional
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graph_models import Plain, labels, probe_of, prompts, text_conditional, transformer, unconditional
 from tempoquant.graph import Probe, read_denoiser, reader
 from tempoquant.graph.probing import smaller
 from tempoquant.temporal import verify
@@ -46,7 +46,7 @@ def test_what_is_read_is_that_of_the_full_size(conditioned, monkeypatch):
     assert found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
-class Spread(nn.Module):
+class RangeObserver(nn.Module):
     """Time steps as a map of the image's size, which a convolution sees."""
 
     def __init__(self, by: str):
@@ -65,7 +65,7 @@ class Spread(nn.Module):
 
 @pytest.mark.parametrize("by", ["outside", "a layer's output"])
 def test_a_time_step_spread_over_the_image_keeps_its_size(by):
-    probe: Probe = probe_of(Spread(by), (4, 32, 32))
+    probe: Probe = probe_of(RangeObserver(by), (4, 32, 32))
     program = temporal_program(probe, read_denoiser(probe))
     assert program.probe is probe
     with torch.no_grad():

@@ -1,9 +1,9 @@
 """Which argument carries the time step."""
 
 import pytest
-from graph_models import Plain, probe_of
 from torch import Tensor
 
+from graph_models import Plain, probe_of
 from tempoquant.errors import InputError
 from tempoquant.graph import TimeArgument, read_denoiser
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tempoquant.intervals import Clock, ConstantInterval, Numbers, SteppedInterval, TableInterval
+from tempoquant.intervals import Clock, ConstantInterval, ScalarQParams, SteppedInterval, TableInterval
 from tempoquant.numerics import affine_qparams
 
 
@@ -19,17 +19,17 @@ def test_a_table_gives_the_current_rows():
     provider = table()
     for row in (2, 0, 1):
         provider.clock.row = torch.tensor(row)
-        assert provider.numbers() == Numbers.of(provider())
-        assert provider.numbers().s_out == pytest.approx(1.5 * provider.numbers().s_in)
+        assert provider.scalar_qparams() == ScalarQParams.of(provider())
+        assert provider.scalar_qparams().s_out == pytest.approx(1.5 * provider.scalar_qparams().s_in)
     provider.clock.row = torch.tensor([0, 1])
-    assert provider.numbers() is None
+    assert provider.scalar_qparams() is None
 
 
 @pytest.mark.parametrize("change", ["in place", "another tensor", "copy"])
 def test_changed_tensors_are_read_again(change):
     provider = table()
     provider.clock.row = torch.tensor(1)
-    before = provider.numbers()
+    before = provider.scalar_qparams()
     if change == "copy":
         provider = copy.deepcopy(provider)
     with torch.no_grad():
@@ -37,25 +37,25 @@ def test_changed_tensors_are_read_again(change):
             provider.scale = provider.scale * 2
         else:
             provider.scale.mul_(2)
-    assert provider.numbers().s_in == 2 * before.s_in
-    assert provider.numbers() == Numbers.of(provider())
+    assert provider.scalar_qparams().s_in == 2 * before.s_in
+    assert provider.scalar_qparams() == ScalarQParams.of(provider())
 
 
 def test_constant_and_stepped_intervals_have_numbers_too():
     grid = affine_qparams(torch.tensor(-1.0), torch.tensor(3.0), 8)
     constant = ConstantInterval(grid, 8)
-    assert constant.numbers() == Numbers.of(constant())
+    assert constant.scalar_qparams() == ScalarQParams.of(constant())
     constant.scale.mul_(3)
-    assert constant.numbers() == Numbers.of(constant())
+    assert constant.scalar_qparams() == ScalarQParams.of(constant())
     clock = Clock(torch.tensor([10.0, 20.0]), 1, "t")
     stepped = SteppedInterval(torch.tensor([0.1, 0.2]), torch.zeros(2), torch.tensor([4, 8]), clock)
     clock.row = torch.tensor(0)
-    assert stepped.numbers() == Numbers(pytest.approx(0.1), 0.0, 0.0, 15.0, pytest.approx(0.1))
+    assert stepped.scalar_qparams() == ScalarQParams(pytest.approx(0.1), 0.0, 0.0, 15.0, pytest.approx(0.1))
 
 
 def test_tensors_of_inference_mode_which_tell_no_changes_are_read_each_time():
     with torch.inference_mode():
         constant = ConstantInterval(affine_qparams(torch.tensor(-1.0), torch.tensor(3.0), 8), 8)
-        before = constant.numbers()
+        before = constant.scalar_qparams()
         constant.scale.mul_(2)
-        assert constant.numbers().s_in == 2 * before.s_in
+        assert constant.scalar_qparams().s_in == 2 * before.s_in

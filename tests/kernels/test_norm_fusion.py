@@ -8,19 +8,19 @@ import torch
 from torch import nn
 
 import tempoquant
-from tempoquant.intervals import Numbers
+from tempoquant.intervals import ScalarQParams
 from tempoquant.kernels import norm_fusion as norms
 from tempoquant.kernels import passes as byte_pass
 from tempoquant.kernels.check import integers_are_exact
 from tempoquant.kernels.engine import use_engine
-from tempoquant.kernels.norm_fusion import Awaited, let_norms_wait
-from tempoquant.kernels.passes import GroupNorm, norm_silu_bytes
+from tempoquant.kernels.norm_fusion import DeferredGroupNorm, enable_norm_fusion
+from tempoquant.kernels.passes import GroupNorm, norm_silu_to_uint8
 from tiny import small_recipe, unet_pipeline
 
 if not integers_are_exact():
     pytest.skip("this processor's int8 operators are not exact", allow_module_level=True)
 
-NUMBERS = Numbers(s_in=0.03, zero=10.0, q_min=0.0, q_max=255.0, s_out=0.03)
+NUMBERS = ScalarQParams(s_in=0.03, zero=10.0, q_min=0.0, q_max=255.0, s_out=0.03)
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
 
@@ -49,7 +49,7 @@ def test_one_pass_gives_the_bytes_of_float64(shape, offset):
     exact = nn.functional.silu(exact) / NUMBERS.s_in
     wanted = (exact.round() + NUMBERS.zero).clamp(NUMBERS.q_min, NUMBERS.q_max)
     for layout in (torch.contiguous_format, torch.channels_last):
-        q = norm_silu_bytes(x.contiguous(memory_format=layout), told(norm), NUMBERS)
+        q = norm_silu_to_uint8(x.contiguous(memory_format=layout), told(norm), NUMBERS)
         assert q.dtype == torch.uint8 and q.is_contiguous(memory_format=torch.channels_last)
         off = (q.double() - wanted).abs()
         tie = (exact - exact.floor() - 0.5).abs()
@@ -65,7 +65,7 @@ def test_any_number_of_threads_gives_the_same_bytes():
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            made.append(norm_silu_bytes(x, told(norm), NUMBERS))
+            made.append(norm_silu_to_uint8(x, told(norm), NUMBERS))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
@@ -75,10 +75,10 @@ def test_every_other_reader_gets_the_stock_values():
     x, norm = draw(2, 8, 4, 4), norm_of(8, 2)
     stock = norm(x)
     module = nn.Sequential(norm)
-    let_norms_wait(module, True)
+    enable_norm_fusion(module, True)
     with torch.no_grad():
         waiting = norm(x)
-        assert type(waiting) is Awaited
+        assert type(waiting) is DeferredGroupNorm
         assert (waiting.shape, waiting.dtype, waiting.device) == (stock.shape, stock.dtype, stock.device)
         assert torch.equal(waiting + 0, stock)
         assert torch.equal(waiting.flatten(2).transpose(1, 2), stock.flatten(2).transpose(1, 2))
@@ -86,7 +86,10 @@ def test_every_other_reader_gets_the_stock_values():
             nn.functional.conv2d(waiting, torch.ones(3, 8, 1, 1)), nn.functional.conv2d(stock, torch.ones(3, 8, 1, 1))
         )
         through = nn.functional.silu(waiting)
-        assert type(through) is Awaited and type(nn.functional.dropout(through, 0.5, training=False)) is Awaited
+        assert (
+            type(through) is DeferredGroupNorm
+            and type(nn.functional.dropout(through, 0.5, training=False)) is DeferredGroupNorm
+        )
         assert torch.equal(through * 1, nn.functional.silu(stock))
         assert torch.equal(nn.functional.silu(through), nn.functional.silu(nn.functional.silu(stock)))
         assert torch.equal(nn.functional.silu(norm(x), inplace=True) * 1, nn.functional.silu(stock))
@@ -95,17 +98,17 @@ def test_every_other_reader_gets_the_stock_values():
 
 def test_norms_wait_only_where_nothing_learns_and_floats_are_wide():
     norm, x = norm_of(8, 2), draw(2, 8, 4, 4)
-    let_norms_wait(nn.Sequential(norm), True)
+    enable_norm_fusion(nn.Sequential(norm), True)
     twin = copy.deepcopy(norm)
     twin.weight.data.zero_()
     assert type(norm(x)) is torch.Tensor
     with torch.no_grad():
         assert type(norm(x.flatten(2))) is torch.Tensor
-        assert type(norm(x)) is Awaited
+        assert type(norm(x)) is DeferredGroupNorm
         assert not torch.equal(norm(x) + 0, twin(x) + 0), "a copy computes with its own weight"
         traced = torch.jit.trace(norm, x)
         assert "group_norm" in str(traced.graph)
-        let_norms_wait(nn.Sequential(norm), False)
+        enable_norm_fusion(nn.Sequential(norm), False)
         assert type(norm(x)) is torch.Tensor
         assert "forward" not in vars(norm)
 
@@ -115,8 +118,10 @@ def test_every_residual_convolution_of_a_unet_reads_one_pass(monkeypatch):
     q = tempoquant.quantize(unet_pipeline(), small_recipe("rtn"))
     module = q.denoiser.module
     q.use_engine("integer")
-    calls, real = [], norm_silu_bytes
-    monkeypatch.setattr(norms, "norm_silu_bytes", lambda x, norm, numbers: calls.append(norm) or real(x, norm, numbers))
+    calls, real = [], norm_silu_to_uint8
+    monkeypatch.setattr(
+        norms, "norm_silu_to_uint8", lambda x, norm, numbers: calls.append(norm) or real(x, norm, numbers)
+    )
     x, t = draw(2, *q.denoiser.sample_shape), 500
     with torch.no_grad():
         fused = q.denoiser(x, t)

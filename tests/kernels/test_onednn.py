@@ -20,7 +20,7 @@ from tempoquant.kernels.check import integers_are_exact
 from tempoquant.kernels.compiled import COMPILER, compiled_passes
 from tempoquant.kernels.engine import engine_report, use_engine
 from tempoquant.kernels.onednn import IntegerKernel, unsuitable
-from tempoquant.kernels.passes import Numbers, centred_floats, quantized_bytes
+from tempoquant.kernels.passes import ScalarQParams, dequantize_centered, quantize_to_uint8
 from tempoquant.layers import QuantizedLayer, simulate, to_quantized
 from tempoquant.numerics import QParams, affine_qparams, quantize
 from tempoquant.numerics.weights import nearest, weight_qparams
@@ -229,10 +229,10 @@ def test_bytes_are_those_of_quantize_with_and_without_a_compiler(layout, monkeyp
     assert compiled_passes() is not None
     for passes in (compiled_passes, lambda: None):
         monkeypatch.setattr(byte_pass, "compiled_passes", passes)
-        q = quantized_bytes(x, Numbers.of(interval))
+        q = quantize_to_uint8(x, ScalarQParams.of(interval))
         assert q.dtype == torch.uint8
         assert torch.equal(q.float(), wanted)
-        assert torch.equal(centred_floats(x, interval), wanted - 3)
+        assert torch.equal(dequantize_centered(x, interval), wanted - 3)
 
 
 def test_without_a_compiler_there_is_no_compiled_pass(monkeypatch, tmp_path):

@@ -51,7 +51,7 @@ def test_every_weight_is_packed_by_the_first_call_and_reads_as_before(plain, pac
 
 @pytest.mark.parametrize("options", [{"groups": 4}, {"groups": 16}, {"stride": 2}, {"dilation": 2}], ids=str)
 def test_a_convolution_comes_back_whatever_its_geometry(options):
-    from test_native import quantized
+    from test_onednn import quantized
 
     from tempoquant.kernels.onednn import IntegerKernel
 

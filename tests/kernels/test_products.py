@@ -6,7 +6,7 @@ import torch
 
 from tempoquant.intervals import Clock, ConstantInterval, TableInterval
 from tempoquant.kernels import compiled, products
-from tempoquant.kernels.passes import softmax_bytes
+from tempoquant.kernels.passes import softmax_to_int8
 from tempoquant.kernels.products import integer_attention, integer_product
 from tempoquant.layers import QuantizedProduct, attention_in_pieces, simulate_product
 from tempoquant.numerics import affine_qparams
@@ -117,8 +117,8 @@ def test_bytes_of_a_softmax_are_those_of_float64_but_for_ties(passes, bits):
         torch.randint(-500, 500, (37,), dtype=torch.int32),
         torch.randint(-500, 500, (129,), dtype=torch.int32),
     )
-    numbers = ConstantInterval(affine_qparams(torch.tensor(0.0), torch.tensor(0.1), bits), bits).numbers()
-    made, sums = softmax_bytes(acc, (row, column), (2.0**-7, 2.0**-5, 2.0**-3), numbers)
+    numbers = ConstantInterval(affine_qparams(torch.tensor(0.0), torch.tensor(0.1), bits), bits).scalar_qparams()
+    made, sums = softmax_to_int8(acc, (row, column), (2.0**-7, 2.0**-5, 2.0**-3), numbers)
     scores = (acc.double() + row[:, None] + column) * 2.0**-15
     exact = scores.softmax(1) / numbers.s_in + numbers.zero
     wanted = exact.round().clamp(numbers.q_min, numbers.q_max) - 128

@@ -11,7 +11,7 @@ from tempoquant.learned.networks import (
     ENCODINGS,
     INITIALIZATIONS,
     GeneratedInterval,
-    Generators,
+    IntervalNetworks,
     frequency_encoding,
 )
 from tempoquant.numerics import QParams
@@ -20,7 +20,7 @@ SCALES = torch.tensor([1e-4, 0.02, 0.5])
 
 
 def made(name="tdq", scales=SCALES, key=("test",)):
-    return Generators(scales, ARCHITECTURES[name], 1000, key)
+    return IntervalNetworks(scales, ARCHITECTURES[name], 1000, key)
 
 
 def test_encoding_by_hand():
@@ -124,7 +124,7 @@ def test_encodings_by_hand():
 @pytest.mark.parametrize("name", INITIALIZATIONS)
 def test_initializations(name):
     architecture = replace(ARCHITECTURES["tdq"], initialization=name)
-    generators = Generators(SCALES, architecture, 1000, ("test",))
+    generators = IntervalNetworks(SCALES, architecture, 1000, ("test",))
     deviation = [float(weight.detach().std()) for weight in generators.weights]
     # Uniform on +-r has deviation r / sqrt(3).
     expected = {
@@ -141,7 +141,7 @@ def test_initializations(name):
 
 def test_networks_of_statistics_see_them_before_the_encoding():
     architecture = replace(ARCHITECTURES["tdq"], encoding="absent", statistics=4)
-    generators, seen = Generators(SCALES, architecture, 1000, ("test",)), torch.randn(5, 4)
+    generators, seen = IntervalNetworks(SCALES, architecture, 1000, ("test",)), torch.randn(5, 4)
     x = seen
     for i, (weight, bias) in enumerate(zip(generators.weights, generators.biases, strict=True)):
         x = torch.nn.functional.linear(x if i == 0 else x.relu(), weight[2].T, bias[2, 0])

@@ -17,7 +17,7 @@ from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
 from tempoquant.sampling.denoiser import Denoiser
 from tempoquant.temporal.cache import cache_is_nearer
-from tempoquant.temporal.cached import CachedLayer, UnreadLayer, stand_ins
+from tempoquant.temporal.cached import CachedLayer, DeadLayer, stand_ins
 from tiny import Bare, bare_denoiser, small_recipe, unet_pipeline
 
 pytestmark = pytest.mark.usefixtures("brief")
@@ -83,7 +83,7 @@ def test_the_temporal_layers_are_gone(made):
         module, blueprint = made[name].denoiser.module, made[name].blueprint
         found = stand_ins(module)
         assert {n for n, part in found.items() if isinstance(part, CachedLayer)} == {*blueprint.projections}
-        assert [n for n, part in found.items() if isinstance(part, UnreadLayer)] == TIME_MLP
+        assert [n for n, part in found.items() if isinstance(part, DeadLayer)] == TIME_MLP
         storage = dict.fromkeys(blueprint.projections, "int8" if "int8" in name else "float16")
         assert made[name].facts["cached_layers"] == storage | dict.fromkeys(TIME_MLP, "never read")
         assert not any(n.startswith((*blueprint.projections, *TIME_MLP)) for n, _ in module.named_parameters())

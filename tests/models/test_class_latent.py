@@ -8,7 +8,7 @@ from tempoquant import load, quantize
 from tempoquant.errors import InputError
 from tempoquant.models.class_latent import ClassLatentPipeline
 from tempoquant.models.heads_unet import HeadsUNet2DModel
-from tempoquant.pipelines import DiffusersTarget, resolve
+from tempoquant.pipelines import DiffusersModel, resolve
 from tiny import small_recipe
 
 
@@ -44,7 +44,7 @@ def test_latents_are_decoded_by_the_codebook(pipe):
 
 
 def test_labels_are_checked_before_any_work(pipe):
-    target = DiffusersTarget(pipe)
+    target = DiffusersModel(pipe)
     target.check_conditioning({"class_labels": [999]}, 1)
     with pytest.raises(InputError, match="class label 1000 is out of range: 0 to 999"):
         target.check_conditioning({"class_labels": [1000]}, 1)

@@ -18,7 +18,7 @@ from tempoquant.errors import FormatError, InputError
 from tempoquant.models.compvis.assemble import KNOWN
 from tempoquant.models.compvis.files import read_tensors
 from tempoquant.models.compvis.unets import attends, ldm_network
-from tempoquant.pipelines import DiffusersTarget, resolve
+from tempoquant.pipelines import DiffusersModel, resolve
 
 WIDTH = 32
 
@@ -92,7 +92,7 @@ def test_latent_diffusion_draws_the_same(tmp_path, twin, conditioning):
     target = resolve(tmp_path / "model.ckpt")
     assert target.name == "model" and type(target.pipe) is type(pipe) and type(target.pipe.unet) is type(pipe.unet)
     run = {"steps": 2, "seed": 0, "sampler": "ddim", "conditioning": conditioning}
-    assert torch.equal(target.generate(1, **run), DiffusersTarget(pipe).generate(1, **run))
+    assert torch.equal(target.generate(1, **run), DiffusersModel(pipe).generate(1, **run))
 
 
 def test_the_ddpm_of_cifar10_draws_the_same(tmp_path):
@@ -101,7 +101,7 @@ def test_the_ddpm_of_cifar10_draws_the_same(tmp_path):
     (tmp_path / "config.yaml").write_text("data: {image_size: 16}")
     run = {"steps": 3, "seed": 0, "sampler": "ddim-quadratic"}
     found = resolve(tmp_path / "model.ckpt").generate(2, **run)
-    assert torch.equal(found, DiffusersTarget(pipe).generate(2, **run))
+    assert torch.equal(found, DiffusersModel(pipe).generate(2, **run))
 
 
 def test_averages_are_what_counts(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tempoquant
-from tempoquant.pipelines import BareTarget, DiffusersTarget
+from tempoquant.pipelines import BareModel, DiffusersModel
 from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
@@ -35,7 +35,7 @@ def test_a_half_precision_bare_denoiser_is_quantized():
 
 
 def test_float32_models_are_not_copied():
-    for target in (BareTarget(bare_denoiser()), DiffusersTarget(unet_pipeline())):
+    for target in (BareModel(bare_denoiser()), DiffusersModel(unet_pipeline())):
         assert in_float32(target).denoiser.module is target.denoiser.module
 
 

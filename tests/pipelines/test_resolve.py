@@ -5,12 +5,12 @@ import torch
 from diffusers import DiffusionPipeline
 
 from tempoquant.errors import FormatError, InputError
-from tempoquant.pipelines import BareTarget, DiffusersTarget, resolve
+from tempoquant.pipelines import BareModel, DiffusersModel, resolve
 
 FACTORY = """
 from diffusers import DDIMScheduler
 from torch import nn
-from tempoquant.pipelines import Denoiser
+from tempoquant import Denoiser
 
 class Net(nn.Module):
     def forward(self, x, t):
@@ -28,8 +28,8 @@ def fails():
 
 
 def test_objects(toy, ddim_pipe):
-    assert isinstance(resolve(toy), BareTarget)
-    assert isinstance(resolve(ddim_pipe), DiffusersTarget)
+    assert isinstance(resolve(toy), BareModel)
+    assert isinstance(resolve(ddim_pipe), DiffusersModel)
     assert resolve(resolve(toy)).denoiser is toy
     with pytest.raises(InputError, match="a Linear is not a model"):
         resolve(torch.nn.Linear(1, 1))

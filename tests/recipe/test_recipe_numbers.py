@@ -42,4 +42,4 @@ def test_as_many_samples_are_drawn_as_memory_could_index(count):
     with pytest.raises(InputError, match=f"samples {count} is out of range"):
         resolve("fashion32").generate(count, steps=2, seed=0)
     with pytest.raises(InputError, match=f"samples {count} is out of range"):
-        resolve("fashion32").walk(count, lambda seen: None, steps=2, seed=0)
+        resolve("fashion32").run_trajectories(count, lambda seen: None, steps=2, seed=0)

@@ -7,11 +7,11 @@ from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import Tensor, nn
 
 from tempoquant.errors import FormatError, InputError, NumericsError
-from tempoquant.pipelines import DiffusersTarget
+from tempoquant.pipelines import DiffusersModel
 from tempoquant.recording.recorder import record
 from tempoquant.recording.store import Store
-from tempoquant.sampling import noise
 from tempoquant.sampling.denoiser import Denoiser
+from tempoquant.sampling.noise import noise
 from tempoquant.sampling.sampling import sample
 
 torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def test_a_recording_holds_what_the_denoiser_saw(toy, tmp_path):
     def observe(k, t, indices, x, prediction):
         seen.update({(k, int(i)): value.clone() for i, value in zip(indices, x, strict=True)})
 
-    sample(toy, sampler="plms", observer=observe, **RUN)
+    sample(toy, sampler="plms", step_callback=observe, **RUN)
     assert store.timesteps.tolist() == [75, 50, 50, 25, 0] and store.timesteps.dtype == torch.int64
     assert store.rows.tolist() == [0.0, 25.0, 50.0, 75.0] and store.rows.dtype == torch.float32
     assert (store.samples, store.branches, len(store), store.sample_shape) == (5, 1, 25, (1, 4, 4))
@@ -123,7 +123,7 @@ def test_guidance_branches_share_their_sample(tmp_path):
     )
     vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=4)
     scheduler = DDIMScheduler(num_train_timesteps=100)
-    target = DiffusersTarget(DiTPipeline(transformer=transformer.eval(), vae=vae.eval(), scheduler=scheduler))
+    target = DiffusersModel(DiTPipeline(transformer=transformer.eval(), vae=vae.eval(), scheduler=scheduler))
     labels = {"class_labels": [7, 8, 9]}
     store = record(target, tmp_path / "s", samples=3, steps=2, seed=0, batch_size=2, conditioning=labels)
     assert (store.samples, store.branches) == (6, 2)

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tempoquant.calibration.range_observer import Spread
+from tempoquant.calibration.range_observer import RangeObserver
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
 from tempoquant.randomness import generator
@@ -69,7 +69,7 @@ def test_choices_that_leave_nothing_to_calibrate_a_step_on_are_refused():
 
 
 def spread(*rows):
-    found = Spread(("test",))
+    found = RangeObserver(("test",))
     for row, values in enumerate(rows):
         if values:
             found.see(row, torch.tensor([values]), 1)
@@ -90,6 +90,6 @@ def test_symmetric_grids_have_their_zero_in_the_middle(search):
     assert found.zero.tolist() == [8] and (found.q_min, found.q_max) == (0, 15)
     if search == "minmax":
         assert found.scale.tolist() == [0.5]
-    softmax = Spread(("test",), always_zero=True)
+    softmax = RangeObserver(("test",), always_zero=True)
     softmax.see(0, torch.tensor([[0.0, 1.5]]), 1)
     assert softmax.qparams(4, "minmax", [0], 1, symmetric=True).zero.tolist() == [0]

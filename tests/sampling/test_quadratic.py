@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from tempoquant.sampling import noise
+from tempoquant.sampling.noise import noise
 from tempoquant.sampling.quadratic import QuadraticDDIMScheduler, quadratic_steps
 from tempoquant.sampling.sampling import sample
 from tempoquant.sampling.schedulers import build_scheduler, set_steps

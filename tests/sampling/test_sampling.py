@@ -6,7 +6,7 @@ import torch
 
 from tempoquant.errors import InputError, NumericsError
 from tempoquant.pipelines import state_hash, to_images
-from tempoquant.sampling import noise
+from tempoquant.sampling.noise import noise
 from tempoquant.sampling.sampling import sample
 from tempoquant.sampling.schedulers import SAMPLERS, build_scheduler, set_steps
 
@@ -57,7 +57,9 @@ def test_a_saved_and_loaded_scheduler_makes_the_same_samplers(toy, sampler, tmp_
 
 def test_observer_sees_every_call_of_plms(toy):
     calls = []
-    sample(toy, samples=3, steps=4, seed=0, sampler="plms", batch_size=2, observer=lambda *call: calls.append(call))
+    sample(
+        toy, samples=3, steps=4, seed=0, sampler="plms", batch_size=2, step_callback=lambda *call: calls.append(call)
+    )
     assert [k for k, *_ in calls] == [*range(5), *range(5)]
     assert [int(t[0]) for _, t, *_ in calls[:5]] == [75, 50, 50, 25, 0]
     assert [indices.tolist() for _, _, indices, *_ in calls[::5]] == [[0, 1], [2]]
@@ -89,7 +91,7 @@ def test_nan_names_its_step(toy):
 def test_module_modes_are_restored(toy):
     toy.module.train()
     modes = []
-    sample(toy, samples=1, steps=1, seed=0, observer=lambda *_: modes.append(toy.module.training))
+    sample(toy, samples=1, steps=1, seed=0, step_callback=lambda *_: modes.append(toy.module.training))
     assert modes == [False] and toy.module.training
 
 

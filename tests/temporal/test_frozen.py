@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 import tempoquant
 from conditional_models import dit_pipeline, text_pipeline
 from tempoquant.errors import InputError
-from tempoquant.temporal.cached import CachedLayer, UnreadLayer, stand_ins
+from tempoquant.temporal.cached import CachedLayer, DeadLayer, stand_ins
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 CLASSES = {"class_labels": [1, 2], "guidance_scale": 2.0}
@@ -53,7 +53,7 @@ def test_weights_leave_the_folder(made, frozen, tmp_path):
     before, after = (m.save_pretrained(tmp_path / n) for m, n in ((made, "before"), (frozen, "after")))
     parts = stand_ins(frozen.denoiser.module)
     assert all(isinstance(parts[name], CachedLayer) for name in made.blueprint.projections)
-    assert all(isinstance(parts[name], UnreadLayer) for name in made.blueprint.shared)
+    assert all(isinstance(parts[name], DeadLayer) for name in made.blueprint.shared)
     layers = (made.denoiser.module.get_submodule(name) for name in parts)
     assert frozen.facts["frozen_parameters"] == sum(p.numel() for layer in layers for p in layer.parameters())
     assert after.weights < before.weights and after.full == before.full

@@ -14,7 +14,7 @@ from conditional_models import dit_pipeline, large_text_pipeline
 from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Probe, read_denoiser
 from tempoquant.intervals import Clock, Conditions
-from tempoquant.temporal.cached import CachedLayer, UnreadLayer, stand_ins
+from tempoquant.temporal.cached import CachedLayer, DeadLayer, stand_ins
 from tempoquant.temporal.freeze import freeze_schedule
 from tiny import small_recipe
 from transformer_models import dit, flux, made, pixart, qwen_image, sd3
@@ -201,7 +201,7 @@ def test_pooled_prompts_are_known_by_their_embedding(tmp_path):
     other.freeze_schedule("int8", conditioning={**prompts, "prompt": ["a b", "c", "d e"]})
     assert list(other.clock.conditions.values) == ["added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids"]
     parts = stand_ins(other.denoiser.module)
-    assert isinstance(parts["add_embedding.linear_2"], UnreadLayer)
+    assert isinstance(parts["add_embedding.linear_2"], DeadLayer)
     other.save_pretrained(tmp_path / "out")
     again = tempoquant.load(tmp_path / "out")
     options = {"steps": 4, "seed": 0, "conditioning": {**prompts, "prompt": ["d e", "a b"]}}

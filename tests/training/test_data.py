@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_models import images
 
 from tempoquant.errors import InputError
 from tempoquant.evaluation import save_images
 from tempoquant.training.data import Pictures, open_images
+from training_models import images
 
 
 def write_idx(path, pictures):

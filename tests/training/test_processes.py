@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_models import bare_denoiser, images, thin
 
 import tempoquant
 from tempoquant.errors import InputError
 from tempoquant.training import Rhythm
 from tempoquant.training.processes import Processes
+from training_models import bare_denoiser, images, thin
 
 SCRIPT = """
 import sys

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from training_models import bare_denoiser, images, recipe, trainee, unet_pipeline
 
 import tempoquant
 from conditional_models import dit_pipeline
@@ -19,6 +18,7 @@ from tempoquant.training.data import Pictures, open_images
 from tempoquant.training.objectives import DiffusionLoss, Distillation
 from tempoquant.training.processes import Processes
 from tempoquant.training.trainer import Trainer
+from training_models import bare_denoiser, images, recipe, trainee, unet_pipeline
 
 EVERY = Rhythm(log=1, save=2)
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -17,7 +17,7 @@ from tempoquant.bench.truth import columns, conditioning_of, distances, load_tru
 from tempoquant.checkpoint import machine, versions
 from tempoquant.evaluation import PairedMetrics, Reference, compare, save_grid
 from tempoquant.job import full_precision
-from tempoquant.pipelines import Target, is_image, to_images
+from tempoquant.pipelines import Model, is_image, to_images
 from tempoquant.planning import arithmetic_in_float
 from tempoquant.progress import Progress
 from tempoquant.quantized import QuantizedPipeline
@@ -60,7 +60,7 @@ class Judge:
     def __init__(self, setup: Setup):
         self.setup = setup
         self.experiment = Experiment.model_validate_json(setup.experiment)
-        self.target: Target = full_precision(setup.model)
+        self.target: Model = full_precision(setup.model)
         self.metrics = metrics_of(self.experiment)
         self._truth: tuple[Path, Reference] | None = None
 

@@ -10,7 +10,7 @@ import torch
 
 from tempoquant.bench.seconds import Kind, noted
 from tempoquant.job import Places, run_job
-from tempoquant.pipelines import Target, conditioning_in_float32
+from tempoquant.pipelines import Model, conditioning_in_float32
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction import Effort, effort
@@ -21,7 +21,7 @@ FEW, MORE = 2, 12
 
 
 def paper_seconds(
-    target: Target,
+    target: Model,
     recipe: Recipe,
     recording: Path,
     conditioning: Mapping[str, Any] | None,
@@ -81,7 +81,7 @@ def _cut(paper: Effort, iterations: int) -> Effort:
 
 
 def _trial(
-    target: Target,
+    target: Model,
     recipe: Recipe,
     recording: Path,
     conditioning: Mapping[str, Any] | None,

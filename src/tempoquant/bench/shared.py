@@ -16,7 +16,7 @@ from tempoquant.bench.truth import check_metrics, conditioning_of, make_truth
 from tempoquant.evaluation import Plan, undefined_metrics, why_undefined
 from tempoquant.graph import DenoiserGraph, read_denoiser
 from tempoquant.job import probe_of, record_trajectories
-from tempoquant.pipelines import Target, state_hash
+from tempoquant.pipelines import Model, state_hash
 from tempoquant.planning import LayerPlan, plan_layers, settled
 from tempoquant.recipe import Recipe
 from tempoquant.reconstruction import unit_identity
@@ -37,7 +37,7 @@ class Shared:
     def __init__(
         self,
         experiment: Experiment,
-        target: Target,
+        target: Model,
         metrics: Plan | None,
         runs: Sequence[Run],
         work: Path,

@@ -24,13 +24,13 @@ from tempoquant.evaluation import (
     save_statistics,
 )
 from tempoquant.files import save_tensors
-from tempoquant.pipelines import BareTarget, Seen, Target, read_prompts
+from tempoquant.pipelines import BareModel, DenoiserCall, Model, read_prompts
 from tempoquant.progress import Progress
 
 PAIRED, REAL = "paired.safetensors", "statistics.safetensors"
 
 
-def conditioning_of(experiment: Experiment, target: Target, samples: int, evaluated: bool) -> dict[str, Any] | None:
+def conditioning_of(experiment: Experiment, target: Model, samples: int, evaluated: bool) -> dict[str, Any] | None:
     """The ``conditioning`` of ``target.generate``: the first entries for calibration, those that follow to evaluate.
 
     Raises:
@@ -47,7 +47,7 @@ def conditioning_of(experiment: Experiment, target: Target, samples: int, evalua
     made: dict[str, Any] = {
         name: [values[(first + i) % len(values)] for i in range(samples)] for name, values in lists.items()
     }
-    if isinstance(target, BareTarget):
+    if isinstance(target, BareModel):
         made = {name: torch.tensor(values) for name, values in made.items()}
     if given.guidance is not None:
         made["guidance_scale"] = given.guidance
@@ -65,7 +65,7 @@ def schedule(experiment: Experiment) -> dict[str, Any]:
 def make_truth(
     folder: Path,
     experiment: Experiment,
-    target: Target,
+    target: Model,
     projections: Sequence[str],
     plan: Plan | None,
     progress: Progress,
@@ -94,7 +94,7 @@ def make_truth(
         save_statistics(drawn, folder / REAL)
 
 
-def load_truth(folder: Path, experiment: Experiment, target: Target) -> Reference:
+def load_truth(folder: Path, experiment: Experiment, target: Model) -> Reference:
     """The paired reference that :func:`make_truth` computed."""
     tensors, wanted = load_file(folder / PAIRED), experiment.evaluation
     calls = sum(name.startswith("predictions.") for name in tensors)
@@ -120,14 +120,14 @@ def metrics_of(experiment: Experiment) -> Plan | None:
     )
 
 
-def check_metrics(experiment: Experiment, target: Target, plan: Plan | None) -> None:
+def check_metrics(experiment: Experiment, target: Model, plan: Plan | None) -> None:
     """Raise InputError unless ``plan`` can measure the samples of ``target``."""
     if plan is not None:
         drawing = drawing_of(experiment, target)
         check_sampled(plan, target, drawing["samples"], drawing["conditioning"])
 
 
-def drawing_of(experiment: Experiment, target: Target) -> dict[str, Any]:
+def drawing_of(experiment: Experiment, target: Model) -> dict[str, Any]:
     """How the samples of :func:`metrics_of` are drawn."""
     wanted = experiment.evaluation.distribution
     assert wanted is not None
@@ -136,7 +136,7 @@ def drawing_of(experiment: Experiment, target: Target) -> dict[str, Any]:
 
 
 def distances(
-    folder: Path, experiment: Experiment, plan: Plan | None, quantized: Target, progress: Progress
+    folder: Path, experiment: Experiment, plan: Plan | None, quantized: Model, progress: Progress
 ) -> dict[str, Any]:
     """What the plan finds of the quantized model's samples, as :meth:`Plan.measure` gives it; empty without one."""
     if plan is None:
@@ -180,7 +180,7 @@ def _named(tree: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
     return flat
 
 
-def _call(k: int, tensors: Mapping[str, Tensor]) -> Seen:
+def _call(k: int, tensors: Mapping[str, Tensor]) -> DenoiserCall:
     start, tree = f"calls.{k}.", {}  # type: ignore[var-annotated]
     for name, value in tensors.items():
         if name.startswith(f"{start}conditioning."):
@@ -189,4 +189,4 @@ def _call(k: int, tensors: Mapping[str, Tensor]) -> Seen:
             for parent in parents:
                 place = place.setdefault(parent, {})
             place[leaf] = value
-    return Seen(k, tensors[f"{start}t"], tensors[f"{start}indices"], tensors[f"{start}sample"], tree)
+    return DenoiserCall(k, tensors[f"{start}t"], tensors[f"{start}indices"], tensors[f"{start}sample"], tree)

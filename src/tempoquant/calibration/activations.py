@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.calibration.observe import observed, product_sites
-from tempoquant.calibration.range_observer import VALUES, Spread
+from tempoquant.calibration.range_observer import VALUES, RangeObserver
 from tempoquant.graph import Category
 from tempoquant.intervals import Clock, ConstantInterval, GroupInterval, IntervalProvider, TableInterval, group_of
 from tempoquant.layers import AttentionProducts, QuantizedLayer
@@ -40,11 +40,11 @@ def calibrate_activations(
     """
     chosen = {name: layer for name, layer in layers.items() if plans[name].activation_bits != FLOAT_BITS}
     sites = [*chosen, *(product_sites(attention) if recipe.attention.quantize else [])]
-    spreads = {site: Spread((recipe.seed, "spread", site), always_zero=site.endswith(":p")) for site in sites}
-    _observe(run, store, clock, chosen, attention, spreads, recipe, progress)
+    observers = {site: RangeObserver((recipe.seed, "spread", site), always_zero=site.endswith(":p")) for site in sites}
+    _observe(run, store, clock, chosen, attention, observers, recipe, progress)
 
     def interval(site: str, width: int, steps: str = recipe.activations.steps) -> IntervalProvider:
-        return _provider(spreads[site], width, recipe.activations, steps, clock, train_timesteps)
+        return _provider(observers[site], width, recipe.activations, steps, clock, train_timesteps)
 
     for name, layer in chosen.items():
         # What never changes has no batch that could be told its time steps.
@@ -58,7 +58,7 @@ def calibrate_activations(
 
 
 def _provider(
-    spread: Spread, bits: int, how: Activations, steps: str, clock: Clock, train_timesteps: int
+    spread: RangeObserver, bits: int, how: Activations, steps: str, clock: Clock, train_timesteps: int
 ) -> IntervalProvider:
     """One interval a row, one a group, or one: what a generator starts from is one."""
     groups, count = [0] * len(clock), 1
@@ -80,7 +80,7 @@ def _observe(
     clock: Clock,
     layers: Mapping[str, QuantizedLayer],
     attention: Mapping[str, AttentionProducts],
-    spreads: Mapping[str, Spread],
+    observers: Mapping[str, RangeObserver],
     recipe: Recipe,
     progress: Progress,
 ) -> None:
@@ -90,7 +90,7 @@ def _observe(
         for row, step, samples in rows:
             for part in samples.split(BATCH):
                 values = VALUES * part.numel() // usual
-                _see_row(run, store, step, part, layers, attention, spreads, row, values)
+                _see_row(run, store, step, part, layers, attention, observers, row, values)
             advance(1)
 
 
@@ -101,13 +101,13 @@ def _see_row(
     samples: Tensor,
     layers: Mapping[str, QuantizedLayer],
     attention: Mapping[str, AttentionProducts],
-    spreads: Mapping[str, Spread],
+    observers: Mapping[str, RangeObserver],
     row: int,
     values: int,
 ) -> None:
     def see(site: str, x: Tensor) -> None:
-        if site in spreads:
-            spreads[site].see(row, x, samples.numel(), values)
+        if site in observers:
+            observers[site].see(row, x, samples.numel(), values)
 
     sample, timestep, conditioning = store.read(torch.full_like(samples, step), samples)
     with observed(layers, attention, see), torch.no_grad():

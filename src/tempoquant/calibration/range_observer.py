@@ -30,7 +30,7 @@ def _percentile(values: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Ten
 
 
 @dataclass
-class Spread:
+class RangeObserver:
     """The spread of one quantizer's input over the rows (time steps), in bounded memory.
 
     Attributes:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
-from tempoquant.kernels import Awaited, GroupNorm
+from tempoquant.kernels import DeferredGroupNorm, GroupNorm
 from tempoquant.layers import CAPTURE
 
 NUMBERS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
@@ -18,7 +18,7 @@ NUMBERS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero
 SCALINGS = (torch.ops.aten.div.Tensor, torch.ops.aten.mul.Tensor)
 
 
-class Owed(NamedTuple):
+class PendingNorm(NamedTuple):
     """In the place of an argument: what a norm that waits for this operator computes."""
 
     norm: GroupNorm
@@ -26,14 +26,14 @@ class Owed(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A place of a tape's result."""
+    """A place of a graph's result."""
 
     number: int
 
 
 @dataclass
 class Node:
-    """One operator of a tape.
+    """One operator of a graph.
 
     Attributes:
         args: what it is called with; those of ``tensors`` and ``lists`` are filled in, by place: a slot, or a slot (or
@@ -55,7 +55,7 @@ class Node:
         args = self.args.copy()
         for place, slot in self.tensors:
             owed = args[place]
-            args[place] = values[slot] if owed is None else Awaited(values[slot], *owed)
+            args[place] = values[slot] if owed is None else DeferredGroupNorm(values[slot], *owed)
         for place, slots in self.lists:
             args[place] = [e if s is None else values[s] for e, s in zip(args[place], slots, strict=True)]
         made = self.function(*args, **self.kwargs)
@@ -70,8 +70,8 @@ class Node:
 
 
 @dataclass
-class Tape:
-    """What :meth:`Recorder.tape` makes: call it with tensors like those that were recorded."""
+class CapturedGraph:
+    """What :meth:`GraphCapture.graph` makes: call it with tensors like those that were recorded."""
 
     nodes: list[Node]
     size: int
@@ -87,7 +87,7 @@ class Tape:
         )
 
 
-class Recorder(TorchDispatchMode):
+class GraphCapture(TorchDispatchMode):
     """Within its ``with`` block every operator is written down.
 
     Tensors that were there before are constants, but for the ``inputs``.
@@ -119,7 +119,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.inside:
             return func(*args, **(kwargs or {}))
-        if Awaited in types:
+        if DeferredGroupNorm in types:
             return NotImplemented
         made = func(*args, **(kwargs or {}))
         if _changes_nothing(func, args, made):
@@ -131,7 +131,7 @@ class Recorder(TorchDispatchMode):
         return made
 
     def whole(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` as one operator, called again when the tape is played, whatever it does inside."""
+        """``function`` as one operator, called again when the graph is played, whatever it does inside."""
 
         def one(*args: Any) -> Any:
             if self.inside:
@@ -146,25 +146,25 @@ class Recorder(TorchDispatchMode):
 
         return one
 
-    def tape(self, result: Any) -> Tape:
+    def graph(self, result: Any) -> CapturedGraph:
         """All that was recorded, ending with ``result``."""
         leaves, spec = tree_flatten(result)
         found = [Slot(self.slots[leaf]) if self._knows(leaf) else leaf for leaf in leaves]
         if any(isinstance(leaf, Tensor) for leaf in found):
             self.why = self.why or "its result comes from elsewhere"
         nodes = _needed(self.nodes, {leaf.number for leaf in found if isinstance(leaf, Slot)})
-        return Tape(nodes, self.size, found, spec)
+        return CapturedGraph(nodes, self.size, found, spec)
 
     def _note(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any], made: Any) -> None:
         given: list[Any] = list(args)
         tensors: list[tuple[int, int]] = []
         lists: list[tuple[int, list[int | None]]] = []
         for place, value in enumerate(args):
-            if isinstance(value, Awaited):
+            if isinstance(value, DeferredGroupNorm):
                 if not self._knows(value.source):
                     self.why = self.why or "a norm waits whose input it does not compute"
                 tensors.append((place, self._slot(value.source)))
-                given[place] = Owed(value.owed, value.silu)
+                given[place] = PendingNorm(value.owed, value.silu)
             elif self._knows(value):
                 tensors.append((place, self.slots[value]))
                 given[place] = None

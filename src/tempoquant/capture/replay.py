@@ -1,4 +1,4 @@
-"""Calls of a denoiser played back from a tape: the same operators in the same order, without Python between them."""
+"""Calls of a denoiser played back from a graph: the same operators in the same order, without Python between them."""
 
 import contextlib
 import enum
@@ -13,32 +13,32 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from tempoquant.capture.graph import Recorder, Tape
+from tempoquant.capture.graph import CapturedGraph, GraphCapture
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
-from tempoquant.kernels import Waiting, give_back
+from tempoquant.kernels import DeferringForward, give_back
 from tempoquant.layers import AttentionProducts, WatchedForward
 from tempoquant.sharing import SharedBlock, SurroundedForward, surround
 from tempoquant.temporal import begin_again
 
-MOST_TAPES = 16
+MOST_GRAPHS = 16
 """Tapes that are kept at a time, of the shapes that were called last."""
-OF_PACKAGE = Waiting | WatchedForward | SurroundedForward
-"""What this package puts in the place of a part's ``forward``: all that a tape may look into."""
+OF_PACKAGE = DeferringForward | WatchedForward | SurroundedForward
+"""What this package puts in the place of a part's ``forward``: all that a graph may look into."""
 
 
 class State(enum.Enum):
-    """What the next call of a shape does: it is recorded, compared with the tape, played, or computed as ever."""
+    """What the next call of a shape does: it is recorded, compared with the graph, played, or computed as ever."""
 
     NEW, RECORDED, TRUSTED, PLAIN = range(4)
 
 
 @dataclass
 class Shape:
-    """Calls that share a tape."""
+    """Calls that share a graph."""
 
     state: State = State.NEW
-    tape: Tape | None = None
+    graph: CapturedGraph | None = None
 
 
 @dataclass
@@ -62,8 +62,8 @@ class Replay(SharedBlock):
     """Within its ``with`` block a denoiser's calls of one shape are recorded once and played back.
 
     The first call of a shape is recorded, the second is computed both ways and compared bit for bit, and from the third
-    on the tape is played; a call that cannot be recorded, fails while it is, or is not the same bits, stays as it was.
-    Time steps, conditions and samples are the tape's inputs. Tapes are those of the last :data:`MOST_TAPES` shapes.
+    on the graph is played; a call that cannot be recorded, fails while it is, or is not the same bits, stays as it was.
+    Time steps, conditions and samples are the graph's inputs. Tapes are those of the last :data:`MOST_GRAPHS` shapes.
     Weights, adapters and hooks must not change within the block. It is for drawing: no gradients pass. Threads may
     share a block, or have one each: all that overlap are one.
 
@@ -71,10 +71,10 @@ class Replay(SharedBlock):
         module: the denoiser. clock: its clock.
 
     Attributes:
-        played: how many calls came off a tape.
+        played: how many calls came off a graph.
 
     Raises:
-        InputError: a part of the denoiser has hooks, which a tape would leave out; on entering.
+        InputError: a part of the denoiser has hooks, which a graph would leave out; on entering.
     """
 
     def __init__(self, module: nn.Module, clock: Clock):
@@ -113,7 +113,7 @@ class Replay(SharedBlock):
                 return self._record(shape, call, forward)
             if state is State.RECORDED:
                 return self._compare(shape, call)
-            return shape.tape(call.inputs)  # type: ignore[misc]
+            return shape.graph(call.inputs)  # type: ignore[misc]
         # Whatever failed: if it was the denoiser itself, it does so again.
         shape.state = State.PLAIN
         begin_again()
@@ -135,7 +135,7 @@ class Replay(SharedBlock):
         return Call(plain, args, kwargs, numbered, inputs, key)
 
     def _with_tensor_for_time(self, args: tuple, kwargs: dict[str, Any]) -> tuple[bool, tuple, dict[str, Any]]:
-        """Whether the time step is a number, each of which would have a tape; and arguments with a tensor for it."""
+        """Whether the time step is a number, each of which would have a graph; and arguments with a tensor for it."""
         name, place = self.clock.name, self.clock.position
         if isinstance(kwargs.get(name), int | float):
             return True, args, {**kwargs, name: self.clock.timestep}
@@ -148,7 +148,7 @@ class Replay(SharedBlock):
         with self._changing:
             shape = self.shapes.setdefault(key, Shape())
             self.shapes.move_to_end(key)
-            if len(self.shapes) > MOST_TAPES:
+            if len(self.shapes) > MOST_GRAPHS:
                 self.shapes.popitem(last=False)
                 # Calls of many sizes leave holes, which the system would not get back otherwise.
                 give_back()
@@ -162,35 +162,35 @@ class Replay(SharedBlock):
     def _record(self, shape: Shape, call: Call, forward: Callable[..., Any]) -> Any:
         if _has_forwards_of_others(self.module):
             return call.plain()
-        recorder = Recorder(call.inputs)
-        with recorder:
+        capture = GraphCapture(call.inputs)
+        with capture:
             made = forward(*call.args, **call.kwargs)
-        tape = recorder.tape(made)
-        if recorder.why is None:
-            shape.tape, shape.state = tape, State.RECORDED
+        graph = capture.graph(made)
+        if capture.why is None:
+            shape.graph, shape.state = graph, State.RECORDED
         if call.numbered:
             begin_again()
             return call.plain()
         return made
 
     def _compare(self, shape: Shape, call: Call) -> Any:
-        assert shape.tape is not None
+        assert shape.graph is not None
         made = call.plain()
         begin_again()
         with contextlib.suppress(Exception):
-            if _same(made, shape.tape(call.inputs)):
+            if _same(made, shape.graph(call.inputs)):
                 shape.state = State.TRUSTED
         return made
 
 
 def _has_forwards_of_others(module: nn.Module) -> bool:
-    """Whether somebody else took the place of a part's ``forward``, to move its weights say: a tape would freeze it."""
+    """Whether anybody else replaced a part's ``forward``, to move its weights say: a captured graph would freeze it."""
     parts = (part for part in module.modules() if part is not module and "forward" in vars(part))
     return not all(isinstance(part.forward, OF_PACKAGE) for part in parts)
 
 
 def _kind(x: Tensor, inputs: list[Tensor]) -> tuple:
-    """What a tape depends on of an input: all but its values; and whether it was given before."""
+    """What a graph depends on of an input: all but its values; and whether it was given before."""
     return x.shape, x.stride(), x.dtype, x.device, next(i for i, other in enumerate(inputs) if other is x)
 
 

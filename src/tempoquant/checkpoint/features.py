@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
 from tempoquant.errors import FormatError
 from tempoquant.intervals import Clock, Conditions
-from tempoquant.temporal import CachedLayer, StandIn, TemporalTable, UnreadLayer, stand_ins
+from tempoquant.temporal import CachedLayer, DeadLayer, StandIn, TemporalTable, stand_ins
 
 DTYPES = {"float16": torch.float16, "int8": torch.uint8}
 
@@ -75,7 +75,7 @@ def stored_stand_ins(
     for name, entry in entries.items():
         shape = tuple(entry["shape"])
         if entry["storage"] is None:
-            made[name] = UnreadLayer(shape, entry["parameters"])
+            made[name] = DeadLayer(shape, entry["parameters"])
             continue
         values = reader.take("features", rows * torch.Size(shape).numel()).view(rows, *shape)
         if values.dtype != DTYPES[entry["storage"]]:

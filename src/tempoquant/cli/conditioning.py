@@ -9,7 +9,7 @@ import torch
 import typer
 
 from tempoquant.errors import InputError
-from tempoquant.pipelines import BareTarget, Target, read_prompts
+from tempoquant.pipelines import BareModel, Model, read_prompts
 from tempoquant.quantized import QuantizedPipeline
 
 Prompts = Annotated[
@@ -25,7 +25,7 @@ FLAGS = {"prompt": "--prompts FILE", "class_labels": "--classes 0,1,2"}
 
 
 def conditioning_of(
-    target: Target,
+    target: Model,
     samples: int,
     prompts: Path | None,
     classes: str | None,
@@ -47,7 +47,7 @@ def conditioning_of(
         given["class_labels"] = read_classes(classes)
     _check_flags(target, given)
     made: dict[str, Any] = {n: [values[i % len(values)] for i in range(samples)] for n, values in given.items()}
-    if isinstance(target, BareTarget):
+    if isinstance(target, BareModel):
         made = {name: torch.tensor(values) for name, values in made.items()}
     scale = _guidance(target, guidance, quantized)
     if scale is not None:
@@ -57,7 +57,7 @@ def conditioning_of(
 
 
 def every_condition_of(
-    target: Target, prompts: Path | None, classes: str | None, guidance: float | None
+    target: Model, prompts: Path | None, classes: str | None, guidance: float | None
 ) -> dict[str, Any] | None:
     """:func:`conditioning_of` a sample for each of these prompts or classes; None if there are neither."""
     if prompts is None and classes is None:
@@ -77,8 +77,8 @@ def read_classes(text: str) -> list[int]:
     return labels
 
 
-def _check_flags(target: Target, given: dict[str, Sequence[Any]]) -> None:
-    bare = isinstance(target, BareTarget)
+def _check_flags(target: Model, given: dict[str, Sequence[Any]]) -> None:
+    bare = isinstance(target, BareModel)
     wanted = "class_labels" if bare else getattr(target, "condition", None)
     for name in given:
         if name != wanted:
@@ -98,7 +98,7 @@ def _hint(wanted: str | None) -> str:
     return f"give {FLAGS[wanted or '']}"
 
 
-def _guidance(target: Target, guidance: float | None, quantized: QuantizedPipeline | None) -> float | None:
+def _guidance(target: Model, guidance: float | None, quantized: QuantizedPipeline | None) -> float | None:
     own = {} if quantized is None else quantized.facts.get("conditioning", {})
     if guidance is None:
         return own.get("guidance_scale")

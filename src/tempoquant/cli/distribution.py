@@ -18,7 +18,7 @@ from tempoquant.evaluation import (
     plan_metrics,
     sampled_reference,
 )
-from tempoquant.pipelines import Target
+from tempoquant.pipelines import Model
 
 Metrics = Annotated[
     str | None, typer.Option("--metrics", help=f"also, over many images: {', '.join(METRICS)}, clip; such as fd,kid")
@@ -68,15 +68,15 @@ def plan_of(
 
 def measure(
     plan: Plan,
-    full: Target,
-    quantized: Target,
+    full: Model,
+    quantized: Model,
     samples: int,
     *,
     conditioning: Mapping[str, Any] | None,
     seed: int,
     **options: Any,
 ) -> dict[str, Any]:
-    """The metrics of the quantized model's samples, which stream by; options are those of ``Target.generate``."""
+    """The metrics of the quantized model's samples, which stream by; options are those of ``Model.generate``."""
     drawing = {"samples": samples, "conditioning": conditioning, "seed": seed, **options}
     real = sampled_reference(plan, full, progress(), **drawing)
     return measure_sampled(plan, quantized, real, progress(), **drawing)

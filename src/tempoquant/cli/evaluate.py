@@ -43,7 +43,7 @@ from tempoquant.evaluation import (
     undefined_metrics,
     why_undefined,
 )
-from tempoquant.pipelines import Target
+from tempoquant.pipelines import Model
 from tempoquant.quantized import QuantizedPipeline
 
 
@@ -125,7 +125,7 @@ def _report_outcomes(outcomes: list[Outcome]) -> None:
         raise typer.Exit(1)
 
 
-def _opened(model: str, reference_model: str, denoiser: str | None, engine: str) -> tuple[Target, QuantizedPipeline]:
+def _opened(model: str, reference_model: str, denoiser: str | None, engine: str) -> tuple[Model, QuantizedPipeline]:
     """The full-precision model, and the quantized one."""
     # A bare denoiser's folder is filled with the reference's own module unless the user says otherwise.
     factory = reference_model if ".py:" in reference_model and (Path(model) / "denoiser").is_dir() else None
@@ -140,7 +140,7 @@ def _opened(model: str, reference_model: str, denoiser: str | None, engine: str)
 
 
 def _paired(
-    full: Target, quantized: QuantizedPipeline, samples: int, noise_samples: int, run: dict[str, Any]
+    full: Model, quantized: QuantizedPipeline, samples: int, noise_samples: int, run: dict[str, Any]
 ) -> dict[str, Any]:
     """What the same noise becomes in both, as JSON data."""
     truth = reference(

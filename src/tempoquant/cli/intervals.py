@@ -19,8 +19,9 @@ from tempoquant.cli.options import (
     progress,
     write_json,
 )
-from tempoquant.diagnosis import Spreads, check_picture, interval_spreads
+from tempoquant.diagnosis import Spreads, interval_spreads
 from tempoquant.diagnosis.figures import activation_maps, interval_panels, save_picture
+from tempoquant.diagnosis.figures.style import check_picture
 from tempoquant.errors import InputError
 from tempoquant.outputs import check_new
 

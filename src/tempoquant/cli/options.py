@@ -13,7 +13,7 @@ from tempoquant.exporting import is_exported, load_exported
 from tempoquant.files import write_whole
 from tempoquant.kernels import ENGINES
 from tempoquant.outputs import check_new
-from tempoquant.pipelines import BareTarget, Target, resolve
+from tempoquant.pipelines import BareModel, Model, resolve
 from tempoquant.progress import Progress, RichProgress
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import MOST, Recipe
@@ -22,7 +22,7 @@ from tempoquant.sampling import Denoiser
 COUNT: dict[str, Any] = {"min": 1, "max": MOST}
 COUNT_OR_0: dict[str, Any] = {"min": 0, "max": MOST}
 
-Model = Annotated[str, typer.Argument(help="fashion32, a diffusers folder, a .ckpt, a hub id, or FILE.py:FACTORY")]
+ModelName = Annotated[str, typer.Argument(help="fashion32, a diffusers folder, a .ckpt, a hub id, or FILE.py:FACTORY")]
 Folder = Annotated[str, typer.Argument(help="a folder that `tempoquant quantize` wrote, or a full-precision model")]
 Factory = Annotated[str | None, typer.Option("--denoiser", help="FILE.py:FACTORY of a folder's bare denoiser")]
 Seed = Annotated[int, typer.Option(help="seed of the initial noise")]
@@ -99,7 +99,7 @@ def check_folder_place(flag: str, path: Path | None) -> None:
         raise InputError(f"{flag} {path}: {place} is no folder")
 
 
-def open_model(name: str, factory: str | None = None, engine: str = "auto") -> tuple[Target, QuantizedPipeline | None]:
+def open_model(name: str, factory: str | None = None, engine: str = "auto") -> tuple[Model, QuantizedPipeline | None]:
     """The model called ``name``, and the quantized pipeline around it if it is a quantized folder.
 
     Raises:
@@ -125,7 +125,7 @@ def filling_denoiser(folder: str, factory: str | None) -> Denoiser | None:
     if Path(folder).is_dir() and not (Path(folder) / "denoiser").is_dir():
         raise InputError(f"--denoiser {factory} is for folders of a bare denoiser: {folder} holds a pipeline")
     target = resolve(factory)
-    if not isinstance(target, BareTarget):
+    if not isinstance(target, BareModel):
         raise InputError(f"{factory} makes a pipeline, where a bare denoiser is needed")
     return target.denoiser
 

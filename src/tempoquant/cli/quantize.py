@@ -11,7 +11,7 @@ from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning
 from tempoquant.cli.options import (
     Json,
     KeepGenerators,
-    Model,
+    ModelName,
     Overwrite,
     Plugins,
     Resume,
@@ -41,7 +41,7 @@ REPORT_SAMPLES = 8
 @app.command("quantize")
 def quantize_command(
     context: typer.Context,
-    model: Model,
+    model: ModelName,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder to write")],
     method: Annotated[str, typer.Option(help="see `tempoquant methods`")] = "tfmq-dm",
     weights: Annotated[int, typer.Option("-w", "--weights", help="weight bits: 2 to 8, 16, or 32 for float")] = 4,

@@ -11,7 +11,7 @@ from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning
 from tempoquant.cli.options import (
     Json,
     KeepGenerators,
-    Model,
+    ModelName,
     Overwrite,
     Resume,
     Sampler,
@@ -36,7 +36,7 @@ DATA = "a folder of images, a .npz, idx files or hf:NAME; without it, the model'
 @app.command("train")
 def train_command(
     context: typer.Context,
-    model: Model,
+    model: ModelName,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder to write")],
     method: Annotated[str, typer.Option(help="tdq, lsq, ...: those that train, see `tempoquant methods`")] = "tdq",
     weights: Annotated[int, typer.Option("-w", "--weights", help="weight bits: 2 to 8, 16, or 32 for float")] = 4,

@@ -14,7 +14,7 @@ from torch import Tensor
 from tempoquant.correction.sums import PairSums
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
-from tempoquant.pipelines import Seen, Target
+from tempoquant.pipelines import DenoiserCall, Model
 from tempoquant.progress import Progress, Silent
 from tempoquant.sampling import Stepper, with_step
 
@@ -24,8 +24,8 @@ class Trajectories:
     """Trajectories to compare on.
 
     Attributes:
-        indices: of the samples. conditioning: as ``Target.generate`` takes it, an entry a sample or more.
-        run: steps, seed, sampler and eta of ``Target.generate``. batch_size: samples drawn together.
+        indices: of the samples. conditioning: as ``Model.generate`` takes it, an entry a sample or more.
+        run: steps, seed, sampler and eta of ``Model.generate``. batch_size: samples drawn together.
     """
 
     indices: Sequence[int]
@@ -34,7 +34,7 @@ class Trajectories:
     batch_size: int = 16
 
     def batches(self) -> Iterator[dict[str, Any]]:
-        """The arguments of ``Target.walk`` for one batch after the other."""
+        """The arguments of ``Model.run_trajectories`` for one batch after the other."""
         for start in range(0, len(self.indices), self.batch_size):
             part = slice(start, min(start + self.batch_size, len(self.indices)))
             given = {name: _part(value, part) for name, value in (self.conditioning or {}).items()}
@@ -43,8 +43,8 @@ class Trajectories:
 
 
 def compare_predictions(
-    full: Target,
-    quantized: Target,
+    full: Model,
+    quantized: Model,
     clock: Clock,
     trajectories: Trajectories,
     variants: Sequence[Callable[[], None]],
@@ -75,11 +75,11 @@ def compare_predictions(
     return sums
 
 
-def _walk(target: Target, stepper: Stepper, batch: Mapping[str, Any]) -> None:
-    def nothing(seen: Seen) -> None:
+def _walk(target: Model, stepper: Stepper, batch: Mapping[str, Any]) -> None:
+    def nothing(seen: DenoiserCall) -> None:
         """The stepper sees all that is needed."""
 
-    target.with_scheduler(with_step(target.denoiser.scheduler, stepper)).walk(visit=nothing, **batch)
+    target.with_scheduler(with_step(target.denoiser.scheduler, stepper)).run_trajectories(visit=nothing, **batch)
 
 
 def _keeping(kept: list[Tensor]) -> Stepper:

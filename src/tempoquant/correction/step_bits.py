@@ -16,7 +16,7 @@ from tempoquant.correction.measure import Trajectories, compare_predictions
 from tempoquant.intervals import Clock, IntervalProvider, SteppedInterval
 from tempoquant.layers import QuantizedLayer, QuantizedProduct
 from tempoquant.numerics import QParams, affine_qparams
-from tempoquant.pipelines import Target
+from tempoquant.pipelines import Model
 from tempoquant.progress import Progress
 
 
@@ -34,8 +34,8 @@ class Site:
 
 
 def set_step_bits(
-    full: Target,
-    quantized: Target,
+    full: Model,
+    quantized: Model,
     clock: Clock,
     trajectories: Trajectories,
     candidates: Sequence[int],

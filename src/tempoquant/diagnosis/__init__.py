@@ -1,7 +1,6 @@
 """Finding what went wrong in a quantized denoiser, by comparing it with full precision."""
 
 from tempoquant.diagnosis.diagnose import check_diagnosable, diagnose
-from tempoquant.diagnosis.figures.style import INK, check_picture
 from tempoquant.diagnosis.fragment import read_fragment, with_overrides
 from tempoquant.diagnosis.result import DATA, VARIANTS, Diagnosis
 from tempoquant.diagnosis.saved import Part
@@ -11,7 +10,6 @@ from tempoquant.diagnosis.watch import LEVELS
 
 __all__ = [
     "DATA",
-    "INK",
     "LEVELS",
     "VARIANTS",
     "Cost",
@@ -19,7 +17,6 @@ __all__ = [
     "Part",
     "Spreads",
     "check_diagnosable",
-    "check_picture",
     "diagnose",
     "interval_spreads",
     "read_fragment",

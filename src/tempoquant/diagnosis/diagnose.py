@@ -24,11 +24,11 @@ from tempoquant.intervals import Clock
 from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
 from tempoquant.outputs import Kind, check_output, writing
-from tempoquant.pipelines import Target, check_image, conditioning_in_float32, state_hash, to_images
+from tempoquant.pipelines import Model, check_image, conditioning_in_float32, state_hash, to_images
 from tempoquant.planning import TEMPORAL, layer_roles
 from tempoquant.progress import Progress, Silent
 from tempoquant.recording import Store, record
-from tempoquant.sampling import build_scheduler, meet_schedule, set_steps
+from tempoquant.sampling import build_scheduler, prepare_tables_for_schedule, set_steps
 
 DEFAULT_STEPS = 50
 SHOWN = 4
@@ -66,7 +66,7 @@ def diagnose(
         keep: how many of the costliest layers the policy names.
         layers: patterns of layer names: whose activations are told and which are ranked; all if none are given.
         recording: folder of full-precision trajectories (float32) to make or reuse.
-        conditioning: as ``Target.generate`` takes it.
+        conditioning: as ``Model.generate`` takes it.
         reference_name: what the command line calls the reference, for the commands of a report.
         overwrite: replace ``out``.
 
@@ -105,7 +105,7 @@ def diagnose(
             # Both are called on recorded inputs, before any run of the quantized one's own.
             scheduler = build_scheduler(pair.quantized.denoiser.scheduler, run["sampler"])
             set_steps(scheduler, run["steps"])
-            meet_schedule(pair.quantized.denoiser, scheduler)
+            prepare_tables_for_schedule(pair.quantized.denoiser, scheduler)
         walker = Walker(store, {**run, "batch_size": batch_size, "conditioning": given})
         name = reference_name or pair.full.name
         options = {"reference": name, "keep": keep, "batch_size": batch_size, "layer": list(layers)}
@@ -116,7 +116,7 @@ def diagnose(
     return found
 
 
-def check_diagnosable(full: Target) -> None:
+def check_diagnosable(full: Model) -> None:
     """Raise InputError unless a diagnosis can show what the full-precision model draws."""
     advice = "a diagnosis compares images; `tempoquant evaluate` judges other samples"
     check_image(full.name, full.pixel_shape, advice, latents=True)

@@ -15,10 +15,10 @@ from tempoquant.errors import InputError
 from tempoquant.graph import map_kind
 from tempoquant.intervals import Clock
 from tempoquant.layers import places_of
-from tempoquant.pipelines import Target, in_float32, resolve
+from tempoquant.pipelines import Model, in_float32, resolve
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.sampling import evaluating
-from tempoquant.temporal import UnreadLayer
+from tempoquant.temporal import DeadLayer
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Pair:
         full, quantized: the models. own: the quantized one as this package knows it; None for other tools' models.
     """
 
-    full: Target
-    quantized: Target
+    full: Model
+    quantized: Model
     own: QuantizedPipeline | None
 
     def common(self, names: Sequence[str]) -> list[str]:
@@ -46,11 +46,11 @@ class Pair:
         Layers that the quantized model never reads, because a table stands behind them, have nothing to compare.
         """
         full, quantized = self.full.denoiser.module, self.quantized.denoiser.module
-        read = [name for name in names if not isinstance(quantized.get_submodule(name), UnreadLayer)]
+        read = [name for name in names if not isinstance(quantized.get_submodule(name), DeadLayer)]
         return [name for name in read if not _same(full.get_submodule(name), quantized.get_submodule(name))]
 
     @contextmanager
-    def only(self, names: Collection[str]) -> Iterator[Target]:
+    def only(self, names: Collection[str]) -> Iterator[Model]:
         """The full-precision model with these layers of the quantized one."""
         module = self.full.denoiser.module
         with ExitStack() as stack:
@@ -60,13 +60,13 @@ class Pair:
             yield self.full
 
     @contextmanager
-    def without(self, names: Collection[str]) -> Iterator[Target]:
+    def without(self, names: Collection[str]) -> Iterator[Model]:
         """The quantized model with these layers in full precision."""
         with _exchanged(self.quantized.denoiser.module, self.full.denoiser.module, names):
             yield self.quantized
 
     @contextmanager
-    def at(self, timesteps: Collection[float], clock: Clock) -> Iterator[Target]:
+    def at(self, timesteps: Collection[float], clock: Clock) -> Iterator[Model]:
         """The full-precision model, whose calls at these time steps the quantized one answers.
 
         Args:

@@ -16,7 +16,7 @@ from tempoquant.diagnosis.patterns import matching
 from tempoquant.diagnosis.watch import SampledDistributions
 from tempoquant.errors import InputError
 from tempoquant.layers import QuantizedLayer
-from tempoquant.pipelines import Target, conditioning_in_float32, in_float32, resolve, state_hash
+from tempoquant.pipelines import Model, conditioning_in_float32, in_float32, resolve, state_hash
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recording import Store, record
@@ -67,7 +67,7 @@ def interval_spreads(
         reference: that model, in full precision.
         layers: patterns of layer names; without any, the six layers whose intervals change most over the steps.
         recording: trajectories of the reference; None: ``samples`` are recorded on the first folder's schedule.
-        samples: trajectories to read. conditioning: what they are drawn from, as ``Target.generate`` takes it.
+        samples: trajectories to read. conditioning: what they are drawn from, as ``Model.generate`` takes it.
 
     Raises:
         InputError: folders of different models or none with an interval a time step, a pattern without a layer, too
@@ -99,7 +99,7 @@ def interval_spreads(
     return Spreads(store.timesteps, tuple(names), seen.quantiles, edges, shares, by_recipe)
 
 
-def _opened(folder: Path, full: Target) -> QuantizedPipeline:
+def _opened(folder: Path, full: Model) -> QuantizedPipeline:
     made = load(folder, denoiser=full.denoiser if (folder / "denoiser").is_dir() else None)
     own, wanted = made.facts.get("model_hash"), state_hash(full.denoiser.module)
     if own not in (None, wanted) or tuple(made.denoiser.sample_shape) != tuple(full.denoiser.sample_shape):
@@ -107,7 +107,7 @@ def _opened(folder: Path, full: Target) -> QuantizedPipeline:
     return made
 
 
-def _matching(models: list[QuantizedPipeline], full: Target, patterns: Sequence[str]) -> list[str]:
+def _matching(models: list[QuantizedPipeline], full: Model, patterns: Sequence[str]) -> list[str]:
     """Layers whose inputs all models quantize, in module order."""
     parts = {name for name, _ in full.denoiser.module.named_modules()}
     names = [name for name in _quantized_inputs(models[0]) if name in parts]
@@ -130,7 +130,7 @@ def _quantized_inputs(model: QuantizedPipeline) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _recorded(place: Path | str, full: Target) -> Store:
+def _recorded(place: Path | str, full: Model) -> Store:
     store = Store(place)
     if store.model_hash != state_hash(full.denoiser.module):
         raise InputError(f"{place} is a recording of another model than {full.name}")
@@ -155,7 +155,7 @@ def _drawn(names: list[str], found: list[Tensor], limit: int | None) -> tuple[li
 
 @torch.inference_mode()
 def _activations(
-    full: Target, store: Store, names: Sequence[str], rows: int, batch_size: int, progress: Progress
+    full: Model, store: Store, names: Sequence[str], rows: int, batch_size: int, progress: Progress
 ) -> SampledDistributions:
     batches = torch.arange(rows).split(batch_size)
     seen = SampledDistributions(names, store.steps, len(batches))

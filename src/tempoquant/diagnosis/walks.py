@@ -12,7 +12,7 @@ from torch import Tensor
 from tempoquant.diagnosis.pair import Pair
 from tempoquant.graph import map_kind
 from tempoquant.intervals import Clock
-from tempoquant.pipelines import Target, check_samples, to_images
+from tempoquant.pipelines import Model, check_samples, to_images
 from tempoquant.progress import Progress
 from tempoquant.recording import Store
 from tempoquant.sampling import device_of, evaluating
@@ -55,7 +55,7 @@ class Walker:
     """Runs models from the recording's noise.
 
     Args:
-        store: the full-precision recording. options: as ``Target.generate`` takes them beside the samples.
+        store: the full-precision recording. options: as ``Model.generate`` takes them beside the samples.
     """
 
     def __init__(self, store: Store, options: dict[str, Any]):
@@ -64,7 +64,7 @@ class Walker:
         count = min(MOST_FRAMES, store.steps)
         self.frame_steps = torch.linspace(0, store.steps - 1, count).round().long().unique()
 
-    def course(self, target: Target, shown: int) -> Course:
+    def course(self, target: Model, shown: int) -> Course:
         """All trajectories of ``target``.
 
         Args:
@@ -85,12 +85,12 @@ class Walker:
                 first = own[:count][indices[:count] < shown]
                 frames[k] += [first] if len(first) else []
 
-        pixels = target.generate(self.trajectories, observer=see, **self.options)
+        pixels = target.generate(self.trajectories, step_callback=see, **self.options)
         check_samples(target.name, pixels)
         pictures = [to_images(target.decode(torch.cat(frames[k]))) for k in sorted(wanted)]
         return Course((error / power).sqrt(), pixels, torch.stack(pictures))
 
-    def images(self, target: Target, samples: int) -> Tensor:
+    def images(self, target: Model, samples: int) -> Tensor:
         """The first images of ``target``, (N, C, H, W)."""
         conditioning = self.options.get("conditioning")
         some = None if conditioning is None else {n: _first(v, samples) for n, v in conditioning.items()}
@@ -113,7 +113,7 @@ def layer_costs(
         truth: (N, C, H, W) the full-precision images to compare with; N samples are drawn for every layer.
     """
 
-    def alone(name: str) -> AbstractContextManager[Target]:
+    def alone(name: str) -> AbstractContextManager[Model]:
         return pair.only([name])
 
     found = _screened(pair, walker.store, layers, progress)[:CANDIDATES]
@@ -147,7 +147,7 @@ def step_costs(pair: Pair, walker: Walker, clock: Clock, truth: Tensor, progress
     bounds = [round(len(timesteps) * i / count) for i in range(count + 1)]
     ranges = {f"{timesteps[a]:g} to {timesteps[b - 1]:g}": timesteps[a:b] for a, b in pairwise(bounds)}
 
-    def within(name: str) -> AbstractContextManager[Target]:
+    def within(name: str) -> AbstractContextManager[Model]:
         return pair.at(set(ranges[name]), clock)
 
     found = _costs(walker, list(ranges), within, truth, "some steps quantized", progress)
@@ -157,7 +157,7 @@ def step_costs(pair: Pair, walker: Walker, clock: Clock, truth: Tensor, progress
 def _costs(
     walker: Walker,
     names: Sequence[str],
-    model: Callable[[str], AbstractContextManager[Target]],
+    model: Callable[[str], AbstractContextManager[Model]],
     truth: Tensor,
     stage: str,
     progress: Progress,

@@ -19,7 +19,7 @@ class PairedMetrics:
         timesteps: of the K denoiser calls, in step order.
         sqnr_steps: SQNR of the predicted noise at each call, dB. sqnr: over all calls.
         cosine: for every projection, of its temporal feature at each call.
-        images: the quantized model's, as ``Target.generate`` gives them; not part of :meth:`to_dict`.
+        images: the quantized model's, as ``Model.generate`` gives them; not part of :meth:`to_dict`.
         temporal_mismatch: share over unique time steps and projections, 0 to 1; None without projections.
     """
 

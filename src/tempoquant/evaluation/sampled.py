@@ -8,14 +8,14 @@ from torch import Tensor
 
 from tempoquant.evaluation.plan import Plan
 from tempoquant.evaluation.statistics import Statistics
-from tempoquant.pipelines import Target, check_image, to_images
+from tempoquant.pipelines import Model, check_image, to_images
 from tempoquant.progress import Progress
 
 FIRST_INDEX = 100_000
 """The first sample: other noise than that of paired images."""
 
 
-def check_sampled(plan: Plan, target: Target, samples: int, conditioning: Mapping[str, Any] | None) -> None:
+def check_sampled(plan: Plan, target: Model, samples: int, conditioning: Mapping[str, Any] | None) -> None:
     """Raise InputError unless so many of the target's images can be measured; one empty latent is decoded."""
     check_image(target.name, target.pixel_shape, "metrics of sets of images are not theirs: leave out --metrics")
     pixels = target.decode(torch.zeros(1, *target.denoiser.sample_shape))
@@ -23,11 +23,11 @@ def check_sampled(plan: Plan, target: Target, samples: int, conditioning: Mappin
     plan.check((height, width, channels), samples, (conditioning or {}).get("prompt"))
 
 
-def sampled_reference(plan: Plan, full: Target, progress: Progress, **drawing: Any) -> Statistics | None:
+def sampled_reference(plan: Plan, full: Model, progress: Progress, **drawing: Any) -> Statistics | None:
     """What samples are compared with: the plan's reference, else the full-precision model's own samples.
 
     Args:
-        drawing: ``samples``, ``conditioning``, ``batch_size`` and the options of ``Target.generate``.
+        drawing: ``samples``, ``conditioning``, ``batch_size`` and the options of ``Model.generate``.
 
     Returns:
         None if no metric compares.
@@ -40,7 +40,7 @@ def sampled_reference(plan: Plan, full: Target, progress: Progress, **drawing: A
 
 
 def measure_sampled(
-    plan: Plan, quantized: Target, real: Statistics | None, progress: Progress, *, seed: int, **drawing: Any
+    plan: Plan, quantized: Model, real: Statistics | None, progress: Progress, *, seed: int, **drawing: Any
 ) -> dict[str, Any]:
     """The metrics of a quantized model's samples; see :meth:`Plan.measure` and :func:`sampled_reference`."""
     prompts = (drawing.get("conditioning") or {}).get("prompt")
@@ -49,7 +49,7 @@ def measure_sampled(
 
 
 def _drawn(
-    target: Target,
+    target: Model,
     stage: str,
     progress: Progress,
     *,

@@ -42,7 +42,7 @@ def save_samples(samples: Tensor, path: Path, *, overwrite: bool = False) -> Non
     """Write samples by the ending of ``path``: .png one grid, .npy float32 (N, *sample_shape), else a folder of PNGs.
 
     Args:
-        samples: (N, *sample_shape), as ``Target.generate`` gives them; images are clipped to [-1, 1], arrays are not.
+        samples: (N, *sample_shape), as ``Model.generate`` gives them; images are clipped to [-1, 1], arrays are not.
         overwrite: replace a folder of images that was written so.
     """
     ending = path.suffix.lower()

@@ -22,7 +22,7 @@ from tempoquant.evaluation.paired import (
 )
 from tempoquant.evaluation.ranges import data_range, warn_of_range
 from tempoquant.evaluation.result import PairedMetrics
-from tempoquant.pipelines import BareTarget, Seen, Target, check_samples
+from tempoquant.pipelines import BareModel, DenoiserCall, Model, check_samples
 from tempoquant.progress import Progress, Silent
 from tempoquant.sampling import Denoiser, check_finite, evaluating
 
@@ -32,7 +32,7 @@ class Reference:
     """What full precision does, computed once for any number of comparisons.
 
     Attributes:
-        run: samples, steps, seed, sampler, eta, batch_size and conditioning of ``Target.generate``.
+        run: samples, steps, seed, sampler, eta, batch_size and conditioning of ``Model.generate``.
         images: (N, C, H, W) pixels in [-1, 1], or (N, *sample_shape) of a model that draws no images.
         calls: what the denoiser was given at every step along the trajectories of the first ``noise_samples``, K calls.
         predictions: its output at each of them.
@@ -41,7 +41,7 @@ class Reference:
 
     run: dict[str, Any]
     images: Tensor
-    calls: list[Seen]
+    calls: list[DenoiserCall]
     predictions: list[Tensor]
     features: dict[str, Tensor]
 
@@ -52,7 +52,7 @@ class Reference:
 
 
 def reference(
-    full: Target | Denoiser,
+    full: Model | Denoiser,
     *,
     projections: Sequence[str],
     samples: int,
@@ -87,17 +87,17 @@ def reference(
     check_samples(target.name, images)
     if has_psnr(images.shape[1:]):
         warn_of_range(target.name, images)
-    calls: list[Seen] = []
+    calls: list[DenoiserCall] = []
     some = {name: _first(value, noise_samples) for name, value in (conditioning or {}).items()} or None
     together = {**run, "batch_size": noise_samples}
-    target.walk(noise_samples, lambda seen: calls.append(_kept(seen)), conditioning=some, **together)
+    target.run_trajectories(noise_samples, lambda seen: calls.append(_kept(seen)), conditioning=some, **together)
     predictions, features = _along(target.denoiser, calls, projections, progress)
     return Reference({"samples": samples, "conditioning": conditioning, **run}, images, calls, predictions, features)
 
 
 def compare(
     reference: Reference,
-    quantized: Target | Denoiser,
+    quantized: Model | Denoiser,
     *,
     projections: Sequence[str] | None = None,
     progress: Progress | None = None,
@@ -140,14 +140,14 @@ def compare(
 
 
 def evaluate_pair(
-    full: Target | Denoiser, quantized: Target | Denoiser, *, progress: Progress | None = None, **options: Any
+    full: Model | Denoiser, quantized: Model | Denoiser, *, progress: Progress | None = None, **options: Any
 ) -> dict[str, Any]:
     """:func:`reference` and :func:`compare` in one call, as plain JSON data; options are those of ``reference``."""
     return compare(reference(full, progress=progress, **options), quantized, progress=progress).to_dict()
 
 
-def _target(model: Target | Denoiser) -> Target:
-    return BareTarget(model) if isinstance(model, Denoiser) else model
+def _target(model: Model | Denoiser) -> Model:
+    return BareModel(model) if isinstance(model, Denoiser) else model
 
 
 def _first(value: Any, count: int) -> Any:
@@ -155,9 +155,9 @@ def _first(value: Any, count: int) -> Any:
     return value[:count] if isinstance(value, (list, tuple, Tensor)) else value
 
 
-def _kept(seen: Seen) -> Seen:
+def _kept(seen: DenoiserCall) -> DenoiserCall:
     """The call as plain CPU tensors: those of inference mode die with the next step's buffers."""
-    return Seen(seen.k, *_copied(list(seen[1:])))
+    return DenoiserCall(seen.k, *_copied(list(seen[1:])))
 
 
 def _copied(value: Any) -> Any:
@@ -170,7 +170,7 @@ def _copied(value: Any) -> Any:
 
 @torch.inference_mode()
 def _along(
-    denoiser: Denoiser, calls: Sequence[Seen], projections: Sequence[str], progress: Progress | None
+    denoiser: Denoiser, calls: Sequence[DenoiserCall], projections: Sequence[str], progress: Progress | None
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The denoiser's outputs at these inputs, and its projections' outputs for the first row of each: (K, d)."""
     predictions: list[Tensor] = []

@@ -25,9 +25,9 @@ from tempoquant.intervals import Conditions, tensor_arguments
 from tempoquant.outputs import Kind, writing
 from tempoquant.pipelines import (
     LONGEST_SIDE,
-    BareTarget,
-    DiffusersTarget,
-    Target,
+    BareModel,
+    DiffusersModel,
+    Model,
     example_conditions,
     load_pipeline,
     replaced,
@@ -192,7 +192,7 @@ def is_exported(folder: Path) -> bool:
 
 
 @in_float32
-def load_exported(folder: Path | str, **options: Any) -> Target:
+def load_exported(folder: Path | str, **options: Any) -> Model:
     """The model of an exported folder, drawing through its runtime; a diffusers pipeline is its ``pipe``.
 
     Args:
@@ -237,14 +237,14 @@ def _built_around(pipe: Any, component: str, module: ExportedDenoiser) -> Any:
     return replaced(made, _internal_dict=pipe.config)
 
 
-def _around(root: Path, component: str, module: ExportedDenoiser, shape: tuple[int, ...], name: str) -> Target:
+def _around(root: Path, component: str, module: ExportedDenoiser, shape: tuple[int, ...], name: str) -> Model:
     try:
         if (root / "model_index.json").is_file():
             # Without a denoiser first: diffusers remarks on one of a class that the folder does not name.
             pipe = load_pipeline(root, **{component: None})
-            return DiffusersTarget(_built_around(pipe, component, module), root.name)
+            return DiffusersModel(_built_around(pipe, component, module), root.name)
         config = read_json(root / "scheduler" / "scheduler_config.json")
         scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
     except Exception as error:
         raise FormatError(f"{root} cannot be loaded: {first_line(error)}") from error
-    return BareTarget(replace(Denoiser(module, scheduler, shape), name=name))
+    return BareModel(replace(Denoiser(module, scheduler, shape), name=name))

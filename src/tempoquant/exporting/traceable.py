@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from tempoquant.intervals import Clock, Interval, nested_arguments
-from tempoquant.kernels import MIDDLE, let_norms_wait, padding_of, unsuitable
+from tempoquant.kernels import MIDDLE, enable_norm_fusion, padding_of, unsuitable
 from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers
 from tempoquant.sampling import Denoiser
 
@@ -56,7 +56,7 @@ class PlainGraph(nn.Module):
         for key, hook in list(self.module._forward_pre_hooks.items()):
             if getattr(hook, "__self__", None) is self.clock:
                 del self.module._forward_pre_hooks[key]
-        let_norms_wait(self.module, False)
+        enable_norm_fusion(self.module, False)
         for part in self.module.modules():
             if isinstance(part, QuantizedLayer):
                 part.kernel = plain_layer

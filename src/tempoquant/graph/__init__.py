@@ -7,7 +7,7 @@ from tempoquant.graph.probing import SHAPE_ERRORS, removing, sealed_around, smal
 from tempoquant.graph.products import MATRIX_PRODUCTS
 from tempoquant.graph.reader import read_denoiser
 from tempoquant.graph.slicing import Rows, batched, needed_ops, numbers_in, outside_values, same_path
-from tempoquant.graph.trace import Op, Ref, Tape, record
+from tempoquant.graph.trace import FunctionTrace, Op, Ref, trace_forward
 from tempoquant.graph.types import (
     AttentionProduct,
     Category,
@@ -26,13 +26,13 @@ __all__ = [
     "AttentionProduct",
     "Category",
     "DenoiserGraph",
+    "FunctionTrace",
     "LayerInfo",
     "Op",
     "Probe",
     "Ref",
     "Rows",
     "Source",
-    "Tape",
     "TimeArgument",
     "Unit",
     "batched",
@@ -43,10 +43,10 @@ __all__ = [
     "numbers_in",
     "outside_values",
     "read_denoiser",
-    "record",
     "removing",
     "same_path",
     "sealed_around",
     "smaller",
     "tensors_in",
+    "trace_forward",
 ]

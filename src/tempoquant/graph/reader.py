@@ -9,7 +9,7 @@ from tempoquant.graph.probing import KINDS, SEALED, quantizable_layers, sealed_a
 from tempoquant.graph.slicing import split_block
 from tempoquant.graph.splits import split_points
 from tempoquant.graph.time_argument import time_argument
-from tempoquant.graph.trace import record
+from tempoquant.graph.trace import trace_forward
 from tempoquant.graph.types import DenoiserGraph, Probe
 from tempoquant.graph.units import reconstruction_units
 
@@ -32,7 +32,7 @@ def read_denoiser(probe: Probe) -> DenoiserGraph:
     probe = smaller(probe)
     observed = observe_layers(probe)
     temporal = {la.name: probe.module.get_submodule(la.name) for la in observed.layers if la.category in TEMPORAL}
-    shared, projections = split_block(record(probe, temporal, probe.timesteps[0]).ops, tuple(temporal))
+    shared, projections = split_block(trace_forward(probe, temporal, probe.timesteps[0]).ops, tuple(temporal))
     attention, unreached = attention_products(probe)
     return DenoiserGraph(
         layers=observed.layers,

@@ -1,4 +1,4 @@
-"""From tapes to a program: what the temporal layers' inputs need, and what in it grows with the batch."""
+"""From traces to a program: what the temporal layers' inputs need, and what in it grows with the batch."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -40,12 +40,12 @@ def numbers_in(op: Op) -> list[int]:
 
 
 def same_path(a: Sequence[Op], b: Sequence[Op]) -> bool:
-    """Whether two tapes note the same calls, so that their numbers mean the same values."""
+    """Whether two traces note the same calls, so that their numbers mean the same values."""
     return [(op.func, op.layer, op.outputs) for op in a] == [(op.func, op.layer, op.outputs) for op in b]
 
 
 def batched(one: Sequence[Op], two: Sequence[Op]) -> list[Op]:
-    """``one``, taped at batch 1, with every integer that doubles in ``two``, taped at batch 2, as :class:`Rows`.
+    """``one``, traced at batch 1, with every integer that doubles in ``two``, traced at batch 2, as :class:`Rows`.
 
     Raises:
         TempoquantError: an argument depends on the batch in another way.

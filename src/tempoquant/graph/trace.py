@@ -1,4 +1,4 @@
-"""A tape of one forward: every torch function that takes a value derived from a temporal layer's output."""
+"""A trace of one forward: every torch function that takes a value derived from a temporal layer's output."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ CREATING = (
 
 @dataclass(frozen=True)
 class Ref:
-    """A value of the tape, by number; no number is ever given twice, so a value changed in place gets a new one."""
+    """A value of the trace, by number; no number is ever given twice, so a value changed in place gets a new one."""
 
     number: int
 
@@ -60,7 +60,7 @@ class Op:
         return self.layer or str(getattr(self.func, "__qualname__", None) or getattr(self.func, "__name__", self.func))
 
 
-class Tape(TorchFunctionMode):
+class FunctionTrace(TorchFunctionMode):
     """Notes calls while it is active, up to where a value meets the sample: what comes after belongs to the image.
 
     Tensors are held weakly, so a large denoiser's activations are freed as usual.
@@ -157,7 +157,7 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def record(
+def trace_forward(
     probe: Probe,
     layers: Mapping[str, nn.Module],
     timestep: float,
@@ -167,24 +167,24 @@ def record(
     given: dict[str, Any] | None = None,
     wanted: Collection[int] = (),
     change: Change | None = None,
-) -> Tape:
-    """Tape one forward.
+) -> FunctionTrace:
+    """Trace one forward.
 
     Args:
         layers: the temporal layers by name. wanted: numbers of outside values to keep.
         condition: variant of the conditioning, unless ``given`` is one.
         change: ``change(name, output)`` replaces a layer's output.
     """
-    tape = Tape(wanted, change)
+    trace = FunctionTrace(wanted, change)
     handles = []
     for name, layer in layers.items():
-        handles.append(layer.register_forward_pre_hook(tape.enter(name), with_kwargs=True))
-        handles.append(layer.register_forward_hook(tape.leave))
+        handles.append(layer.register_forward_pre_hook(trace.enter(name), with_kwargs=True))
+        handles.append(layer.register_forward_hook(trace.leave))
 
     def run(sample: Tensor, *rest: Any, **conditioning: Any) -> Tensor:
-        tape.image[sample] = True
+        trace.image[sample] = True
         return probe.run(sample, *rest, **conditioning)
 
-    with removing(handles), tape:
+    with removing(handles), trace:
         run_example(replace(probe, run=run), timestep, batch=batch, condition=condition, given=given)
-    return tape
+    return trace

@@ -4,7 +4,7 @@ from tempoquant.intervals.clock import Clock, check_recorded
 from tempoquant.intervals.conditions import Conditions, named_arguments, nested_arguments, tensor_arguments
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
-from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, Numbers, TableInterval
+from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, ScalarQParams, TableInterval
 from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.intervals.stepped import SteppedInterval
 
@@ -16,7 +16,7 @@ __all__ = [
     "Interval",
     "IntervalProvider",
     "KeepsPrecision",
-    "Numbers",
+    "ScalarQParams",
     "SteppedInterval",
     "TableInterval",
     "check_recorded",

@@ -40,7 +40,7 @@ class Interval(NamedTuple):
         return wide._replace(s_out=wide.s_in) if self.s_out is self.s_in else wide
 
 
-class Numbers(NamedTuple):
+class ScalarQParams(NamedTuple):
     """An :class:`Interval` of shape () as Python numbers."""
 
     s_in: float
@@ -50,7 +50,7 @@ class Numbers(NamedTuple):
     s_out: float
 
     @classmethod
-    def of(cls, interval: Interval) -> "Numbers":
+    def of(cls, interval: Interval) -> "ScalarQParams":
         """Those of an interval whose fields have shape ()."""
         ends = float(interval.q_min), float(interval.q_max)
         return cls(float(interval.s_in), float(interval.zero), *ends, float(interval.s_out))
@@ -64,7 +64,7 @@ class IntervalProvider(KeepsPrecision):
 
     q_min: Tensor
     q_max: Tensor
-    _known: "tuple[list[Tensor], list[int], list[Numbers]] | None" = None
+    _known: "tuple[list[Tensor], list[int], list[ScalarQParams]] | None" = None
 
     def __init__(self, bits: int, q_min: int, q_max: int):
         super().__init__()
@@ -79,12 +79,12 @@ class IntervalProvider(KeepsPrecision):
     def forward(self) -> Interval:
         return self.at(None)
 
-    def numbers(self) -> Numbers | None:
+    def scalar_qparams(self) -> ScalarQParams | None:
         """The current interval in Python numbers; None where time steps differ within the batch."""
         interval = self()
-        return Numbers.of(interval) if interval.s_in.dim() == 0 else None
+        return ScalarQParams.of(interval) if interval.s_in.dim() == 0 else None
 
-    def _all_numbers(self) -> list[Numbers]:
+    def _all_numbers(self) -> list[ScalarQParams]:
         """The intervals of all rows, read off their buffers once while these stay as they are."""
         buffers = [buffer for buffer in self._buffers.values() if buffer is not None]
         if any(buffer.is_inference() for buffer in buffers):
@@ -96,9 +96,9 @@ class IntervalProvider(KeepsPrecision):
             known = self._known = (buffers, versions, self._read_numbers())
         return known[2]
 
-    def _read_numbers(self) -> list[Numbers]:
+    def _read_numbers(self) -> list[ScalarQParams]:
         rows = torch.arange(self.get_buffer("scale").numel())
-        return [Numbers.of(self.at(row)) for row in rows]
+        return [ScalarQParams.of(self.at(row)) for row in rows]
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """``x`` quantized at the current row, float32 of its shape, with gradients for whatever learns."""
@@ -126,7 +126,7 @@ class ConstantInterval(IntervalProvider):
         out = self.scale if self.scale_out is None else self.scale_out
         return Interval(self.scale, self.zero, out, self.q_min, self.q_max)
 
-    def numbers(self) -> Numbers:
+    def scalar_qparams(self) -> ScalarQParams:
         return self._all_numbers()[0]
 
 
@@ -170,6 +170,6 @@ class TableInterval(IntervalProvider):
     def forward(self) -> Interval:
         return self.at(self.clock.row)
 
-    def numbers(self) -> Numbers | None:
+    def scalar_qparams(self) -> ScalarQParams | None:
         row = self.clock.row
-        return super().numbers() if row is None or row.dim() else self._all_numbers()[int(row)]
+        return super().scalar_qparams() if row is None or row.dim() else self._all_numbers()[int(row)]

@@ -4,7 +4,7 @@ from tempoquant.kernels.c_library import cache_folder
 from tempoquant.kernels.check import integers_are_exact
 from tempoquant.kernels.compiled import COMPILER, compiled_library
 from tempoquant.kernels.engine import ENGINES, use_engine
-from tempoquant.kernels.norm_fusion import Awaited, Waiting, let_norms_wait
+from tempoquant.kernels.norm_fusion import DeferredGroupNorm, DeferringForward, enable_norm_fusion
 from tempoquant.kernels.onednn import padding_of, unsuitable
 from tempoquant.kernels.operators import scales_apply_in_order
 from tempoquant.kernels.packed import give_back
@@ -14,14 +14,14 @@ __all__ = [
     "COMPILER",
     "ENGINES",
     "MIDDLE",
-    "Awaited",
+    "DeferredGroupNorm",
+    "DeferringForward",
     "GroupNorm",
-    "Waiting",
     "cache_folder",
     "compiled_library",
+    "enable_norm_fusion",
     "give_back",
     "integers_are_exact",
-    "let_norms_wait",
     "padding_of",
     "scales_apply_in_order",
     "unsuitable",

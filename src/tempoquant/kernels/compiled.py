@@ -43,5 +43,5 @@ def compiled_passes() -> ctypes.CDLL | None:
 def compiled_library() -> CLibrary:
     """The library of ``quantize.c``, or why there is none; neither if the user wants no compiler."""
     compiler = os.environ.get(COMPILER, "cc")
-    source = Path(str(files("tempoquant"))) / "runtime" / "quantize.c"
+    source = Path(str(files("tempoquant"))) / "kernels" / "quantize.c"
     return load_c_library(source, compiler, FLAGS, ARGUMENTS) if compiler else CLibrary()

@@ -6,10 +6,10 @@ from torch import nn
 
 from tempoquant.errors import unknown
 from tempoquant.kernels.check import integers_are_exact
-from tempoquant.kernels.norm_fusion import let_norms_wait
+from tempoquant.kernels.norm_fusion import enable_norm_fusion
 from tempoquant.kernels.onednn import IntegerKernel, unsuitable
 from tempoquant.kernels.packed import keep_plain
-from tempoquant.kernels.passes import centred_floats
+from tempoquant.kernels.passes import dequantize_centered
 from tempoquant.kernels.products import integer_attention, integer_product
 from tempoquant.layers import quantized_layers, quantized_products, simulate, simulate_product
 
@@ -41,10 +41,10 @@ def use_engine(module: nn.Module, engine: str = "auto") -> dict[str, str]:
             keep_plain(layer)
     for product in quantized_products(module).values():
         if integer:
-            product.compute_with(integer_product, integer_attention, centred_floats)
+            product.compute_with(integer_product, integer_attention, dequantize_centered)
         else:
             product.compute_with(simulate_product)
-    let_norms_wait(module, integer)
+    enable_norm_fusion(module, integer)
     return engine_report(module)
 
 

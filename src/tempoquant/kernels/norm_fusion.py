@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from tempoquant.intervals import Numbers
-from tempoquant.kernels.passes import GroupNorm, norm_silu_bytes, quantized_bytes
+from tempoquant.intervals import ScalarQParams
+from tempoquant.kernels.passes import GroupNorm, norm_silu_to_uint8, quantize_to_uint8
 
 aten: Any = torch.ops.aten
 
 
-class Awaited(Tensor):
+class DeferredGroupNorm(Tensor):
     """What a group norm puts out, maybe through SiLU, not computed yet; whatever else is done with it computes it.
 
     Attributes:
@@ -25,7 +25,7 @@ class Awaited(Tensor):
     known: Tensor | None
 
     @staticmethod
-    def __new__(cls, source: Tensor, norm: GroupNorm, silu: bool) -> "Awaited":
+    def __new__(cls, source: Tensor, norm: GroupNorm, silu: bool) -> "DeferredGroupNorm":
         make: Any = torch.Tensor._make_wrapper_subclass
         made = make(cls, source.shape, strides=source.stride(), dtype=source.dtype, device=source.device)
         made.source, made.owed, made.silu, made.known = source, norm, silu, None
@@ -50,15 +50,15 @@ class Awaited(Tensor):
         return self.known
 
 
-def bytes_of(x: Tensor, numbers: Numbers) -> Tensor:
-    """:func:`~tempoquant.kernels.passes.quantized_bytes` of an input that may be awaited."""
-    if not isinstance(x, Awaited):
-        return quantized_bytes(x, numbers)
-    q = norm_silu_bytes(x.source, x.owed, numbers) if x.silu else None
-    return quantized_bytes(x.computed(), numbers) if q is None else q
+def fused_quantize_to_uint8(x: Tensor, numbers: ScalarQParams) -> Tensor:
+    """:func:`~tempoquant.kernels.passes.quantize_to_uint8` of an input that may be awaited."""
+    if not isinstance(x, DeferredGroupNorm):
+        return quantize_to_uint8(x, numbers)
+    q = norm_silu_to_uint8(x.source, x.owed, numbers) if x.silu else None
+    return quantize_to_uint8(x.computed(), numbers) if q is None else q
 
 
-class Waiting:
+class DeferringForward:
     """A group norm's ``forward`` that puts the work off where an integer layer may take it over.
 
     A class: copying the module must give the copy its own.
@@ -77,14 +77,14 @@ class Waiting:
             or not all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
         ):
             return nn.GroupNorm.forward(norm, input)
-        return Awaited(input, GroupNorm(norm.num_groups, norm.weight, norm.bias, norm.eps), False)
+        return DeferredGroupNorm(input, GroupNorm(norm.num_groups, norm.weight, norm.bias, norm.eps), False)
 
 
-def let_norms_wait(module: nn.Module, wait: bool) -> None:
+def enable_norm_fusion(module: nn.Module, wait: bool) -> None:
     """Whether group norms of ``module`` wait for their reader from now on."""
     for part in module.modules():
         if type(part) is nn.GroupNorm and part.affine:
             if wait and "forward" not in vars(part):
-                vars(part)["forward"] = Waiting(part)
-            elif not wait and isinstance(vars(part).get("forward"), Waiting):
+                vars(part)["forward"] = DeferringForward(part)
+            elif not wait and isinstance(vars(part).get("forward"), DeferringForward):
                 del part.forward

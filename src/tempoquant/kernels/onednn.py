@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tempoquant.intervals import Interval, Numbers
-from tempoquant.kernels.norm_fusion import bytes_of
+from tempoquant.intervals import Interval, ScalarQParams
+from tempoquant.kernels.norm_fusion import fused_quantize_to_uint8
 from tempoquant.kernels.operators import (
     NO_POST_OP,
     apply_scale_and_bias,
@@ -75,7 +75,7 @@ class IntegerKernel:
         if x.device.type != "cpu":
             # Moved since the engine was chosen.
             return simulate(layer, x)
-        numbers = layer.input_interval.numbers()
+        numbers = layer.input_interval.scalar_qparams()
         packed = self.packed or self._pack(layer, x.shape)
         if numbers is not None:
             return self._run(packed, x, numbers)
@@ -86,7 +86,7 @@ class IntegerKernel:
         out: Tensor | None = None
         for number, fields in enumerate(groups.unbind(1)):
             rows = (which == number).nonzero()[:, 0]
-            part = self._run(packed, x[rows], Numbers.of(Interval(*fields.unbind())))
+            part = self._run(packed, x[rows], ScalarQParams.of(Interval(*fields.unbind())))
             out = part.new_empty((x.shape[0], *part.shape[1:])) if out is None else out
             out[rows] = part
         assert out is not None
@@ -101,8 +101,8 @@ class IntegerKernel:
                 self.packed = packed
             return self.packed
 
-    def _run(self, packed: Packed, x: Tensor, numbers: Numbers) -> Tensor:
-        q = bytes_of(x, numbers)
+    def _run(self, packed: Packed, x: Tensor, numbers: ScalarQParams) -> Tensor:
+        q = fused_quantize_to_uint8(x, numbers)
         given = (numbers.s_out, int(numbers.zero), packed.weight, packed.scale, packed.zeros, packed.bias)
         if packed.geometry is not None:
             q = q.contiguous(memory_format=torch.channels_last)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tempoquant.intervals import Interval, Numbers
+from tempoquant.intervals import Interval, ScalarQParams
 from tempoquant.kernels.compiled import PIECE, compiled_passes
 from tempoquant.layers import quantized_input
 
@@ -21,7 +21,7 @@ class GroupNorm(NamedTuple):
     eps: float
 
 
-def quantized_bytes(x: Tensor, numbers: Numbers) -> Tensor:
+def quantize_to_uint8(x: Tensor, numbers: ScalarQParams) -> Tensor:
     """``clamp(round(x / s) + z, q_min, q_max)`` as uint8, laid out as ``x``."""
     made = _in_one_pass("tempoquant_bytes", x, numbers, torch.uint8)
     if made is not None:
@@ -30,23 +30,23 @@ def quantized_bytes(x: Tensor, numbers: Numbers) -> Tensor:
     return q.clamp_(numbers.q_min, numbers.q_max).to(torch.uint8)
 
 
-def signed_bytes(x: Tensor, numbers: Numbers) -> Tensor:
-    """:func:`quantized_bytes` less 128, as int8."""
+def quantize_to_int8(x: Tensor, numbers: ScalarQParams) -> Tensor:
+    """:func:`quantize_to_uint8` less 128, as int8."""
     # The pass keeps the last byte of an integer, which is that of its int8 too.
     made = _in_one_pass("tempoquant_bytes", x, _signed(numbers), torch.uint8)
-    return (quantized_bytes(x, numbers) ^ MIDDLE if made is None else made).view(torch.int8)
+    return (quantize_to_uint8(x, numbers) ^ MIDDLE if made is None else made).view(torch.int8)
 
 
-def centred_floats(x: Tensor, interval: Interval) -> Tensor:
+def dequantize_centered(x: Tensor, interval: Interval) -> Tensor:
     """:func:`~tempoquant.layers.simulation.quantized_input`, in one pass where it can be."""
     if interval.s_in.dim():
         return quantized_input(x, interval)
-    made = _in_one_pass("tempoquant_centred", x, Numbers.of(interval), torch.float32)
+    made = _in_one_pass("tempoquant_centred", x, ScalarQParams.of(interval), torch.float32)
     return quantized_input(x, interval) if made is None else made
 
 
-def norm_silu_bytes(x: Tensor, norm: GroupNorm, numbers: Numbers) -> Tensor | None:
-    """:func:`quantized_bytes` of ``silu(group_norm(x))`` in two readings of ``x``; None without a compiler.
+def norm_silu_to_uint8(x: Tensor, norm: GroupNorm, numbers: ScalarQParams) -> Tensor | None:
+    """:func:`quantize_to_uint8` of ``silu(group_norm(x))`` in two readings of ``x``; None without a compiler.
 
     Args:
         x: (B, C, H, W) float32 on the processor.
@@ -69,10 +69,10 @@ def norm_silu_bytes(x: Tensor, norm: GroupNorm, numbers: Numbers) -> Tensor | No
     return q
 
 
-def softmax_bytes(
-    acc: Tensor, owed: tuple[Tensor, Tensor], factors: tuple[float, float, float], numbers: Numbers
+def softmax_to_int8(
+    acc: Tensor, owed: tuple[Tensor, Tensor], factors: tuple[float, float, float], numbers: ScalarQParams
 ) -> tuple[Tensor, Tensor]:
-    """:func:`signed_bytes` of the softmax of rows of scores, and the sum of each row of them.
+    """:func:`quantize_to_int8` of the softmax of rows of scores, and the sum of each row of them.
 
     Args:
         acc: (T, S) int32, a product of bytes. owed: (T,) and (S,) int32 to be added to its rows and columns.
@@ -88,7 +88,7 @@ def softmax_bytes(
         scores = (acc + row[:, None] + column).float()
         for factor in factors:
             scores = scores * factor
-        made = signed_bytes(scores.softmax(-1), numbers)
+        made = quantize_to_int8(scores.softmax(-1), numbers)
         return made, made.sum(1, dtype=torch.int32)
     made, sums = torch.empty(acc.shape, dtype=torch.int8), torch.empty(len(acc), dtype=torch.int32)
     workers = torch.get_num_threads()
@@ -99,13 +99,13 @@ def softmax_bytes(
     return made, sums
 
 
-def _signed(numbers: Numbers) -> Numbers:
+def _signed(numbers: ScalarQParams) -> ScalarQParams:
     """Those that give bytes less 128."""
     low, high = numbers.q_min - MIDDLE, numbers.q_max - MIDDLE
     return numbers._replace(zero=numbers.zero - MIDDLE, q_min=low, q_max=high)
 
 
-def _in_one_pass(name: str, x: Tensor, numbers: Numbers, dtype: torch.dtype) -> Tensor | None:
+def _in_one_pass(name: str, x: Tensor, numbers: ScalarQParams, dtype: torch.dtype) -> Tensor | None:
     """The result of a compiled pass over ``x``; None without a compiler, or if ``x`` has no numbers in this memory."""
     library = compiled_passes()
     if library is None or type(x) is not Tensor or x.device.type != "cpu":

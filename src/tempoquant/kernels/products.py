@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempoquant.intervals import Numbers
+from tempoquant.intervals import ScalarQParams
 from tempoquant.kernels.compiled import compiled_passes
-from tempoquant.kernels.passes import MIDDLE, signed_bytes, softmax_bytes
+from tempoquant.kernels.passes import MIDDLE, quantize_to_int8, softmax_to_int8
 from tempoquant.layers import OPERANDS, QuantizedProduct, attention_in_pieces, simulate_product
 
 MOST_TERMS = 2**15
@@ -29,7 +29,7 @@ def integer_product(product: QuantizedProduct, names: str, left: Tensor, right: 
     if found is None or not _suit(left, right):
         return simulate_product(product, names, left, right)
     a, b = found
-    x, y = (signed_bytes(v, n).flatten(0, -3) for v, n in ((left, a), (right, b)))
+    x, y = (quantize_to_int8(v, n).flatten(0, -3) for v, n in ((left, a), (right, b)))
     acc = torch.empty((*x.shape[:2], y.shape[2]), dtype=torch.int32)
     for i in range(len(x)):
         torch._int_mm(x[i], y[i], out=acc[i])
@@ -55,7 +55,7 @@ def integer_attention(product: QuantizedProduct, query: Tensor, key: Tensor, val
         return attention_in_pieces(product, query, key, value, scale)
     q, k, v, p = found
     queries, keys, values = (
-        signed_bytes(x, n).flatten(0, -3).contiguous() for x, n in ((query, q), (key, k), (value, v))
+        quantize_to_int8(x, n).flatten(0, -3).contiguous() for x, n in ((query, q), (key, k), (value, v))
     )
     (items, count, width), terms = queries.shape, keys.shape[1]
     rows = _owed_to_rows(queries.sum(2, dtype=torch.int32), width, q, k)
@@ -69,16 +69,16 @@ def integer_attention(product: QuantizedProduct, query: Tensor, key: Tensor, val
             part = slice(start, min(start + piece, count))
             acc = torch._int_mm(queries[item, part], keys[item].t(), out=scores[: part.stop - start])
             owed = rows[item, part], columns[item]
-            shares, totals[item, part] = softmax_bytes(acc, owed, (q.s_out, k.s_out, scale), p)
+            shares, totals[item, part] = softmax_to_int8(acc, owed, (q.s_out, k.s_out, scale), p)
             torch._int_mm(shares, values[item], out=out[item, part])
     made = _scaled(out, _owed_to_rows(totals, terms, p, v), _owed_to_columns(values, p), p, v)
     return made.view(*query.shape[:-1], value.shape[-1])
 
 
-def _numbers(product: QuantizedProduct, names: Any) -> list[Numbers] | None:
+def _numbers(product: QuantizedProduct, names: Any) -> list[ScalarQParams] | None:
     """The current intervals of operands; None where time steps differ within the batch."""
     providers: list[Any] = [product.intervals[name] for name in names]
-    found = [provider.numbers() for provider in providers]
+    found = [provider.scalar_qparams() for provider in providers]
     return None if None in found else found
 
 
@@ -88,18 +88,18 @@ def _suit(left: Tensor, right: Tensor) -> bool:
     return alike and left.shape[-1] < MOST_TERMS and left.shape[-2:].numel() * right.shape[-1] >= WORTH
 
 
-def _owed_to_rows(sums: Tensor, terms: int, a: Numbers, b: Numbers) -> Tensor:
+def _owed_to_rows(sums: Tensor, terms: int, a: ScalarQParams, b: ScalarQParams) -> Tensor:
     """What zero points add to each row of a product of bytes, given the sums of the left operand's rows."""
     shift_a, shift_b = MIDDLE - int(a.zero), MIDDLE - int(b.zero)
     return sums * shift_b + terms * shift_a * shift_b
 
 
-def _owed_to_columns(right: Tensor, a: Numbers) -> Tensor:
+def _owed_to_columns(right: Tensor, a: ScalarQParams) -> Tensor:
     """What the left operand's zero point adds to each column of a product of bytes."""
     return right.sum(1, dtype=torch.int32).mul_(MIDDLE - int(a.zero))
 
 
-def _scaled(acc: Tensor, rows: Tensor, columns: Tensor, a: Numbers, b: Numbers) -> Tensor:
+def _scaled(acc: Tensor, rows: Tensor, columns: Tensor, a: ScalarQParams, b: ScalarQParams) -> Tensor:
     library = compiled_passes()
     if library is None:
         return (acc + rows[:, :, None] + columns[:, None]).float().mul_(a.s_out).mul_(b.s_out)

@@ -5,7 +5,7 @@ from tempoquant.learned.bank import Bank, LearnedInterval
 from tempoquant.learned.draws import Draws
 from tempoquant.learned.dynamic import STATISTICS, RangeInterval, StatisticsInterval
 from tempoquant.learned.kept import STEP_SIZES, KeptNetworks, keep_in, keep_step_sizes, kept_networks
-from tempoquant.learned.networks import ARCHITECTURES, Architecture, GeneratedInterval, Generators
+from tempoquant.learned.networks import ARCHITECTURES, Architecture, GeneratedInterval, IntervalNetworks
 from tempoquant.learned.rules import scaled_gradient
 from tempoquant.learned.schemes import SCHEMES, Reach, Scheme
 
@@ -18,7 +18,7 @@ __all__ = [
     "Bank",
     "Draws",
     "GeneratedInterval",
-    "Generators",
+    "IntervalNetworks",
     "KeptNetworks",
     "LearnedInterval",
     "RangeInterval",

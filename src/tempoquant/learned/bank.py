@@ -10,7 +10,7 @@ from tempoquant.errors import TempoquantError
 from tempoquant.intervals import Clock, ConstantInterval, Interval, IntervalProvider, TableInterval
 from tempoquant.learned.draws import Draws
 from tempoquant.learned.kept import KeptNetworks
-from tempoquant.learned.networks import Architecture, Generators
+from tempoquant.learned.networks import Architecture, IntervalNetworks
 from tempoquant.learned.rules import straight_round
 from tempoquant.learned.schemes import Reach, Scheme, Values, name_of
 from tempoquant.numerics import QParams
@@ -53,13 +53,13 @@ class Bank(nn.Module):
         self.offset = nn.Parameter(-(offset if scheme.learns_offset else offset.clamp(max=SILU_MINIMUM)))
         self.offset.requires_grad_(scheme.learns_offset)
         fields = torch.cat(scheme.start(scale, Reach(low, high)))
-        self.generators: Generators | None = None
+        self.generators: IntervalNetworks | None = None
         self.raw: nn.Parameter | None = None
         if architecture is None:
             self.raw = nn.Parameter(scheme.raw(fields))
         else:
             fields = fields.clamp(min=1e-8)
-            self.generators = Generators(fields, architecture, train_timesteps, key)
+            self.generators = IntervalNetworks(fields, architecture, train_timesteps, key)
         self.current: Tensor | None = None
 
     def forward(self, timestep: Tensor) -> Tensor:

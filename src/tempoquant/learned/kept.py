@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.intervals import ConstantInterval, KeepsPrecision, TableInterval
-from tempoquant.learned.networks import Architecture, Generators
+from tempoquant.learned.networks import Architecture, IntervalNetworks
 
 
 class KeptNetworks(KeepsPrecision):
@@ -53,7 +53,7 @@ def keep_in(tables: Iterable[TableInterval], kept: KeptNetworks) -> None:
 STEP_SIZES = "lsq"
 
 
-def keep_step_sizes(generators: Generators, start: Sequence[ConstantInterval]) -> KeptNetworks:
+def keep_step_sizes(generators: IntervalNetworks, start: Sequence[ConstantInterval]) -> KeptNetworks:
     """Networks that give step sizes beside fixed zero points: in the terms of training, LSQ's whose zero never moves.
 
     Args:

@@ -105,7 +105,7 @@ INITIALIZATIONS: dict[str, Callable[[Tensor, Tensor, torch.Generator, bool], Non
 """Name -> ``f(weight (L, in, out), bias (L, 1, out), draws, last layer?)``, in place; the last bias is set after it."""
 
 
-class Generators(nn.Module):
+class IntervalNetworks(nn.Module):
     """The step sizes of L quantizers at any time step.
 
     The last bias is ``softplus^-1(s_0)``, so that s(t) starts near ``s_0`` (at it with the initialization "zero").
@@ -162,7 +162,7 @@ class Generators(nn.Module):
 
 
 class GeneratedInterval(IntervalProvider):
-    """The interval of one quantizer of :class:`Generators`, one for every item of a batch; the zero point is fixed.
+    """The interval of one of the :class:`IntervalNetworks`, one for every item of a batch; the zero point is fixed.
 
     Args:
         start: the calibrated interval it replaces.
@@ -171,7 +171,7 @@ class GeneratedInterval(IntervalProvider):
 
     zero: Tensor
 
-    def __init__(self, start: ConstantInterval, generators: Generators, index: int, clock: Clock):
+    def __init__(self, start: ConstantInterval, generators: IntervalNetworks, index: int, clock: Clock):
         super().__init__(start.bits, int(start.q_min), int(start.q_max))
         self.register_buffer("zero", start.zero)
         self.generators, self.index, self.clock = generators, index, clock

@@ -1,8 +1,7 @@
-"""Model classes of this package, and converters of checkpoints."""
+"""Model classes of this package, and converters of checkpoints (:mod:`tempoquant.models.compvis`)."""
 
 from tempoquant.models.class_latent import ClassLatentPipeline
 from tempoquant.models.class_pipeline import ClassPipeline
-from tempoquant.models.compvis.assemble import load_checkpoint
 from tempoquant.models.compvis.files import SUFFIXES
 from tempoquant.models.heads_unet import HeadsUNet2DModel
 
@@ -11,5 +10,4 @@ __all__ = [
     "ClassLatentPipeline",
     "ClassPipeline",
     "HeadsUNet2DModel",
-    "load_checkpoint",
 ]

@@ -2,22 +2,22 @@
 
 from tempoquant.pipelines.building import parameters_within
 from tempoquant.pipelines.conditioning import condition_rows, condition_variants
-from tempoquant.pipelines.diffusers_model import LONGEST_SIDE, DiffusersTarget, replaced
+from tempoquant.pipelines.diffusers_model import LONGEST_SIDE, DiffusersModel, replaced
 from tempoquant.pipelines.examples import example_conditions, vectors_of
 from tempoquant.pipelines.fingerprint import state_hash, tensor_hash
 from tempoquant.pipelines.images import check_image, check_samples, is_image, to_images
-from tempoquant.pipelines.model import BareTarget, Seen, Target, Visit
+from tempoquant.pipelines.model import BareModel, DenoiserCall, Model, OnCall
 from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
 from tempoquant.pipelines.prompts import read_prompts
 from tempoquant.pipelines.resolve import import_file, load_pipeline, resolve
 
 __all__ = [
     "LONGEST_SIDE",
-    "BareTarget",
-    "DiffusersTarget",
-    "Seen",
-    "Target",
-    "Visit",
+    "BareModel",
+    "DenoiserCall",
+    "DiffusersModel",
+    "Model",
+    "OnCall",
     "check_image",
     "check_samples",
     "condition_rows",

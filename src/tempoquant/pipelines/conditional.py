@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError, unknown
-from tempoquant.pipelines.model import Seen
+from tempoquant.pipelines.model import DenoiserCall
 from tempoquant.predictions import call_denoiser
 from tempoquant.progress import Progress, Silent
 from tempoquant.sampling import (
@@ -30,9 +30,9 @@ from tempoquant.sampling import (
 from tempoquant.sharing import PerThread, surround
 
 if TYPE_CHECKING:
-    from tempoquant.pipelines.diffusers_model import DiffusersTarget
+    from tempoquant.pipelines.diffusers_model import DiffusersModel
 
-Tell = Callable[[Seen, Tensor], None]
+Tell = Callable[[DenoiserCall, Tensor], None]
 SAMPLE_NAMES = ("sample", "hidden_states")
 TIME_NAME = "timestep"
 NOT_CONDITIONING = ("return_dict",)
@@ -48,7 +48,7 @@ RUN = _Run()
 
 
 def run_pipeline(
-    target: "DiffusersTarget",
+    target: "DiffusersModel",
     samples: int | Sequence[int],
     tell: Tell,
     *,
@@ -92,7 +92,7 @@ def run_pipeline(
     return pixels * 2 - 1 if options["output_type"] == "pt" else pixels
 
 
-def check_arguments(target: "DiffusersTarget", conditioning: Mapping[str, Any], samples: int) -> None:
+def check_arguments(target: "DiffusersModel", conditioning: Mapping[str, Any], samples: int) -> None:
     """Raise InputError unless the pipeline's call takes these arguments, and the condition has one entry a sample."""
     _pipeline_options(target, conditioning, 0.0, decode=False)
     if target.condition not in _per_sample(conditioning, samples):
@@ -100,7 +100,7 @@ def check_arguments(target: "DiffusersTarget", conditioning: Mapping[str, Any], 
 
 
 def _pipeline_options(
-    target: "DiffusersTarget", conditioning: Mapping[str, Any], eta: float, decode: bool
+    target: "DiffusersModel", conditioning: Mapping[str, Any], eta: float, decode: bool
 ) -> dict[str, Any]:
     """What this pipeline's call takes of our settings; refuses arguments that it does not take."""
     accepted = inspect.signature(type(target.pipe).__call__).parameters
@@ -141,7 +141,7 @@ def own_tokenizers(pipe: Any) -> dict[str, Any]:
 
 
 def _run_batch(
-    target: "DiffusersTarget",
+    target: "DiffusersModel",
     own: Mapping[str, Any],
     batch: list[int],
     given: Mapping[str, Any],
@@ -198,7 +198,7 @@ def _watching_calls(
         RUN.watch = outer
 
 
-def read_call(k: int, batch: Sequence[int], module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> Seen:
+def read_call(k: int, batch: Sequence[int], module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> DenoiserCall:
     """What one call of a diffusers denoiser was given, by its arguments' names."""
     named = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
     named.update(named.pop("kwargs", {}))
@@ -206,7 +206,7 @@ def read_call(k: int, batch: Sequence[int], module: nn.Module, args: tuple, kwar
     t = torch.as_tensor(named.pop(TIME_NAME), device=x.device).expand(x.shape[0])
     branches = x.shape[0] // len(batch)
     conditioning = {n: v for n, v in named.items() if n not in NOT_CONDITIONING and v is not None}
-    return Seen(k, t, torch.tensor(list(batch)).repeat(branches), x, conditioning)
+    return DenoiserCall(k, t, torch.tensor(list(batch)).repeat(branches), x, conditioning)
 
 
 def _per_sample(conditioning: Mapping[str, Any], count: int) -> set[str]:

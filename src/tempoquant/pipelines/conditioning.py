@@ -12,7 +12,7 @@ from tempoquant.errors import InputError, first_line
 from tempoquant.sampling import Denoiser, device_of, evaluating, plain_call
 
 if TYPE_CHECKING:
-    from tempoquant.pipelines.model import Seen, Target
+    from tempoquant.pipelines.model import DenoiserCall, Model
 
 ROWS_AT_ONCE = 8
 NEVER_CONDITIONING = ("return_dict", "cross_attention_kwargs")
@@ -62,7 +62,7 @@ def _keywords(denoiser: Denoiser) -> list[str]:
 
 
 def condition_variants(
-    target: "Target", conditioning: Mapping[str, Any] | None, **run: Any
+    target: "Model", conditioning: Mapping[str, Any] | None, **run: Any
 ) -> Callable[[int, int], dict[str, Any]]:
     """``f(batch, variant)``: the denoiser's keyword arguments for two conditions (variants 0 and 1), batch rows each.
 
@@ -70,7 +70,7 @@ def condition_variants(
     them, whichever differ more. What is the same in all of them differs by value alone: it may still decide a layer.
 
     Args:
-        run: steps, seed, sampler and eta of ``Target.walk``.
+        run: steps, seed, sampler and eta of ``Model.run_trajectories``.
 
     Raises:
         InputError: the denoiser is given something that is no tensor with a row a sample.
@@ -88,11 +88,11 @@ def condition_variants(
     return lambda batch, variant: _batch(variants[variant], batch)
 
 
-def condition_rows(target: "Target", conditioning: Mapping[str, Any], **run: Any) -> list[dict[str, Any]]:
+def condition_rows(target: "Model", conditioning: Mapping[str, Any], **run: Any) -> list[dict[str, Any]]:
     """The denoiser's keyword arguments for every given sample, batch 1 each: all that guidance makes of them.
 
     Args:
-        conditioning: as ``Target.generate`` takes it. run: steps, sampler and eta of ``Target.walk``.
+        conditioning: as ``Model.generate`` takes it. run: steps, sampler and eta of ``Model.run_trajectories``.
 
     Raises:
         InputError: the denoiser is given something that is no tensor with a row a sample.
@@ -109,7 +109,7 @@ def condition_rows(target: "Target", conditioning: Mapping[str, Any], **run: Any
     return rows
 
 
-def _first_call(target: "Target", conditioning: Mapping[str, Any], run: Mapping[str, Any]) -> "Seen":
+def _first_call(target: "Model", conditioning: Mapping[str, Any], run: Mapping[str, Any]) -> "DenoiserCall":
     """What the denoiser is given at its first call for two samples of unlike conditions."""
     many = {name: value for name, value in conditioning.items() if isinstance(value, (list, tuple, Tensor))}
     count = min((len(value) for value in many.values()), default=1)
@@ -122,16 +122,18 @@ def _first_call(target: "Target", conditioning: Mapping[str, Any], run: Mapping[
     return _call_of(target, pair, some, run)
 
 
-def _call_of(target: "Target", samples: list[int], conditioning: Mapping[str, Any], run: Mapping[str, Any]) -> "Seen":
+def _call_of(
+    target: "Model", samples: list[int], conditioning: Mapping[str, Any], run: Mapping[str, Any]
+) -> "DenoiserCall":
     """The first of the denoiser's calls."""
-    calls: list[Seen] = []
+    calls: list[DenoiserCall] = []
 
-    def visit(seen: "Seen") -> None:
+    def visit(seen: "DenoiserCall") -> None:
         calls.append(seen)
         raise Enough
 
     try:
-        target.walk(samples, visit, conditioning=conditioning, batch_size=len(samples), **run)
+        target.run_trajectories(samples, visit, conditioning=conditioning, batch_size=len(samples), **run)
     except Enough:
         return calls[0]
     raise InputError(f"{target.name} made no denoiser call")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from tempoquant.errors import InputError
 from tempoquant.pipelines.conditional import check_arguments, run_pipeline
 from tempoquant.pipelines.conditioning import check_classes
-from tempoquant.pipelines.model import Seen, Visit, walk
+from tempoquant.pipelines.model import DenoiserCall, OnCall, run_trajectories
 from tempoquant.precision import in_float32
 from tempoquant.progress import Progress
-from tempoquant.sampling import Denoiser, Observer, sample
+from tempoquant.sampling import Denoiser, StepCallback, sample
 
 COMPONENTS = ("unet", "transformer")
 LONGEST_SIDE = 16_384
@@ -31,7 +31,7 @@ def diffusers_call(module: nn.Module, sample: Tensor, timestep: Tensor, **condit
     return module(x, timestep=timestep, return_dict=False, **conditioning)[0].to(sample.dtype)
 
 
-class DiffusersTarget:
+class DiffusersModel:
     """A ``DiffusionPipeline`` as a target. The pipeline itself is never changed.
 
     Args:
@@ -57,7 +57,7 @@ class DiffusersTarget:
         return self.condition is not None
 
     def check_conditioning(self, conditioning: Mapping[str, Any] | None, samples: int) -> None:
-        """See :meth:`Target.check_conditioning`."""
+        """See :meth:`Model.check_conditioning`."""
         if self.conditional:
             given = self._needed(conditioning)
             check_arguments(self, given, samples)
@@ -74,36 +74,36 @@ class DiffusersTarget:
         samples: int | Sequence[int],
         *,
         conditioning: Mapping[str, Any] | None = None,
-        observer: Observer | None = None,
+        step_callback: StepCallback | None = None,
         **options: Any,
     ) -> Tensor:
-        """See :meth:`Target.generate`."""
+        """See :meth:`Model.generate`."""
         if not self.conditional:
             self._refuse(conditioning)
-            return self.decode(sample(self.denoiser, samples=samples, observer=observer, **options))
+            return self.decode(sample(self.denoiser, samples=samples, step_callback=step_callback, **options))
 
-        def tell(seen: Seen, prediction: Tensor) -> None:
-            if observer is not None:
-                observer(seen.k, seen.t, seen.indices, seen.sample, prediction)
+        def tell(seen: DenoiserCall, prediction: Tensor) -> None:
+            if step_callback is not None:
+                step_callback(seen.k, seen.t, seen.indices, seen.sample, prediction)
 
         return run_pipeline(self, samples, tell, conditioning=self._needed(conditioning), decode=True, **options)
 
     @in_float32
-    def walk(
+    def run_trajectories(
         self,
         samples: int | Sequence[int],
-        visit: Visit,
+        visit: OnCall,
         *,
         conditioning: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> None:
-        """See :meth:`Target.walk`."""
+        """See :meth:`Model.run_trajectories`."""
         if not self.conditional:
             self._refuse(conditioning)
-            return walk(self.denoiser, samples, visit, progress=progress, **options)
+            return run_trajectories(self.denoiser, samples, visit, progress=progress, **options)
 
-        def tell(seen: Seen, prediction: Tensor) -> None:
+        def tell(seen: DenoiserCall, prediction: Tensor) -> None:
             visit(seen)
 
         given = self._needed(conditioning)
@@ -134,7 +134,7 @@ class DiffusersTarget:
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:
-        """See :meth:`Target.pixel_shape`."""
+        """See :meth:`Model.pixel_shape`."""
         vae = self._autoencoder
         if vae is None:
             return self.denoiser.sample_shape
@@ -164,13 +164,13 @@ class DiffusersTarget:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
-    def with_module(self, module: nn.Module) -> "DiffusersTarget":
-        """See :meth:`Target.with_module`."""
-        return DiffusersTarget(replaced(self.pipe, **{self.component: module}), self.name)
+    def with_module(self, module: nn.Module) -> "DiffusersModel":
+        """See :meth:`Model.with_module`."""
+        return DiffusersModel(replaced(self.pipe, **{self.component: module}), self.name)
 
-    def with_scheduler(self, scheduler: Any) -> "DiffusersTarget":
-        """See :meth:`Target.with_scheduler`."""
-        return DiffusersTarget(replaced(self.pipe, scheduler=scheduler), self.name)
+    def with_scheduler(self, scheduler: Any) -> "DiffusersModel":
+        """See :meth:`Model.with_scheduler`."""
+        return DiffusersModel(replaced(self.pipe, scheduler=scheduler), self.name)
 
     def _needed(self, conditioning: Mapping[str, Any] | None) -> Mapping[str, Any]:
         if conditioning is None or self.condition not in conditioning:

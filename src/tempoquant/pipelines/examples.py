@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from tempoquant.errors import InputError
 from tempoquant.pipelines.conditional import read_call
 from tempoquant.pipelines.conditioning import Enough, row_of
-from tempoquant.pipelines.diffusers_model import DiffusersTarget
-from tempoquant.pipelines.model import Seen, Target
+from tempoquant.pipelines.diffusers_model import DiffusersModel
+from tempoquant.pipelines.model import DenoiserCall, Model
 from tempoquant.sampling import Denoiser
 
 EXAMPLES = {"prompt": ["a"], "class_labels": [0]}
@@ -19,7 +19,7 @@ TEXT_LENGTH = 77
 
 
 def example_conditions(
-    target: Target, conditioning: Mapping[str, Any] | None = None, *, steps: int, sampler: str | None
+    target: Model, conditioning: Mapping[str, Any] | None = None, *, steps: int, sampler: str | None
 ) -> dict[str, Any]:
     """Keyword arguments of the denoiser, tensors of one row each; dictionaries may nest. Empty if it needs none.
 
@@ -27,12 +27,12 @@ def example_conditions(
     first row of the given ones, or else invented, where its config tells of a prompt or class label.
 
     Args:
-        conditioning: as ``Target.generate`` takes it; None: any will do. steps, sampler: of a schedule it can run.
+        conditioning: as ``Model.generate`` takes it; None: any will do. steps, sampler: of a schedule it can run.
 
     Raises:
         InputError: it needs what cannot be invented, or is given something that is no tensor with a row a sample.
     """
-    if isinstance(target, DiffusersTarget):
+    if isinstance(target, DiffusersModel):
         if target.condition is None:
             return {}
         given = {target.condition: EXAMPLES[target.condition]} if conditioning is None else conditioning
@@ -53,9 +53,9 @@ def vectors_of(example: Mapping[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def _first_call(target: DiffusersTarget, given: Mapping[str, Any], steps: int, sampler: str | None) -> Seen:
+def _first_call(target: DiffusersModel, given: Mapping[str, Any], steps: int, sampler: str | None) -> DenoiserCall:
     """What the pipeline gives its denoiser first; the call is not made."""
-    calls: list[Seen] = []
+    calls: list[DenoiserCall] = []
 
     def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         calls.append(read_call(0, [0], module, args, kwargs))
@@ -64,7 +64,7 @@ def _first_call(target: DiffusersTarget, given: Mapping[str, Any], steps: int, s
     # Before all other hooks: a denoiser that is frozen to given conditions refuses the rest.
     handle = target.denoiser.module.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
     try:
-        target.walk(1, lambda seen: None, conditioning=given, steps=steps, sampler=sampler, seed=0)
+        target.run_trajectories(1, lambda seen: None, conditioning=given, steps=steps, sampler=sampler, seed=0)
     except Enough:
         return calls[0]
     finally:

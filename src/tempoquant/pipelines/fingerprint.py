@@ -26,5 +26,5 @@ def update(digest: "hashlib.blake2b", name: str, value: Tensor) -> None:
     """Feed one named tensor to ``digest``."""
     plain = value.detach().cpu().contiguous()
     digest.update(f"{name}:{plain.dtype}:{tuple(plain.shape)}:".encode())
-    # Seen as bytes, because numpy knows neither bfloat16 nor float8.
+    # DenoiserCall as bytes, because numpy knows neither bfloat16 nor float8.
     digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)

@@ -12,10 +12,10 @@ from tempoquant.errors import InputError
 from tempoquant.pipelines.conditioning import check_classes, check_unconditional
 from tempoquant.precision import in_float32
 from tempoquant.progress import Progress
-from tempoquant.sampling import Denoiser, Observer, check_rows, plain_call, sample, sample_indices
+from tempoquant.sampling import Denoiser, StepCallback, check_rows, plain_call, sample, sample_indices
 
 
-class Seen(NamedTuple):
+class DenoiserCall(NamedTuple):
     """What the denoiser was given at one call of a batch of B samples, each in one or more branches.
 
     With classifier-free guidance a sample has two branches (with and without its condition), so R = 2 B rows;
@@ -34,10 +34,10 @@ class Seen(NamedTuple):
     """Further keyword arguments; tensors have R rows, dictionaries may nest."""
 
 
-Visit = Callable[[Seen], None]
+OnCall = Callable[[DenoiserCall], None]
 
 
-class Target(Protocol):
+class Model(Protocol):
     """A model that can be quantized: its denoiser, how it draws, and what stands around it.
 
     Attributes:
@@ -70,7 +70,7 @@ class Target(Protocol):
         sampler: str | None = None,
         batch_size: int = 16,
         conditioning: Mapping[str, Any] | None = None,
-        observer: Observer | None = None,
+        step_callback: StepCallback | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Draw samples as pixels in [-1, 1]: (N, C, H, W) float32 on the CPU. Arguments are those of ``sample``.
@@ -80,10 +80,10 @@ class Target(Protocol):
         """
         ...
 
-    def walk(
+    def run_trajectories(
         self,
         samples: int | Sequence[int],
-        visit: Visit,
+        visit: OnCall,
         *,
         steps: int,
         seed: int,
@@ -113,17 +113,17 @@ class Target(Protocol):
         """Write everything but the denoiser into ``folder``."""
         ...
 
-    def with_module(self, module: nn.Module) -> "Target":
+    def with_module(self, module: nn.Module) -> "Model":
         """The same target around another denoiser network; this one and the user's pipeline stay as they are."""
         ...
 
-    def with_scheduler(self, scheduler: Any) -> "Target":
+    def with_scheduler(self, scheduler: Any) -> "Model":
         """The same target drawing by another scheduler; this one and the user's pipeline stay as they are."""
         ...
 
 
 @dataclass(frozen=True)
-class BareTarget:
+class BareModel:
     """A bare denoiser as a target: pixels are what its sampling ends with."""
 
     denoiser: Denoiser
@@ -135,7 +135,7 @@ class BareTarget:
         return self.denoiser.name
 
     def check_conditioning(self, conditioning: Mapping[str, Any] | None, samples: int) -> None:
-        """See :meth:`Target.check_conditioning`; without any, one call shows whether the denoiser can do without."""
+        """See :meth:`Model.check_conditioning`; without any, one call shows whether the denoiser can do without."""
         if self.conditional and not conditioning:
             raise InputError(f"{self.name} needs conditioning: give its keyword tensors, one row a sample")
         check_rows(conditioning, samples)
@@ -157,13 +157,13 @@ class BareTarget:
 
     @in_float32
     def generate(self, samples: int | Sequence[int], **options: Any) -> Tensor:
-        """See :meth:`Target.generate`; ``conditioning`` holds the denoiser's keyword tensors, N rows each."""
+        """See :meth:`Model.generate`; ``conditioning`` holds the denoiser's keyword tensors, N rows each."""
         return self.decode(sample(self.denoiser, samples=samples, **options))
 
     @in_float32
-    def walk(self, samples: int | Sequence[int], visit: Visit, **options: Any) -> None:
-        """See :meth:`Target.walk`."""
-        walk(self.denoiser, samples, visit, **options)
+    def run_trajectories(self, samples: int | Sequence[int], visit: OnCall, **options: Any) -> None:
+        """See :meth:`Model.run_trajectories`."""
+        run_trajectories(self.denoiser, samples, visit, **options)
 
     @in_float32
     def decode(self, x: Tensor) -> Tensor:
@@ -177,26 +177,26 @@ class BareTarget:
 
     @property
     def pixel_shape(self) -> tuple[int, ...]:
-        """See :meth:`Target.pixel_shape`."""
+        """See :meth:`Model.pixel_shape`."""
         return self.denoiser.sample_shape
 
     def save_shell(self, folder: str | Path) -> None:
         """Write ``scheduler/``: nothing else stands around a bare denoiser."""
         self.denoiser.scheduler.save_pretrained(Path(folder) / "scheduler")
 
-    def with_module(self, module: nn.Module) -> "BareTarget":
-        """See :meth:`Target.with_module`."""
+    def with_module(self, module: nn.Module) -> "BareModel":
+        """See :meth:`Model.with_module`."""
         return replace(self, denoiser=replace(self.denoiser, module=module))
 
-    def with_scheduler(self, scheduler: Any) -> "BareTarget":
-        """See :meth:`Target.with_scheduler`."""
+    def with_scheduler(self, scheduler: Any) -> "BareModel":
+        """See :meth:`Model.with_scheduler`."""
         return replace(self, denoiser=replace(self.denoiser, scheduler=scheduler))
 
 
-def walk(
+def run_trajectories(
     denoiser: Denoiser,
     samples: int | Sequence[int],
-    visit: Visit,
+    visit: OnCall,
     *,
     conditioning: Mapping[str, Any] | None = None,
     **options: Any,
@@ -207,6 +207,6 @@ def walk(
 
     def observe(k: int, t: Tensor, which: Tensor, x: Tensor, prediction: Tensor) -> None:
         rows = [row[int(index)] for index in which]
-        visit(Seen(k, t, which, x, {name: value[rows] for name, value in (conditioning or {}).items()}))
+        visit(DenoiserCall(k, t, which, x, {name: value[rows] for name, value in (conditioning or {}).items()}))
 
-    sample(denoiser, samples=indices, observer=observe, conditioning=conditioning, **options)
+    sample(denoiser, samples=indices, step_callback=observe, conditioning=conditioning, **options)

@@ -16,9 +16,9 @@ from tempoquant.documents import regular
 from tempoquant.errors import FormatError, InputError, first_line, unknown
 from tempoquant.models import SUFFIXES
 from tempoquant.pipelines.building import parameters_within
-from tempoquant.pipelines.diffusers_model import DiffusersTarget
+from tempoquant.pipelines.diffusers_model import DiffusersModel
 from tempoquant.pipelines.index import pipeline_class
-from tempoquant.pipelines.model import BareTarget, Target
+from tempoquant.pipelines.model import BareModel, Model
 from tempoquant.sampling import Denoiser
 
 BUNDLED = ("fashion32", "fashion32-class")
@@ -28,7 +28,7 @@ SAFE = {"use_safetensors": True, "trust_remote_code": False}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def resolve(model: "str | Path | DiffusionPipeline | Denoiser | Target") -> Target:
+def resolve(model: "str | Path | DiffusionPipeline | Denoiser | Model") -> Model:
     """The target that ``model`` names.
 
     Args:
@@ -41,10 +41,10 @@ def resolve(model: "str | Path | DiffusionPipeline | Denoiser | Target") -> Targ
         FormatError: the folder is not a loadable diffusers folder.
     """
     if isinstance(model, Denoiser):
-        return BareTarget(model)
+        return BareModel(model)
     if isinstance(model, DiffusionPipeline):
-        return DiffusersTarget(model)
-    if isinstance(model, (BareTarget, DiffusersTarget)):
+        return DiffusersModel(model)
+    if isinstance(model, (BareModel, DiffusersModel)):
         return model
     if not isinstance(model, (str, Path)):
         raise InputError(
@@ -65,7 +65,7 @@ def resolve(model: "str | Path | DiffusionPipeline | Denoiser | Target") -> Targ
     raise unknown("model", text, FORMS)
 
 
-def _from_folder(folder: Path, name: str) -> Target:
+def _from_folder(folder: Path, name: str) -> Model:
     if not (folder / "model_index.json").is_file():
         if (folder / "denoiser").is_dir():
             raise InputError(
@@ -76,16 +76,16 @@ def _from_folder(folder: Path, name: str) -> Target:
         pipe = load_pipeline(folder)
     except Exception as error:
         raise FormatError(f"{folder} cannot be loaded as a diffusers folder: {first_line(error)}") from error
-    return DiffusersTarget(pipe, name)
+    return DiffusersModel(pipe, name)
 
 
-def _from_checkpoint(path: Path) -> Target:
+def _from_checkpoint(path: Path) -> Model:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     # Its imports bring text encoders, seconds and warnings that no other model needs.
-    from tempoquant.models import load_checkpoint
+    from tempoquant.models.compvis.assemble import load_checkpoint
 
-    return DiffusersTarget(load_checkpoint(path), path.stem)
+    return DiffusersModel(load_checkpoint(path), path.stem)
 
 
 def load_pipeline(folder: Path, **components: Any) -> DiffusionPipeline:
@@ -119,15 +119,15 @@ def _room(folder: Path) -> tuple[int, int]:
     return tensors, 2 * sum(path.stat().st_size for path in files)
 
 
-def _from_hub(name: str) -> Target:
+def _from_hub(name: str) -> Model:
     try:
         pipe = load_pipeline(Path(DiffusionPipeline.download(name, **SAFE)))
     except Exception as error:
         raise InputError(f"no folder {name!r} here, and the hub gave none: {first_line(error)}") from error
-    return DiffusersTarget(pipe, name)
+    return DiffusersModel(pipe, name)
 
 
-def _from_factory(path: Path, factory: str) -> Target:
+def _from_factory(path: Path, factory: str) -> Model:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     make = getattr(import_file(path), factory, None)
@@ -138,9 +138,9 @@ def _from_factory(path: Path, factory: str) -> Target:
     except (Exception, SystemExit) as error:
         raise InputError(f"{path}:{factory} failed: {type(error).__name__}: {first_line(error)}") from error
     if isinstance(made, Denoiser):
-        return BareTarget(made)
+        return BareModel(made)
     if isinstance(made, DiffusionPipeline):
-        return DiffusersTarget(made)
+        return DiffusersModel(made)
     raise InputError(f"{path}:{factory} returned {type(made).__name__}; a Denoiser or a diffusers pipeline is needed")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tempoquant.graph import Unit
 from tempoquant.layers import QuantizedLayer, QuantizedProduct, simulate, simulate_product
 
-Visit = Callable[[str, QuantizedLayer, Tensor, Tensor], None]
+OnCall = Callable[[str, QuantizedLayer, Tensor, Tensor], None]
 VisitUnit = Callable[[Unit, nn.Module, tuple, dict[str, Any]], None]
 
 
@@ -39,7 +39,7 @@ class Lockstep:
     ):
         self.layers, self.full, self.biases, self.batch = layers, full, biases, batch
         self.products = tuple(products)
-        self.visits: dict[str, Visit] = {}
+        self.visits: dict[str, OnCall] = {}
 
     def __enter__(self) -> "Lockstep":
         for name, layer in self.layers.items():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tempoquant.intervals import Clock, IntervalProvider, TableInterval
 from tempoquant.layers import learning_kernels
-from tempoquant.learned import Architecture, GeneratedInterval, Generators, KeptNetworks, keep_in, keep_step_sizes
+from tempoquant.learned import Architecture, GeneratedInterval, IntervalNetworks, KeptNetworks, keep_in, keep_step_sizes
 from tempoquant.numerics import SMALLEST_SCALE, QParams
 from tempoquant.randomness import generator
 from tempoquant.reconstruction.effort import StepEffort
@@ -82,7 +82,7 @@ class StepLearner:
         loss = self.loss()
         generators = None
         if architecture is not None:
-            generators = Generators(torch.stack(scales), architecture, train_timesteps, (*self.key, "start"))
+            generators = IntervalNetworks(torch.stack(scales), architecture, train_timesteps, (*self.key, "start"))
             for i, (site, provider) in enumerate(zip(sites, before, strict=True)):
                 site.provider = GeneratedInterval(provider, generators, i, self.clock)
         with torch.enable_grad(), learning_kernels(self.module):
@@ -105,7 +105,7 @@ class StepLearner:
         call = self.call.args, self.call.kwargs
         return hard_loss(self.module, call, self.call.target, NORM, lambda rows: self.clock.set(timestep[rows]))
 
-    def _optimize(self, scales: list[Tensor], generators: Generators | None) -> None:
+    def _optimize(self, scales: list[Tensor], generators: IntervalNetworks | None) -> None:
         effort, draws = self.effort, generator(*self.key)
         optimizer = torch.optim.Adam(self._parameters(scales, generators))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, effort.iterations))
@@ -124,7 +124,7 @@ class StepLearner:
         for scale in scales:
             scale.requires_grad_(False)
 
-    def _parameters(self, scales: list[Tensor], generators: Generators | None) -> list[dict[str, Any]]:
+    def _parameters(self, scales: list[Tensor], generators: IntervalNetworks | None) -> list[dict[str, Any]]:
         if generators is not None:
             return [{"params": [*generators.parameters()], "lr": self.effort.generator_lr}]
         share = [float(scale.mean()) if self.effort.relative else 1.0 for scale in scales]

@@ -16,7 +16,7 @@ from torch import Tensor
 from tempoquant.errors import InputError, NumericsError, unknown
 from tempoquant.files import TEMPORARY
 from tempoquant.outputs import followed, locked
-from tempoquant.pipelines import BareTarget, Seen, Target, state_hash, tensor_hash
+from tempoquant.pipelines import BareModel, DenoiserCall, Model, state_hash, tensor_hash
 from tempoquant.progress import Progress, Silent
 from tempoquant.recording.manifest import FORMAT_VERSION, MANIFEST, conditioning_file, read_manifest, write_manifest
 from tempoquant.recording.store import DTYPES, Store, open_conditioning, open_samples, samples_bytes
@@ -26,7 +26,7 @@ SPARE_BYTES = 64 * 2**20
 
 
 def record(
-    model: Target | Denoiser,
+    model: Model | Denoiser,
     folder: str | Path,
     *,
     samples: int,
@@ -55,7 +55,7 @@ def record(
             records into it.
         NumericsError: a prediction is not finite, or a sample does not fit ``dtype``.
     """
-    target: Target = BareTarget(model) if isinstance(model, Denoiser) else model
+    target: Model = BareModel(model) if isinstance(model, Denoiser) else model
     if dtype not in DTYPES:
         raise unknown("recording dtype", dtype, DTYPES)
     scheduler = build_scheduler(target.denoiser.scheduler, sampler)
@@ -75,7 +75,7 @@ def record(
 
 
 def _record_missing(
-    target: Target, writer: "_Writer", run: dict[str, Any], given: Mapping[str, Any], progress: Progress
+    target: Model, writer: "_Writer", run: dict[str, Any], given: Mapping[str, Any], progress: Progress
 ) -> None:
     """Record the batches that ``writer`` has not."""
     samples, batch_size, calls = writer.request["samples"], writer.request["batch_size"], writer.calls
@@ -85,13 +85,15 @@ def _record_missing(
             indices = range(writer.done * batch_size, min((writer.done + 1) * batch_size, samples))
             batch = _Batch(writer, list(indices))
             rows = {name: _rows_of(value, indices, samples) for name, value in given.items()}
-            target.walk(list(indices), batch.visit, batch_size=len(indices), conditioning=rows or None, **run)
+            target.run_trajectories(
+                list(indices), batch.visit, batch_size=len(indices), conditioning=rows or None, **run
+            )
             batch.finish()
             advance(len(indices) * calls)
 
 
 def _request(
-    target: Target, samples: int, dtype: str, batch_size: int, run: dict[str, Any], given: Mapping[str, Any]
+    target: Model, samples: int, dtype: str, batch_size: int, run: dict[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that decides the recording's bytes, as plain JSON."""
     scheduler = target.denoiser.scheduler
@@ -201,8 +203,8 @@ class _Batch:
         self.timesteps: list[float] = []
         self.conditioning: dict[str, Tensor] = {}
 
-    def visit(self, seen: Seen) -> None:
-        """Store one call; see ``Target.walk``."""
+    def visit(self, seen: DenoiserCall) -> None:
+        """Store one call; see ``Model.run_trajectories``."""
         count = len(self.indices)
         conditioning = _flat(seen.conditioning)
         if seen.k == 0:

@@ -8,8 +8,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from tempoquant.diagnosis import INK
 from tempoquant.diagnosis.figures import svg
+from tempoquant.diagnosis.figures.style import INK
 from tempoquant.report.plots import Plot
 
 PIXELS_AN_INCH = 105

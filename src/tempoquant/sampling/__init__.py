@@ -3,9 +3,9 @@
 from tempoquant.sampling.denoiser import Denoiser, plain_call, unwrapped
 from tempoquant.sampling.noise import pipeline_generators, sample_indices, step_generators
 from tempoquant.sampling.quadratic import QuadraticDDIMScheduler
-from tempoquant.sampling.recorded import meet_schedule, tables_for
+from tempoquant.sampling.recorded import prepare_tables_for_schedule, tables_for
 from tempoquant.sampling.sampling import (
-    Observer,
+    StepCallback,
     check_finite,
     check_rows,
     check_run,
@@ -28,8 +28,8 @@ from tempoquant.sampling.schedulers import (
 __all__ = [
     "SAMPLERS",
     "Denoiser",
-    "Observer",
     "QuadraticDDIMScheduler",
+    "StepCallback",
     "Stepper",
     "TablesBySchedule",
     "build_scheduler",
@@ -39,9 +39,9 @@ __all__ = [
     "check_run",
     "device_of",
     "evaluating",
-    "meet_schedule",
     "pipeline_generators",
     "plain_call",
+    "prepare_tables_for_schedule",
     "sample",
     "sample_indices",
     "sampling_step",

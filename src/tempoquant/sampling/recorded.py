@@ -26,7 +26,7 @@ def tables_for(denoiser: Denoiser, scheduler: Any) -> Iterator[None]:
         yield
 
 
-def meet_schedule(denoiser: Denoiser, scheduler: Any) -> None:
+def prepare_tables_for_schedule(denoiser: Denoiser, scheduler: Any) -> None:
     """Let tables be those of a run's schedule until another run needs others; see :func:`tables_for`."""
     with tables_for(denoiser, scheduler):
         pass

@@ -16,8 +16,8 @@ from tempoquant.sampling.recorded import tables_for
 from tempoquant.sampling.schedulers import build_scheduler, check_eta, set_steps, settings_of, step_options
 from tempoquant.sharing import SharedBlock
 
-Observer = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
-"""``observer(k, t, indices, sample, prediction)`` at every denoiser call of a batch of B rows.
+StepCallback = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
+"""``step_callback(k, t, indices, sample, prediction)`` at every denoiser call of a batch of B rows.
 
 k: step index, 0 the noisiest. t: (B,) time steps as the denoiser's argument saw them. indices: (B,) which samples.
 sample: (B, *sample_shape), the denoiser's input. prediction: its output.
@@ -34,7 +34,7 @@ def sample(
     sampler: str | None = None,
     batch_size: int = 16,
     conditioning: Conditioning | None = None,
-    observer: Observer | None = None,
+    step_callback: StepCallback | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Draw samples: noise of (seed, index) down the schedule, (N, *sample_shape) float32 on the CPU.
@@ -45,7 +45,7 @@ def sample(
         eta: DDIM's noise scale, 0 (deterministic) to 1.
         sampler: a name of ``SAMPLERS``; None keeps the model's own.
         conditioning: keyword tensors of the denoiser, N rows each.
-        observer: told of every denoiser call.
+        step_callback: told of every denoiser call.
 
     Raises:
         InputError: a value is out of range; or the denoiser raises or returns no prediction, which names the step.
@@ -68,7 +68,7 @@ def sample(
             given = {name: value[rows] for name, value in (conditioning or {}).items()}
             # PLMS and DPM++ keep state between steps, so every batch has a scheduler of its own.
             fresh = build_scheduler(scheduler)
-            drawn.append(_sample_batch(denoiser, fresh, batch, seed, eta, given, observer, advance).float().cpu())
+            drawn.append(_sample_batch(denoiser, fresh, batch, seed, eta, given, step_callback, advance).float().cpu())
     # Outside of inference mode, so that the result is a plain tensor that may be trained on.
     return torch.cat(drawn)
 
@@ -80,7 +80,7 @@ def _sample_batch(
     seed: int,
     eta: float,
     conditioning: Mapping[str, Any],
-    observer: Observer | None,
+    step_callback: StepCallback | None,
     advance: Callable[[int], None],
 ) -> Tensor:
     device = device_of(denoiser.module)
@@ -95,8 +95,8 @@ def _sample_batch(
             call = functools.partial(denoiser, model_input, t, **given)
             prediction = call_denoiser(call, model_input, sampling_step(k, t), channels)
             check_finite(prediction, k, t)
-            if observer is not None:
-                observer(k, t.expand(len(indices)), torch.tensor(indices), model_input, prediction)
+            if step_callback is not None:
+                step_callback(k, t.expand(len(indices)), torch.tensor(indices), model_input, prediction)
             with settings_of(scheduler):
                 x = scheduler.step(prediction, t, x, **options).prev_sample
             advance(1)

@@ -1,7 +1,7 @@
 """The temporal information block: its program, its finite set of activations, cached features, frozen schedules."""
 
 from tempoquant.temporal.cache import cache_features
-from tempoquant.temporal.cached import CachedLayer, StandIn, UnreadLayer, install_stand_ins, stand_ins
+from tempoquant.temporal.cached import CachedLayer, DeadLayer, StandIn, install_stand_ins, stand_ins
 from tempoquant.temporal.finite_set import finite_set_calibration
 from tempoquant.temporal.freeze import freeze_schedule
 from tempoquant.temporal.inputs import most_conditions, temporal_inputs
@@ -12,11 +12,11 @@ from tempoquant.temporal.verify import temporal_program
 
 __all__ = [
     "CachedLayer",
+    "DeadLayer",
     "PromptTables",
     "StandIn",
     "TemporalProgram",
     "TemporalTable",
-    "UnreadLayer",
     "begin_again",
     "cache_features",
     "finite_set_calibration",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals import Clock
 from tempoquant.recipe import Temporal
-from tempoquant.temporal.cached import drop_unread, look_up
+from tempoquant.temporal.cached import drop_dead_layers, replace_with_tables
 from tempoquant.temporal.program import TemporalProgram
 from tempoquant.temporal.table import TemporalTable
 
@@ -41,10 +41,10 @@ def cache_features(
     rows = torch.arange(len(clock))
     if temporal.cache_choice == "least-error":
         made = {n: table for n, table in made.items() if cache_is_nearer(full[n], own[n], table.at(rows))}
-    look_up(module, made)
+    replace_with_tables(module, made)
     if len(made) == len(program.projections):
-        look_up(module, {n: TemporalTable.of(source[n], temporal.cache, clock) for n in program.shared})
-        drop_unread(module, program.shared, run)
+        replace_with_tables(module, {n: TemporalTable.of(source[n], temporal.cache, clock) for n in program.shared})
+        drop_dead_layers(module, program.shared, run)
 
 
 def cache_is_nearer(full: Tensor, own: Tensor, cached: Tensor) -> bool:

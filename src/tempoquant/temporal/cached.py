@@ -34,7 +34,7 @@ class CachedLayer(nn.Module):
         return self.table(input.shape[0]).to(input.dtype)
 
 
-class UnreadLayer(nn.Module):
+class DeadLayer(nn.Module):
     """Puts out zeros: all that read this layer are cached.
 
     Args:
@@ -51,7 +51,7 @@ class UnreadLayer(nn.Module):
         return input.new_zeros(input.shape[0], *self.shape, dtype=dtype)
 
 
-StandIn = CachedLayer | UnreadLayer
+StandIn = CachedLayer | DeadLayer
 
 
 def install_stand_ins(module: nn.Module, stand_ins: Mapping[str, StandIn]) -> None:
@@ -69,12 +69,12 @@ def stand_ins(module: nn.Module) -> dict[str, StandIn]:
     return {name: part for name, part in module.named_modules() if isinstance(part, StandIn)}
 
 
-def look_up(module: nn.Module, tables: Mapping[str, TemporalTable]) -> None:
+def replace_with_tables(module: nn.Module, tables: Mapping[str, TemporalTable]) -> None:
     """Put tables in the place of these layers."""
     install_stand_ins(module, {n: CachedLayer(t, parameter_count(module.get_submodule(n))) for n, t in tables.items()})
 
 
-def drop_unread(module: nn.Module, names: Collection[str], run: Callable[[], Any]) -> None:
+def drop_dead_layers(module: nn.Module, names: Collection[str], run: Callable[[], Any]) -> None:
     """Let those of the named layers put out zeros that the module no longer reads.
 
     Args:
@@ -89,7 +89,7 @@ def drop_unread(module: nn.Module, names: Collection[str], run: Callable[[], Any
         before = run()
     unread = [name for name in shapes if not _reaches_output(module, name, run, before)]
     counts = {name: parameter_count(module.get_submodule(name)) for name in unread}
-    install_stand_ins(module, {name: UnreadLayer(shapes[name], counts[name]) for name in unread})
+    install_stand_ins(module, {name: DeadLayer(shapes[name], counts[name]) for name in unread})
 
 
 def parameter_count(layer: nn.Module) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tempoquant.errors import InputError
 from tempoquant.graph import removing
 from tempoquant.intervals import Clock, Conditions
-from tempoquant.temporal.cached import drop_unread, look_up, stand_ins
+from tempoquant.temporal.cached import drop_dead_layers, replace_with_tables, stand_ins
 from tempoquant.temporal.dependence import (
     arguments_of,
     followed_arguments,
@@ -74,9 +74,11 @@ def freeze_schedule(
     feeding = layers_that_follow_nothing_else(module, followed, clock, once) if followed else []
     features = _features(module, names, clock, run, rows)
     clock.conditions = conditions
-    look_up(module, {name: TemporalTable.of(features[name], storage, clock) for name in names})
+    replace_with_tables(module, {name: TemporalTable.of(features[name], storage, clock) for name in names})
     maybe_unread = {*names, *feeding} - {*projections}
-    drop_unread(module, [name for name, _ in module.named_modules() if name in maybe_unread], lambda: once(rows[0]))
+    drop_dead_layers(
+        module, [name for name, _ in module.named_modules() if name in maybe_unread], lambda: once(rows[0])
+    )
     return _left_out(module) - before
 
 

@@ -1,6 +1,6 @@
 """The temporal information block as a program: what happens between the layers that never see the sample.
 
-One forward is taped. The slice of the tape that leads back from the temporal layers' inputs needs no image, so it can
+One forward is traced. The slice of the trace that leads back from the temporal layers' inputs needs no image, so it can
 be replayed for all time steps at once (TFMQ-DM, CVPR 2024: the features g_i(h(t)) form a finite set).
 """
 
@@ -15,19 +15,19 @@ from tempoquant.graph import (
     SHAPE_ERRORS,
     TEMPORAL,
     DenoiserGraph,
+    FunctionTrace,
     Op,
     Probe,
     Ref,
     Rows,
-    Tape,
     batched,
     map_kind,
     needed_ops,
     numbers_in,
     outside_values,
-    record,
     same_path,
     tensors_in,
+    trace_forward,
 )
 
 Apply = Callable[[str, Tensor], Tensor]
@@ -48,16 +48,16 @@ class TemporalProgram:
         self.modules = {name: probe.module.get_submodule(name) for name in self.layers}
         self.shared, self.projections = graph.shared, graph.projections
         t = probe.timesteps[0]
-        one, two = (record(probe, self.modules, t, batch=batch) for batch in (1, 2))
+        one, two = (trace_forward(probe, self.modules, t, batch=batch) for batch in (1, 2))
         if not same_path(one.ops, two.ops):
             raise TempoquantError("the temporal layers are run differently in a batch of two than alone")
-        self.taped = one.ops
+        self.traced = one.ops
         self.ops = needed_ops(batched(one.ops, two.ops))
         outside = outside_values(self.ops)
         self.numbers = [n for n in outside if one.shapes[n] != two.shapes[n]]
         self._check_shapes(one, two)
         fixed = [n for n in outside if n not in self.numbers]
-        self.constants = record(probe, self.modules, t, wanted=fixed).kept
+        self.constants = trace_forward(probe, self.modules, t, wanted=fixed).kept
         self.externals = tuple(f"external{i}" for i in range(len(self.numbers)))
 
     def collect(self, timesteps: Sequence[float], conditioning: Sequence[dict] | None = None) -> dict[str, Tensor]:
@@ -72,23 +72,23 @@ class TemporalProgram:
                 item to item is one for the whole batch.
         """
         rows = [self.probe.conditioning(1, 0) for _ in timesteps] if conditioning is None else conditioning
-        return self.stack([self.record_row(t, given) for t, given in zip(timesteps, rows, strict=True)])
+        return self.stack([self.trace_row(t, given) for t, given in zip(timesteps, rows, strict=True)])
 
-    def record_row(self, timestep: float, given: dict[str, Any], change: Apply | None = None) -> Tape:
-        """Tape one row, keeping what the program takes from outside; see :func:`tempoquant.graph.trace.record`."""
+    def trace_row(self, timestep: float, given: dict[str, Any], change: Apply | None = None) -> FunctionTrace:
+        """Trace one row, keeping what the program takes from outside; see :func:`tempoquant.graph.trace_forward`."""
         wanted = {*self.numbers, *self.constants}
-        tape = record(self.probe, self.modules, timestep, given=given, wanted=wanted, change=change)
-        if not same_path(self.taped, tape.ops):
+        trace = trace_forward(self.probe, self.modules, timestep, given=given, wanted=wanted, change=change)
+        if not same_path(self.traced, trace.ops):
             raise TempoquantError(f"the temporal layers are run differently at time step {timestep:g}")
-        if not all(torch.equal(tape.kept[n], value) for n, value in self.constants.items()):
+        if not all(torch.equal(trace.kept[n], value) for n, value in self.constants.items()):
             raise TempoquantError(
                 "the temporal layers take a value that follows the time step but has no batch of items"
             )
-        return tape
+        return trace
 
-    def stack(self, tapes: Sequence[Tape]) -> dict[str, Tensor]:
-        """Externals of taped rows, (R, ...) each."""
-        return {k: torch.cat([t.kept[n] for t in tapes]) for n, k in zip(self.numbers, self.externals, strict=True)}
+    def stack(self, traces: Sequence[FunctionTrace]) -> dict[str, Tensor]:
+        """Externals of traced rows, (R, ...) each."""
+        return {k: torch.cat([t.kept[n] for t in traces]) for n, k in zip(self.numbers, self.externals, strict=True)}
 
     def run(self, externals: Mapping[str, Tensor], apply: Apply) -> dict[str, Tensor]:
         """Replay the block; differentiable where ``apply`` is.
@@ -135,7 +135,7 @@ class TemporalProgram:
                 ) from None
         values.update(zip(op.outputs, [*made, *(known[n] for n in op.changed)], strict=True))
 
-    def _check_shapes(self, one: Tape, two: Tape) -> None:
+    def _check_shapes(self, one: FunctionTrace, two: FunctionTrace) -> None:
         for number in self.numbers:
             a, b = one.shapes[number], two.shapes[number]
             if (a[:1], b[:1], a[1:]) != ((1,), (2,), b[1:]):

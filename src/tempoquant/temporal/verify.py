@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import TempoquantError
-from tempoquant.graph import DenoiserGraph, Probe, Tape, needed_ops, outside_values, record, smaller
+from tempoquant.graph import DenoiserGraph, FunctionTrace, Probe, needed_ops, outside_values, smaller, trace_forward
 from tempoquant.temporal.program import Apply, TemporalProgram, call_key
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
@@ -20,25 +20,25 @@ def temporal_program(probe: Probe, graph: DenoiserGraph) -> TemporalProgram:
     """
     program = TemporalProgram(smaller(probe), graph)
     if program.probe is not probe:
-        whole = record(probe, program.modules, probe.timesteps[0])
-        if _signature(whole) != _signature(program.record_row(probe.timesteps[0], probe.conditioning(1, 0))):
+        whole = trace_forward(probe, program.modules, probe.timesteps[0])
+        if _signature(whole) != _signature(program.trace_row(probe.timesteps[0], probe.conditioning(1, 0))):
             # A time step that is spread over the image on its way to a layer.
             program = TemporalProgram(probe, graph)
     verify(program)
     return program
 
 
-def _signature(tape: Tape) -> str:
-    """All that a program takes from a tape but the values."""
-    ops = needed_ops(tape.ops)
-    return repr((ops, [tape.shapes[number] for number in outside_values(ops)]))
+def _signature(trace: FunctionTrace) -> str:
+    """All that a program takes from a trace but the values."""
+    ops = needed_ops(trace.ops)
+    return repr((ops, [trace.shapes[number] for number in outside_values(ops)]))
 
 
 def verify(program: TemporalProgram) -> None:
     """Replaying several time steps at once must give what the denoiser itself computes for each.
 
     And nothing that comes from outside may follow the layers' outputs when these are changed, as quantization will:
-    only then does a function show that the tape could not see (a compiled or scripted one).
+    only then does a function show that the trace could not see (a compiled or scripted one).
 
     Raises:
         TempoquantError: it does not; the message names the function or the layer.
@@ -46,35 +46,35 @@ def verify(program: TemporalProgram) -> None:
     probe = program.probe
     steps = list(dict.fromkeys(probe.timesteps))[:3]
     givens = [probe.conditioning(1, row % 2) for row in range(len(steps))]
-    tapes = [program.record_row(t, given) for t, given in zip(steps, givens, strict=True)]
-    _compare(program, tapes, lambda name, x: program.modules[name](x))
-    changed = program.record_row(steps[0], givens[0], change=lambda name, output: 0.75 * output + 0.125)
-    before, after = program.stack(tapes[:1]), program.stack([changed])
+    traces = [program.trace_row(t, given) for t, given in zip(steps, givens, strict=True)]
+    _compare(program, traces, lambda name, x: program.modules[name](x))
+    changed = program.trace_row(steps[0], givens[0], change=lambda name, output: 0.75 * output + 0.125)
+    before, after = program.stack(traces[:1]), program.stack([changed])
     if not all(torch.equal(before[key], after[key]) for key in before):
         raise TempoquantError(
             "a function between the temporal layers cannot be followed: is it compiled or scripted? Use the plain one"
         )
 
 
-def _compare(program: TemporalProgram, tapes: Sequence[Tape], apply: Apply) -> None:
+def _compare(program: TemporalProgram, traces: Sequence[FunctionTrace], apply: Apply) -> None:
     with torch.no_grad():
-        together = program.run(program.stack(tapes), apply)
-    for row, tape in enumerate(tapes):
+        together = program.run(program.stack(traces), apply)
+    for row, trace in enumerate(traces):
         alone: dict[str, Tensor] = {}
-        for layer, output in tape.outputs:
+        for layer, output in trace.outputs:
             alone[call_key(layer, alone)] = output
         for key, output in alone.items():
             if together[key].shape[1:] != output.shape[1:] or not _close(together[key][row : row + 1], output):
-                raise TempoquantError(_blame(program, tapes, apply, key))
+                raise TempoquantError(_blame(program, traces, apply, key))
 
 
-def _blame(program: TemporalProgram, tapes: Sequence[Tape], apply: Apply, key: str) -> str:
+def _blame(program: TemporalProgram, traces: Sequence[FunctionTrace], apply: Apply, key: str) -> str:
     """In words, the first function whose result for all rows differs from its result for each."""
-    together = program.start(program.stack(tapes))
-    alone = [program.start(program.stack([tape])) for tape in tapes]
+    together = program.start(program.stack(traces))
+    alone = [program.start(program.stack([trace])) for trace in traces]
     with torch.no_grad():
         for op in program.ops:
-            for values, rows in ((together, len(tapes)), *((values, 1) for values in alone)):
+            for values, rows in ((together, len(traces)), *((values, 1) for values in alone)):
                 program.step(op, values, rows, apply)
             for number in op.outputs:
                 parts = [values[number] for values in alone]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import InputError
-from tempoquant.pipelines import Target
+from tempoquant.pipelines import Model
 from tempoquant.randomness import generator
 from tempoquant.recording import Store
 from tempoquant.sampling import Denoiser, device_of
@@ -41,7 +41,7 @@ class DiffusionLoss:
         InputError: the model is conditional, or its scheduler cannot noise.
     """
 
-    def __init__(self, pictures: Pictures, target: Target):
+    def __init__(self, pictures: Pictures, target: Model):
         scheduler = target.denoiser.scheduler
         kind = scheduler.config.get("prediction_type", "epsilon")
         if target.conditional:
