@@ -1,14 +1,43 @@
 """Pure tensor functions: affine quantization, range search, rounding, packing. Nothing here knows a module."""
 
-from tempoquant.numerics.affine import SMALLEST_SCALE, VALID_BITS, QParams, affine_qparams, dequantize, grid, quantize
+from tempoquant.numerics.affine import SMALLEST_SCALE, QParams, affine_qparams, dequantize, grid, quantize
 from tempoquant.numerics.packing import pack, packed_size, unpack
 from tempoquant.numerics.search import minmax_range, mse_range, percentile_range
+from tempoquant.numerics.spec import (
+    GROUP_SIZES,
+    NETWORKS,
+    VALID_BITS,
+    Constant,
+    Generated,
+    Granularity,
+    PerChannel,
+    PerGroup,
+    PerStep,
+    PerTensor,
+    PerToken,
+    QuantSpec,
+    Schedule,
+    StepGroups,
+)
 from tempoquant.numerics.weights import nearest, weight_qparams
 
 __all__ = [
+    "GROUP_SIZES",
+    "NETWORKS",
     "SMALLEST_SCALE",
     "VALID_BITS",
+    "Constant",
+    "Generated",
+    "Granularity",
+    "PerChannel",
+    "PerGroup",
+    "PerStep",
+    "PerTensor",
+    "PerToken",
     "QParams",
+    "QuantSpec",
+    "Schedule",
+    "StepGroups",
     "affine_qparams",
     "dequantize",
     "grid",

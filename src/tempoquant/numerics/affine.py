@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import InputError
+from tempoquant.numerics.spec import VALID_BITS
 
-VALID_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 SMALLEST_SCALE = 1e-8
 
 

@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tempoquant.extension import ACTIVATION_RANGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS
-from tempoquant.recipe.basics import Count, Part, check_bits, registered
+from tempoquant.numerics.spec import (
+    Constant,
+    Generated,
+    PerChannel,
+    PerGroup,
+    PerStep,
+    PerTensor,
+    PerToken,
+    QuantSpec,
+    Schedule,
+    StepGroups,
+)
+from tempoquant.recipe.basics import FLOAT_BITS, Count, Part, check_bits, registered
 
 ROLES = re.compile(r"@(first|second|last|shortcut|strided|temporal|shared\[\d+\])")
 
@@ -44,9 +56,11 @@ class Weights(Part):
     ``split_shortcuts``: a layer whose input is two tensors side by side gets a grid for each (Q-Diffusion).
     ``fit_bias``: every layer's bias takes off the mean error of its output on the recorded inputs, and its weight is
     rounded for the inputs' deviations from their mean alone. Temporal layers keep theirs.
+    ``group_size``: a scale for every so many consecutive inputs of an output channel; unset: one an output channel.
     """
 
     bits: int = 4
+    group_size: int | None = Field(None, exclude_if=lambda size: size is None)
     symmetric: bool | None = None
     range: Annotated[str, registered(WEIGHT_RANGES)] = "mse"
     rounding: Annotated[str, registered(WEIGHT_ROUNDINGS)] = "reconstruct"
@@ -54,6 +68,31 @@ class Weights(Part):
     fit_bias: bool = False
 
     _bits = field_validator("bits")(check_bits)
+
+    @model_validator(mode="after")
+    def _supported(self) -> "Weights":
+        if self.group_size is not None and self.bits == FLOAT_BITS:
+            raise ValueError(f"group_size = {self.group_size} needs quantized weights: bits is {FLOAT_BITS} (float)")
+        if self.bits != FLOAT_BITS:
+            self.spec()
+        return self
+
+    def spec(self, bits: int | None = None) -> QuantSpec:
+        """What quantizes a weight.
+
+        Args:
+            bits: of a layer whose width is not the recipe's.
+
+        Raises:
+            InputError: not supported; the message names the nearest that is.
+        """
+        bits = self.bits if bits is None else bits
+        granularity = PerChannel() if self.group_size is None else PerGroup(self.group_size)
+        return QuantSpec("int", bits, self.is_symmetric(bits), granularity)
+
+    def is_symmetric(self, bits: int) -> bool:
+        """Whether a weight of ``bits`` bits has a symmetric grid."""
+        return bits >= 8 if self.symmetric is None else self.symmetric
 
 
 class Activations(Part):
@@ -64,6 +103,9 @@ class Activations(Part):
         steps: one interval; one a time step; one for each of ``groups`` equal runs of training time steps; or those of
             a network of the time step, which must learn (``generator``: TDQ's, or its thin one).
         keep_generators: keep the networks beside the tables that they became, for other schedules.
+        granularity: one scale a tensor, or one a token of the inputs of Linear layers (all axes but the last), and of
+            q, k and the softmax output where scales are dynamic; all other inputs have one a tensor.
+        dynamic: scales are computed from the input, one an item or token, instead of calibrated.
         learn: learn the step sizes of each unit against its full-precision output, zero points fixed.
         learn_inputs: what a unit sees while its step sizes learn: the output of the units quantized before it, or the
             full-precision network's (as the public codes do).
@@ -77,6 +119,8 @@ class Activations(Part):
     generator: Literal["tdq", "thin"] = "tdq"
     # Left out where it says nothing: runs begun, and folders made, before there was such an entry are of equal recipes.
     keep_generators: bool = Field(False, exclude_if=lambda keep: not keep)
+    granularity: Literal["per-tensor", "per-token"] = Field("per-tensor", exclude_if=lambda name: name == "per-tensor")
+    dynamic: bool = Field(False, exclude_if=lambda dynamic: not dynamic)
     learn: bool = False
     learn_inputs: Literal["quantized", "full-precision"] = "quantized"
 
@@ -89,6 +133,46 @@ class Activations(Part):
         if self.keep_generators and self.steps != "generator":
             raise ValueError(f"keep_generators needs steps = 'generator': there are none with {self.steps!r}")
         return self
+
+    @model_validator(mode="after")
+    def _supported(self) -> "Activations":
+        apart = [f"dynamic = {self.dynamic}"] * self.dynamic
+        apart += [f"granularity = {self.granularity!r}"] * (self.granularity != "per-tensor")
+        if not apart:
+            return self
+        if self.bits == FLOAT_BITS:
+            raise ValueError(f"{apart[0]} needs quantized activations: bits is {FLOAT_BITS} (float)")
+        if self.learn:
+            raise ValueError(f"{apart[0]} has no step sizes that learn: leave out learn")
+        if self.dynamic and self.range != "minmax":
+            raise ValueError(f"dynamic = True takes its range from the input: range = {self.range!r} would be void")
+        self.spec()
+        return self
+
+    @property
+    def schedule(self) -> Schedule:
+        """``steps`` with the entries that belong to it."""
+        schedules: dict[str, Schedule] = {
+            "constant": Constant(),
+            "per-step": PerStep(),
+            "groups": StepGroups(self.groups),
+            "generator": Generated(self.generator),
+        }
+        return schedules[self.steps]
+
+    def spec(self, bits: int | None = None, *, tokens: bool = True) -> QuantSpec:
+        """What quantizes an activation.
+
+        Args:
+            bits: of a layer whose width is not the recipe's.
+            tokens: whether it consists of tokens: inputs of convolutions do not, and have one scale a tensor.
+
+        Raises:
+            InputError: not supported; the message names the nearest that is.
+        """
+        granularity = PerToken() if tokens and self.granularity == "per-token" else PerTensor()
+        width = self.bits if bits is None else bits
+        return QuantSpec("int", width, self.symmetric, granularity, self.schedule, self.dynamic)
 
 
 class Attention(Part):

@@ -47,6 +47,17 @@ class Recipe(Part):
             raise ValueError("activations.keep_generators: tuning and correction know the recorded steps alone")
         return self
 
+    @model_validator(mode="after")
+    def _one_static_scale_to_learn(self) -> "Recipe":
+        apart = self.activations.dynamic or self.activations.granularity != "per-tensor"
+        if apart and self.training is not None:
+            raise ValueError("training learns one static scale a tensor: leave out activations.dynamic and granularity")
+        if apart and self.correction is not None and self.correction.step_bits:
+            raise ValueError(
+                "step-wise widths need one static scale a tensor: leave out activations.dynamic and granularity"
+            )
+        return self
+
     @field_validator("correction")
     @classmethod
     def _has_bits_to_step(cls, correction: Correction | None, info: ValidationInfo) -> Correction | None:
@@ -94,7 +105,7 @@ class Recipe(Part):
 
     def symmetric(self, bits: int) -> bool:
         """Whether a weight of ``bits`` bits has a symmetric grid."""
-        return bits >= 8 if self.weights.symmetric is None else self.weights.symmetric
+        return self.weights.is_symmetric(bits)
 
     @classmethod
     def parse(cls, data: dict[str, Any], *, stored: bool = False) -> "Recipe":
