@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tempoquant.arguments import flattened
 from tempoquant.documents import read_json
 from tempoquant.errors import FormatError, InputError, TempoquantError
 from tempoquant.files import TEMPORARY, write_whole
@@ -89,12 +90,12 @@ def _is_continued(output: Output, job: Mapping[str, Any], resume: bool, overwrit
     folder = partial_of(output.path)
     drop = overwrite and not resume
     try:
-        found = _flat(read_json(folder / JOB, "is damaged (begin again with --overwrite)"))
+        found = flattened(read_json(folder / JOB, "is damaged (begin again with --overwrite)"))
     except FormatError:
         if not drop:
             raise
         found = {}
-    for key, value in _flat(job).items():
+    for key, value in flattened(job).items():
         if found.get(key) != value:
             if drop:
                 _delete_work(folder, output.path)
@@ -137,10 +138,3 @@ def _delete_work(folder: Path, out: Path) -> None:
     left.rmdir()
     folder.rename(left)
     discard(left)
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

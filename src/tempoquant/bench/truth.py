@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tempoquant.arguments import conditioning_tensors
 from tempoquant.bench.experiment import Experiment, labels
-from tempoquant.errors import InputError
 from tempoquant.evaluation import (
     Plan,
     Reference,
@@ -162,22 +162,10 @@ def _flat(truth: Reference) -> dict[str, Tensor]:
     for k, (call, prediction) in enumerate(zip(truth.calls, truth.predictions, strict=True)):
         parts = {"t": call.t, "indices": call.indices, "sample": call.sample}
         tensors |= {f"calls.{k}.{name}": value for name, value in parts.items()}
-        tensors |= _named(call.conditioning, f"calls.{k}.conditioning.")
+        kept = conditioning_tensors(call.conditioning, "kept")
+        tensors |= {f"calls.{k}.conditioning.{name}": value for name, value in kept.items()}
         tensors[f"predictions.{k}"] = prediction
     return tensors | {f"features.{name}": value for name, value in truth.features.items()}
-
-
-def _named(tree: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
-    """Nested keyword tensors by path; absent ones are left out."""
-    flat: dict[str, Tensor] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _named(value, f"{prefix}{name}.")
-        elif isinstance(value, Tensor):
-            flat[prefix + name] = value
-        elif value is not None:
-            raise InputError(f"conditioning {name!r} is a {type(value).__name__}: only tensors can be kept")
-    return flat
 
 
 def _call(k: int, tensors: Mapping[str, Tensor]) -> DenoiserCall:

@@ -25,7 +25,7 @@ from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
 from tempoquant.outputs import Kind, check_output, writing
 from tempoquant.pipelines import Model, check_image, conditioning_in_float32, state_hash, to_images
-from tempoquant.planning import TEMPORAL, layer_roles
+from tempoquant.planning import layer_roles
 from tempoquant.progress import Progress, Silent
 from tempoquant.recording import Store, record
 from tempoquant.sampling import build_scheduler, prepare_tables_for_schedule, set_steps
@@ -201,7 +201,7 @@ class _Finding:
         )
 
     def _layers_of(self, temporal: bool) -> list[str]:
-        return [layer.name for layer in self.graph.layers if (layer.category in TEMPORAL) is temporal]
+        return [layer.name for layer in self.graph.layers if (layer.category.is_temporal) is temporal]
 
     def _widths(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Weight and activation bits of these layers; of another tool's, unknown, as if less than 8."""

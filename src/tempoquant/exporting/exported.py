@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor
 
+from tempoquant.arguments import tensor_arguments
 from tempoquant.documents import read_json
 from tempoquant.errors import FormatError, InputError, first_line, unknown
 from tempoquant.exporting.extras import needed
@@ -21,7 +22,7 @@ from tempoquant.exporting.openvino_parts import check_parts, write_parts
 from tempoquant.exporting.runner import ExportedDenoiser, as_array
 from tempoquant.exporting.traceable import PlainGraph, int8_names, tracing
 from tempoquant.files import storage_error
-from tempoquant.intervals import Conditions, tensor_arguments
+from tempoquant.intervals import Conditions
 from tempoquant.outputs import Kind, writing
 from tempoquant.pipelines import (
     LONGEST_SIDE,

@@ -11,9 +11,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
+from tempoquant.arguments import tensor_arguments
 from tempoquant.errors import InputError
 from tempoquant.exporting.traceable import port_of
-from tempoquant.intervals import Conditions, check_recorded, tensor_arguments
+from tempoquant.intervals import Conditions, check_recorded
 
 
 class Session(Protocol):

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from tempoquant.intervals import Clock, Interval, nested_arguments
+from tempoquant.arguments import nested
+from tempoquant.intervals import Clock, Interval
 from tempoquant.kernels import MIDDLE, enable_norm_fusion, padding_of, unsuitable
 from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers
 from tempoquant.sampling import Denoiser
@@ -71,7 +72,7 @@ class PlainGraph(nn.Module):
         given = dict(zip(self.conditions, conditions, strict=True))
         if self.clock.conditions is not None:
             self.clock.conditions.index = self.clock.conditions.locate(given)[0]
-        return self.call(self.module, sample, steps, **nested_arguments(given))
+        return self.call(self.module, sample, steps, **nested(given))
 
 
 def int8_names(module: nn.Module) -> list[str]:

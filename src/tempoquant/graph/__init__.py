@@ -2,7 +2,6 @@
 
 from tempoquant.graph.arithmetic import count_arithmetic
 from tempoquant.graph.nested import find_kind, map_kind, tensors_in
-from tempoquant.graph.observe import TEMPORAL
 from tempoquant.graph.probing import SHAPE_ERRORS, removing, sealed_around, smaller
 from tempoquant.graph.products import MATRIX_PRODUCTS
 from tempoquant.graph.reader import read_denoiser
@@ -22,7 +21,6 @@ from tempoquant.graph.types import (
 __all__ = [
     "MATRIX_PRODUCTS",
     "SHAPE_ERRORS",
-    "TEMPORAL",
     "AttentionProduct",
     "Category",
     "DenoiserGraph",

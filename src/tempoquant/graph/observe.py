@@ -12,7 +12,6 @@ from tempoquant.graph.probing import KINDS, fingerprint, quantizable_layers, rem
 from tempoquant.graph.repeatable import check_repeatable
 from tempoquant.graph.types import Category, LayerInfo, Probe
 
-TEMPORAL = (Category.TEMPORAL, Category.TEMPORAL_CONDITION)
 MIXED_TOLERANCE = 1e-2
 
 
@@ -70,7 +69,7 @@ def observe_layers(probe: Probe) -> Observed:
         category = categorize(seen[1] != seen[0], any(s != seen[0] for s in seen[3:]), seen[2] != seen[0])
         calls = max(len(prints or ()) for prints in seen)
         layers.append(_describe(name, probe.module.get_submodule(name), category, order, calls))
-    if not any(layer.category in TEMPORAL for layer in layers):
+    if not any(layer.category.is_temporal for layer in layers):
         raise InputError(_no_temporal_layer(base, by_time))
     executed = {layer.name for layer in layers}
     return Observed(
@@ -145,7 +144,7 @@ def _describe(name: str, layer: nn.Module, category: Category, order: int, calls
 def _shared_inputs(layers: list[LayerInfo], runs: list[Run]) -> tuple[tuple[str, ...], ...]:
     groups: dict[Any, list[str]] = {}
     for layer in layers:
-        if layer.category in TEMPORAL:
+        if layer.category.is_temporal:
             key = tuple(tuple(run.prints.get(layer.name, ())) for run in runs)
             groups.setdefault(key, []).append(layer.name)
     return tuple(tuple(names) for names in groups.values() if len(names) > 1)

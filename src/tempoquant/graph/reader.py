@@ -4,7 +4,7 @@ from torch import nn
 
 from tempoquant.errors import InputError
 from tempoquant.graph.attention import attention_products
-from tempoquant.graph.observe import TEMPORAL, observe_layers
+from tempoquant.graph.observe import observe_layers
 from tempoquant.graph.probing import KINDS, SEALED, quantizable_layers, sealed_around, smaller
 from tempoquant.graph.slicing import split_block
 from tempoquant.graph.splits import split_points
@@ -31,7 +31,7 @@ def read_denoiser(probe: Probe) -> DenoiserGraph:
         raise InputError(f"{count} distinct time step{'s' * (count != 1)}: at least 2 are needed to read a denoiser")
     probe = smaller(probe)
     observed = observe_layers(probe)
-    temporal = {la.name: probe.module.get_submodule(la.name) for la in observed.layers if la.category in TEMPORAL}
+    temporal = {la.name: probe.module.get_submodule(la.name) for la in observed.layers if la.category.is_temporal}
     shared, projections = split_block(trace_forward(probe, temporal, probe.timesteps[0]).ops, tuple(temporal))
     attention, unreached = attention_products(probe)
     return DenoiserGraph(

@@ -17,6 +17,11 @@ class Category(StrEnum):
     CONDITION = "condition"
     CONSTANT = "constant"
 
+    @property
+    def is_temporal(self) -> bool:
+        """Whether it is the time step, and perhaps conditioning, but not the sample."""
+        return self in (Category.TEMPORAL, Category.TEMPORAL_CONDITION)
+
 
 @dataclass(frozen=True)
 class Probe:

@@ -1,7 +1,7 @@
 """From a row of the recorded time steps to a quantization interval."""
 
 from tempoquant.intervals.clock import Clock, check_recorded
-from tempoquant.intervals.conditions import Conditions, named_arguments, nested_arguments, tensor_arguments
+from tempoquant.intervals.conditions import Conditions
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
 from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, ScalarQParams, TableInterval
@@ -22,7 +22,4 @@ __all__ = [
     "check_recorded",
     "fake_quantize",
     "group_of",
-    "named_arguments",
-    "nested_arguments",
-    "tensor_arguments",
 ]

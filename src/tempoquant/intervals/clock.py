@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tempoquant.arguments import named_arguments
 from tempoquant.errors import InputError, TempoquantError
-from tempoquant.intervals.conditions import Conditions, named_arguments
+from tempoquant.intervals.conditions import Conditions
 from tempoquant.sharing import PerThread
 
 SAME_STEP = 1e-5
@@ -125,7 +126,7 @@ class Clock:
         else:
             raise TempoquantError(f"the denoiser was called without its time step argument {self.name!r}")
         if self.conditions is not None:
-            self.conditions.set(named_arguments(module, args, kwargs))
+            self.conditions.set(named_arguments(module.forward, args, kwargs))
 
 
 def check_recorded(timestep: Tensor, recorded: Tensor) -> None:

@@ -1,13 +1,13 @@
 """The conditions that a frozen denoiser knows, told apart by its own arguments: a class label, a pooled prompt."""
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from tempoquant.arguments import argument_at
 from tempoquant.errors import InputError
 from tempoquant.sharing import PerThread
 
@@ -55,7 +55,7 @@ class Conditions:
         """Find the conditions of a call.
 
         Args:
-            named: the call's arguments by name, as :func:`named_arguments` finds them.
+            named: the call's arguments by name, see :func:`~tempoquant.arguments.named_arguments`.
 
         Raises:
             InputError: one is missing, or none of the known ones.
@@ -92,41 +92,3 @@ def _matches(given: Tensor, known: Tensor) -> Tensor:
     rows, columns = rows.float(), columns.float()
     distance = (rows[:, None] - columns[None]).square().sum(-1).sqrt()
     return distance <= SAME_CONDITION * columns.square().sum(-1).sqrt()[None]
-
-
-def named_arguments(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call of ``module`` by name."""
-    named = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
-    named |= named.pop("kwargs", {})
-    return named
-
-
-def argument_at(named: Mapping[str, Any], name: str) -> Any:
-    """The argument of a dotted name; None if it was not given."""
-    value: Any = named
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def tensor_arguments(named: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    """All tensors among a call's arguments, by dotted name."""
-    found: dict[str, Tensor] = {}
-    for name, value in named.items():
-        if isinstance(value, Mapping):
-            found |= tensor_arguments(value, f"{prefix}{name}.")
-        elif isinstance(value, Tensor):
-            found[prefix + name] = value
-    return found
-
-
-def nested_arguments(named: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The inverse of :func:`tensor_arguments`."""
-    nested: dict[str, Any] = {}
-    for name, value in named.items():
-        *path, last = name.split(".")
-        place = nested
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return nested

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.arguments import named_arguments
 from tempoquant.errors import InputError, unknown
 from tempoquant.pipelines.model import DenoiserCall
 from tempoquant.predictions import call_denoiser
@@ -200,8 +201,7 @@ def _watching_calls(
 
 def read_call(k: int, batch: Sequence[int], module: nn.Module, args: tuple, kwargs: Mapping[str, Any]) -> DenoiserCall:
     """What one call of a diffusers denoiser was given, by its arguments' names."""
-    named = dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments)
-    named.update(named.pop("kwargs", {}))
+    named = named_arguments(module.forward, args, kwargs)
     x = next(named.pop(name) for name in SAMPLE_NAMES if name in named)
     t = torch.as_tensor(named.pop(TIME_NAME), device=x.device).expand(x.shape[0])
     branches = x.shape[0] // len(batch)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.arguments import equal, perturbed
 from tempoquant.errors import InputError, first_line
 from tempoquant.sampling import Denoiser, device_of, evaluating, plain_call
 
@@ -115,7 +116,7 @@ def _first_call(target: "Model", conditioning: Mapping[str, Any], run: Mapping[s
     count = min((len(value) for value in many.values()), default=1)
 
     def unlike(index: int) -> int:
-        return sum(not _same(value[index], value[0]) for value in many.values())
+        return sum(not equal(value[index], value[0]) for value in many.values())
 
     pair = [0, max(range(1, count), key=unlike)] if count > 1 else [0]
     some = {n: _pick(value, pair) if n in many else value for n, value in conditioning.items()}
@@ -141,10 +142,6 @@ def _call_of(
 
 def _pick(value: Any, indices: list[int]) -> Any:
     return value[indices] if isinstance(value, Tensor) else [value[i] for i in indices]
-
-
-def _same(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
 
 
 def row_of(value: Mapping[str, Any], index: int, count: int, prefix: str = "") -> dict[str, Any]:
@@ -183,7 +180,7 @@ def _varied(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
             made[name] = value
         else:
             # Of an integer only zero is known to be valid too.
-            made[name] = 1.5 * value + 0.5 if value.is_floating_point() else torch.zeros_like(value)
+            made[name] = perturbed(value) if value.is_floating_point() else torch.zeros_like(value)
     return made
 
 

@@ -1,11 +1,10 @@
 """A recipe applied to a denoiser: the bits of every layer, its splits, its coverage."""
 
 from tempoquant.planning.coverage import Coverage, arithmetic_in_float, coverage_lines, coverage_of, warn_of_float
-from tempoquant.planning.plan import TEMPORAL, LayerPlan, layer_roles, plan_layers, settled
+from tempoquant.planning.plan import LayerPlan, layer_roles, plan_layers, settled
 from tempoquant.planning.reading import Reading, read
 
 __all__ = [
-    "TEMPORAL",
     "Coverage",
     "LayerPlan",
     "Reading",

@@ -9,7 +9,6 @@ from tempoquant.numerics import grid
 from tempoquant.recipe import FLOAT_BITS, Recipe
 
 NAMED = 3
-TEMPORAL = (Category.TEMPORAL, Category.TEMPORAL_CONDITION)
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class LayerPlan:
     @property
     def temporal(self) -> bool:
         """Whether the layer sees the time step (and perhaps conditioning) but never the sample."""
-        return self.category in TEMPORAL
+        return self.category.is_temporal
 
 
 def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
@@ -45,7 +44,7 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
     plans = {}
     for layer in graph.layers:
         weight_bits, activation_bits = recipe.bits_of(layer.name, roles[layer.name])
-        if layer.category in TEMPORAL and recipe.temporal.never_runs:
+        if layer.category.is_temporal and recipe.temporal.never_runs:
             weight_bits = activation_bits = FLOAT_BITS
         for bits in (weight_bits, activation_bits):
             if bits != FLOAT_BITS:
@@ -100,7 +99,7 @@ def layer_roles(graph: DenoiserGraph) -> dict[str, frozenset[str]]:
     for i, name in enumerate(graph.shared):
         roles[name].add(f"@shared[{i}]")
     for layer in graph.layers:
-        if layer.category in TEMPORAL:
+        if layer.category.is_temporal:
             roles[layer.name].add("@temporal")
     for layer in image:
         if layer.strided:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempoquant.arguments import conditioning_tensors, flattened
 from tempoquant.errors import InputError, NumericsError, unknown
 from tempoquant.files import TEMPORARY
 from tempoquant.outputs import followed, locked
@@ -206,7 +207,8 @@ class _Batch:
     def visit(self, seen: DenoiserCall) -> None:
         """Store one call; see ``Model.run_trajectories``."""
         count = len(self.indices)
-        conditioning = _flat(seen.conditioning)
+        tensors = conditioning_tensors(seen.conditioning, "recorded")
+        conditioning = {name: value.detach().cpu().clone() for name, value in tensors.items()}
         if seen.k == 0:
             for name, value in conditioning.items():
                 if value.ndim == 0 or value.shape[0] != seen.sample.shape[0]:
@@ -238,21 +240,6 @@ class _Batch:
         self.writer.finish_batch(self.indices, self.timesteps, self.conditioning)
 
 
-def _flat(conditioning: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    """Nested keyword tensors by dotted names, as copies on the CPU."""
-    flat: dict[str, Tensor] = {}
-    for name, value in conditioning.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        elif isinstance(value, Tensor):
-            flat[prefix + name] = value.detach().cpu().clone()
-        elif value is not None:
-            raise InputError(
-                f"conditioning {prefix + name!r} is a {type(value).__name__}: only tensors can be recorded"
-            )
-    return flat
-
-
 def _is_empty(folder: Path) -> bool:
     """Whether it is a folder with nothing in it but what a kill left of a file."""
     return folder.is_dir() and all(path.name.startswith(TEMPORARY) for path in folder.iterdir())
@@ -271,7 +258,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 def _check_same(folder: Path, manifest: Mapping[str, Any], request: Mapping[str, Any]) -> None:
     finished = manifest["done"] == manifest["batches"]
-    there, here = _paths(manifest["request"]), _paths(request)
+    there, here = flattened(manifest["request"]), flattened(request)
     for path in sorted(there.keys() | here.keys()):
         # Thread count may change the last bits of a recording, but a finished one is what it is.
         if there.get(path) != here.get(path) and not (finished and path == "threads"):
@@ -283,10 +270,3 @@ def _short(value: Any) -> str:
     """A value in one line, however many prompts it holds."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _paths(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat.update(_paths(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
-    return flat

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempoquant.arguments import nested
 from tempoquant.errors import FormatError
 from tempoquant.files import storage_error
 from tempoquant.recording.manifest import read_manifest
@@ -81,8 +82,8 @@ class Store:
         for entry, data in zip(self.manifest["conditioning"], self._conditioning, strict=True):
             raw = torch.from_numpy(data[trajectories, branches])
             value = raw.view(getattr(torch, entry["dtype"])).reshape(len(indices), *entry["shape"])
-            _put(conditioning, entry["name"].split("."), value)
-        return sample, self.timesteps[steps], conditioning
+            conditioning[entry["name"]] = value
+        return sample, self.timesteps[steps], nested(conditioning)
 
 
 def samples_shape(request: dict[str, Any], calls: int) -> tuple[int, ...]:
@@ -130,9 +131,3 @@ def _allocate(path: Path, size: int) -> None:
         full = storage_error(error, path, size)
         path.unlink(missing_ok=True)
         raise (full or error) from error
-
-
-def _put(tree: dict[str, Any], path: list[str], value: Tensor) -> None:
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = value

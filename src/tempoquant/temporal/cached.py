@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.arguments import perturbed
 from tempoquant.graph import removing
 from tempoquant.layers import opaque, places_of
 from tempoquant.temporal.table import TemporalTable
@@ -101,7 +102,6 @@ def parameter_count(layer: nn.Module) -> int:
 
 def _reaches_output(module: nn.Module, name: str, run: Callable[[], Any], before: Tensor) -> bool:
     """Whether a change of this layer's output is seen in the denoiser's, which was ``before``: something reads it."""
-    # Not NaN: integers have none.
-    handle = module.get_submodule(name).register_forward_hook(lambda layer, args, output: 1 - 2 * output)
+    handle = module.get_submodule(name).register_forward_hook(lambda layer, args, output: perturbed(output))
     with removing([handle]), torch.no_grad():
         return not torch.equal(run(), before)

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.arguments import equal, named_arguments, perturbed, tensor_arguments
 from tempoquant.graph import removing
-from tempoquant.intervals import Clock, named_arguments, tensor_arguments
+from tempoquant.intervals import Clock
 
 
 def arguments_of(module: nn.Module, run: Callable[[], Any]) -> dict[str, Tensor]:
@@ -15,7 +16,7 @@ def arguments_of(module: nn.Module, run: Callable[[], Any]) -> dict[str, Tensor]
     seen: dict[str, Tensor] = {}
 
     def see(part: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        seen.update(tensor_arguments(named_arguments(module, args, kwargs)))
+        seen.update(tensor_arguments(named_arguments(module.forward, args, kwargs)))
 
     with removing([module.register_forward_pre_hook(see, with_kwargs=True)]):
         run()
@@ -64,7 +65,7 @@ def _outputs(
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def change(part: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        named = named_arguments(module, args, kwargs)
+        named = named_arguments(module.forward, args, kwargs)
         for name in changed:
             named = _changed(named, name.split("."))
         return (), named
@@ -82,20 +83,9 @@ def _outputs(
 
 def _changed(named: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
     value = named[path[0]]
-    return {**named, path[0]: _changed(value, path[1:]) if len(path) > 1 else _another(value)}
-
-
-def _another(value: Tensor) -> Tensor:
-    """A valid value unlike the given one: of labels, the one before."""
-    if value.dtype == torch.bool:
-        return ~value
-    return 1.5 * value + 0.5 if value.is_floating_point() else torch.where(value > 0, value - 1, value + 1)
+    return {**named, path[0]: _changed(value, path[1:]) if len(path) > 1 else perturbed(value)}
 
 
 def _moved(a: Mapping[str, Sequence[Tensor]], b: Mapping[str, Sequence[Tensor]]) -> set[str]:
     """Names whose outputs differ."""
-    return {
-        name
-        for name in a
-        if len(a[name]) != len(b[name]) or not all(torch.equal(x, y) for x, y in zip(a[name], b[name], strict=True))
-    }
+    return {name for name in a if not equal(a[name], b[name])}

@@ -13,7 +13,6 @@ from torch import Tensor
 from tempoquant.errors import TempoquantError
 from tempoquant.graph import (
     SHAPE_ERRORS,
-    TEMPORAL,
     DenoiserGraph,
     FunctionTrace,
     Op,
@@ -44,7 +43,7 @@ class TemporalProgram:
 
     def __init__(self, probe: Probe, graph: DenoiserGraph):
         self.probe = probe
-        self.layers = tuple(layer.name for layer in graph.layers if layer.category in TEMPORAL)
+        self.layers = tuple(layer.name for layer in graph.layers if layer.category.is_temporal)
         self.modules = {name: probe.module.get_submodule(name) for name in self.layers}
         self.shared, self.projections = graph.shared, graph.projections
         t = probe.timesteps[0]

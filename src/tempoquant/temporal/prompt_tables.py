@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.arguments import equal, named_arguments
 from tempoquant.graph import map_kind, tensors_in
-from tempoquant.intervals import named_arguments
 from tempoquant.layers import opaque
 from tempoquant.sharing import PerThread, SharedBlock, surround
 from tempoquant.temporal.cached import StandIn, parameter_count
@@ -71,7 +71,7 @@ class Entry:
 
     def is_of(self, tensors: Sequence[Tensor], rest: Any) -> bool:
         """Whether these are the arguments it was made for, bit for bit."""
-        return rest == self.rest and all(_same(a, b) for a, b in zip(self.tensors, tensors, strict=True))
+        return rest == self.rest and equal(self.tensors, list(tensors))
 
 
 @dataclass
@@ -142,7 +142,7 @@ class PromptTables(SharedBlock):
 
     @torch.compiler.disable
     def _call(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        outer, CALL.current = CALL.current, self._begin(named_arguments(self.module, args, kwargs))
+        outer, CALL.current = CALL.current, self._begin(named_arguments(self.module.forward, args, kwargs))
         try:
             return forward(*args, **kwargs)
         finally:
@@ -185,7 +185,3 @@ class PromptTables(SharedBlock):
             if wanted and self.size + feature.size <= self.limit:
                 call.features[key] = feature
                 self.size += feature.size
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return (a.dtype, a.device, a.shape) == (b.dtype, b.device, b.shape) and torch.equal(a, b)

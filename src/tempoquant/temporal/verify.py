@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tempoquant.arguments import perturbed
 from tempoquant.errors import TempoquantError
 from tempoquant.graph import DenoiserGraph, FunctionTrace, Probe, needed_ops, outside_values, smaller, trace_forward
 from tempoquant.temporal.program import Apply, TemporalProgram, call_key
@@ -48,7 +49,7 @@ def verify(program: TemporalProgram) -> None:
     givens = [probe.conditioning(1, row % 2) for row in range(len(steps))]
     traces = [program.trace_row(t, given) for t, given in zip(steps, givens, strict=True)]
     _compare(program, traces, lambda name, x: program.modules[name](x))
-    changed = program.trace_row(steps[0], givens[0], change=lambda name, output: 0.75 * output + 0.125)
+    changed = program.trace_row(steps[0], givens[0], change=lambda name, output: perturbed(output))
     before, after = program.stack(traces[:1]), program.stack([changed])
     if not all(torch.equal(before[key], after[key]) for key in before):
         raise TempoquantError(
