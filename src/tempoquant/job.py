@@ -40,7 +40,7 @@ from tempoquant.recording import Store, record
 from tempoquant.sampling import build_scheduler, set_steps
 from tempoquant.stopwatch import Stopwatch
 from tempoquant.temporal import cache_features, most_conditions, temporal_inputs, temporal_program
-from tempoquant.transforms import install_splits
+from tempoquant.transforms import install_transforms
 
 
 @dataclass
@@ -112,7 +112,7 @@ def run_job(
     graph, plans = reading.graph, reading.plans(recipe)
     clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
     module = copy.deepcopy(target.denoiser.module).eval().requires_grad_(False)
-    install_splits(module, reading.splits)
+    install_transforms(module, reading.transforms)
     cache = UnitCache(places.units, unit_identity(store, recipe, plans))
     settings = effort or named_effort(recipe.effort)
     stage = weight_stage(module, graph, recipe, settings, plans, cache, progress)
@@ -142,7 +142,7 @@ def run_job(
             compared = target, target.with_module(module)
             correction, measured = correct(compared, reading, clock, recipe, conditioning, progress)
     blueprint = Blueprint(
-        recipe, graph.time_argument, graph.shared, graph.projections, reading.products, reading.splits
+        recipe, graph.time_argument, graph.shared, graph.projections, reading.products, reading.transforms
     )
     return Quantized(module, blueprint, clock, graph, coverage, watch, correction, measured)
 

@@ -37,7 +37,7 @@ from tempoquant.training import (
     make_trainable,
     train_steps,
 )
-from tempoquant.transforms import install_splits
+from tempoquant.transforms import install_transforms
 
 PICTURED = 16
 
@@ -102,7 +102,7 @@ def run_training(
     module = fold(trainee, recipe.activations.keep_generators)
     graph = reading.graph
     blueprint = Blueprint(
-        recipe, graph.time_argument, graph.shared, graph.projections, reading.products, reading.splits
+        recipe, graph.time_argument, graph.shared, graph.projections, reading.products, reading.transforms
     )
     return Quantized(module, blueprint, clock, graph, coverage, watch)
 
@@ -112,7 +112,7 @@ def begin(target: Model, recipe: Recipe, reading: Reading, store: Store, clock: 
     train_timesteps = int(target.denoiser.scheduler.config.num_train_timesteps)
     plans = reading.plans(recipe)
     module = copy.deepcopy(target.denoiser.module).eval()
-    install_splits(module, reading.splits)
+    install_transforms(module, reading.transforms)
     names = [n for n, p in plans.items() if (p.weight_bits, p.activation_bits) != (FLOAT_BITS, FLOAT_BITS)]
     if not names:
         raise InputError(f"{recipe.name} quantizes no layer of this denoiser: nothing would train")

@@ -18,7 +18,7 @@ from tempoquant.graph import read_denoiser
 from tempoquant.job import probe_of
 from tempoquant.pipelines import resolve
 from tempoquant.planning.plan import plan_layers
-from tempoquant.planning.split import shortcut_splits, split_graph, split_plans
+from tempoquant.planning.transforms import layer_transforms, transformed_graph, transformed_plans
 from tempoquant.recipe import Recipe
 from tempoquant.sampling.denoiser import Denoiser
 from tempoquant.transforms.split import SplitLayer
@@ -70,9 +70,9 @@ def test_the_parts_stand_in_graph_and_plans():
     recipe = split_recipe(policy=policy)
     graph = read_denoiser(probe_of(target, recipe))
     plans = plan_layers(graph, recipe)
-    splits = shortcut_splits(target.denoiser.module, graph, plans)
-    assert splits == SHORTCUTS
-    halved, plans = split_graph(graph, splits), split_plans(plans, splits)
+    splits = layer_transforms(target.denoiser.module, graph, plans, recipe)
+    assert {layer: split.channels for layer, split in splits} == SHORTCUTS
+    halved, plans = transformed_graph(graph, splits), transformed_plans(plans, splits)
     name, unit = "up_blocks.1.resnets.1.conv_shortcut", "up_blocks.1.resnets.1"
     shapes = {layer.name: layer.shape for layer in halved.layers}
     assert shapes[f"{name}.first"] == shapes[f"{name}.second"] == (8, 8, 1, 1) and name not in shapes
@@ -129,7 +129,7 @@ def test_older_folders_load_without_the_key(tmp_path):
     made = tempoquant.quantize(unet_pipeline(), small_recipe("rtn"), out=tmp_path / "out")
     path = tmp_path / "out" / "unet" / "config.json"
     config = json.loads(path.read_text())
-    assert config["quantization_config"].pop("splits") == {}
+    assert config["quantization_config"].pop("transforms") == []
     del config["quantization_config"]["recipe"]["weights"]["split_shortcuts"]
     path.write_text(json.dumps(config))
     without_digest(tmp_path / "out")

@@ -11,7 +11,8 @@ from tempoquant.intervals import ConstantInterval
 from tempoquant.layers import install_layers
 from tempoquant.numerics import affine_qparams
 from tempoquant.numerics.weights import nearest, weight_qparams
-from tempoquant.transforms.split import SplitLayer, install_splits
+from tempoquant.transforms import LayerTransform, Split, install_transforms
+from tempoquant.transforms.split import SplitLayer
 
 LAYERS = {
     "linear": (nn.Linear(6, 3), (2, 5, 6)),
@@ -36,7 +37,7 @@ def quantized(layer: nn.Linear, names: list[str], x: torch.Tensor, bits: int) ->
     """A network of this layer alone, rounded to nearest on min-max ranges of ``x``."""
     net = nn.ModuleDict({"layer": copy.deepcopy(layer)})
     if len(names) > 1:
-        install_splits(net, {"layer": 2})
+        install_transforms(net, [LayerTransform("layer", Split(2))])
     parts = {"layer": x, "layer.first": x[:, :2], "layer.second": x[:, 2:]}
     for name, part in install_layers(net, names).items():
         grid = weight_qparams(part.weight, bits, False, "minmax")
@@ -78,7 +79,7 @@ def test_a_bimodal_input_has_a_clearly_smaller_error_in_parts():
 def test_a_layer_in_two_places_stays_one():
     layer = nn.Linear(4, 2)
     net = nn.ModuleDict({"a": layer, "b": nn.Sequential(layer)})
-    install_splits(net, {"a": 1})
+    install_transforms(net, [LayerTransform("a", Split(1))])
     assert isinstance(net["a"], SplitLayer) and net["b"][0] is net["a"]
 
 
@@ -86,4 +87,4 @@ def test_a_layer_in_two_places_stays_one():
 def test_what_cannot_be_split_is_named(name, split):
     net = nn.ModuleDict({"layer": nn.Linear(4, 2), "norm": nn.LayerNorm(4)})
     with pytest.raises(FormatError, match=f"called '{name}' to split at channel {split}"):
-        install_splits(net, {name: split})
+        install_transforms(net, [LayerTransform(name, Split(split))])

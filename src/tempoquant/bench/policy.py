@@ -56,6 +56,10 @@ def _additions(recipe: Recipe) -> list[tuple[str, str]]:
     found = []
     if recipe.weights.split_shortcuts:
         found.append(("split shortcuts", "a grid for each part of a shortcut's input"))
+    found += [
+        (f"rotated {rule.group}", f"channels of {rule.match} rotated in groups of {rule.group}")
+        for rule in recipe.transforms
+    ]
     if recipe.activations.symmetric:
         found.append(("symmetric", "zero points in the middle"))
     if recipe.temporal.cache is not None:

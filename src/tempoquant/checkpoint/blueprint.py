@@ -1,7 +1,7 @@
 """What a quantized denoiser is beside its tensors: enough to turn a stock module into it again."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
@@ -14,6 +14,7 @@ from tempoquant.intervals import ConstantInterval, GroupInterval, IntervalProvid
 from tempoquant.layers import QuantizedLayer, quantized_layers, quantized_products
 from tempoquant.learned import kept_networks
 from tempoquant.recipe import Recipe
+from tempoquant.transforms import LayerTransform
 
 FORMAT_VERSION = 1
 QUANT_METHOD = "tempoquant"
@@ -28,7 +29,7 @@ class Blueprint:
         time_argument: where the module's forward takes the time step.
         shared, projections: layers of the temporal information block: h, and every g_i.
         attention: the attention products that were found.
-        splits: layers that became two, with the channels of the first.
+        transforms: of layers, in order.
     """
 
     recipe: Recipe
@@ -36,7 +37,7 @@ class Blueprint:
     shared: tuple[str, ...]
     projections: tuple[str, ...]
     attention: tuple[AttentionProduct, ...]
-    splits: Mapping[str, int] = field(default_factory=dict)
+    transforms: tuple[LayerTransform, ...] = ()
 
     def to_config(self, module: nn.Module) -> dict[str, Any]:
         """The ``quantization_config`` of ``module``: plain JSON data, without tensors."""
@@ -59,7 +60,7 @@ class Blueprint:
                 }
                 for name, layer in quantized_layers(module).items()
             },
-            "splits": dict(self.splits),
+            "transforms": [transform.to_entry() for transform in self.transforms],
             "stand_ins": described_stand_ins(module),
             "attention": [asdict(product) for product in self.attention],
             "operands": {
@@ -91,9 +92,15 @@ class Blueprint:
             tuple(config["shared"]),
             tuple(config["projections"]),
             attention,
-            # Folders of before there were any have no such key.
-            dict(config.get("splits", {})),
+            tuple(LayerTransform.from_entry(entry) for entry in _transforms(config)),
         )
+
+
+def _transforms(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Entries of transforms; folders of before rotations name the split layers alone, or none."""
+    splits = config.get("splits", {}).items()
+    older = [{"layer": layer, "kind": "split", "channels": channels} for layer, channels in splits]
+    return [*older, *config.get("transforms", ())]
 
 
 def interval_providers(module: nn.Module) -> list[IntervalProvider]:

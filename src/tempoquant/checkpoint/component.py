@@ -27,7 +27,7 @@ from tempoquant.intervals import Clock
 from tempoquant.layers import install_attention, install_layers
 from tempoquant.pipelines import parameters_within
 from tempoquant.temporal import install_stand_ins
-from tempoquant.transforms import install_splits
+from tempoquant.transforms import install_transforms
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = WEIGHTS + ".index.json"
@@ -118,7 +118,7 @@ def fill(
     clock.frozen = bool(config.get("frozen", False))
     with damage_of(folder):
         clock.conditions = stored_conditions(config.get("conditions", ()), tensors)
-        install_splits(module, blueprint.splits)
+        install_transforms(module, blueprint.transforms)
         entries = _in_module_order(module, config.get("stand_ins", {}))
         install_stand_ins(module, stored_stand_ins(entries, tensors, clock))
         install_layers(module, config["layers"])

@@ -93,6 +93,16 @@ class NetworksEntry(Entry):
     tables: list[Annotated[tuple[Count, Count], Strict(False)]]
 
 
+class TransformEntry(BaseModel):
+    """A transform of one layer; the fields of each kind are checked where it is made."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, Count]
+
+    layer: str
+    kind: str
+
+
 class Entries(BaseModel):
     """The ``quantization_config`` but for its recipe; entries of later versions that are not known here pass."""
 
@@ -106,6 +116,7 @@ class Entries(BaseModel):
     attention: list[AttentionEntry]
     operands: dict[str, dict[Literal["q", "k", "v", "p"], Count]]
     splits: dict[str, int] = {}
+    transforms: list[TransformEntry] = []
     stand_ins: dict[str, StandInEntry] = {}
     networks: list[NetworksEntry] = []
     conditions: list[str] = []

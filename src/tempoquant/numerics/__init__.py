@@ -1,6 +1,7 @@
 """Pure tensor functions: affine quantization, range search, rounding, packing. Nothing here knows a module."""
 
-from tempoquant.numerics.affine import SMALLEST_SCALE, QParams, affine_qparams, dequantize, grid, quantize
+from tempoquant.numerics.affine import SMALLEST_SCALE, VALID_BITS, QParams, affine_qparams, dequantize, grid, quantize
+from tempoquant.numerics.hadamard import ROTATION_GROUPS, regular_hadamard, rotate
 from tempoquant.numerics.packing import pack, packed_size, unpack
 from tempoquant.numerics.search import minmax_range, mse_range, percentile_range
 from tempoquant.numerics.spec import (
@@ -24,6 +25,7 @@ from tempoquant.numerics.weights import nearest, weight_qparams
 __all__ = [
     "GROUP_SIZES",
     "NETWORKS",
+    "ROTATION_GROUPS",
     "SMALLEST_SCALE",
     "VALID_BITS",
     "Constant",
@@ -48,6 +50,8 @@ __all__ = [
     "packed_size",
     "percentile_range",
     "quantize",
+    "regular_hadamard",
+    "rotate",
     "unpack",
     "weight_qparams",
 ]

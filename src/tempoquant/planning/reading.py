@@ -1,12 +1,12 @@
-"""A denoiser as a recipe quantizes it: its graph, split where the recipe splits, and what happens to each layer."""
+"""A denoiser as a recipe quantizes it: its graph with transformed layers, and what happens to each layer."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tempoquant.graph import AttentionProduct, DenoiserGraph, Probe, read_denoiser
 from tempoquant.planning.plan import LayerPlan, plan_layers, settled
-from tempoquant.planning.split import shortcut_splits, split_graph, split_plans
+from tempoquant.planning.transforms import layer_transforms, transformed_graph, transformed_plans
 from tempoquant.recipe import Recipe
+from tempoquant.transforms import LayerTransform
 
 
 @dataclass(frozen=True)
@@ -14,20 +14,22 @@ class Reading:
     """What was read.
 
     Attributes:
-        recipe: what is done to it, decided. original: the denoiser as it is.
-        splits: layers quantized as two, and where. graph: with their parts.
+        recipe: what is done to it, decided.
+        original: the graph of the denoiser as it is.
+        transforms: of layers, in order.
+        graph: with the transformed layers' parts.
         products: attention products that are quantized.
     """
 
     recipe: Recipe
     original: DenoiserGraph
-    splits: Mapping[str, int]
+    transforms: tuple[LayerTransform, ...]
     graph: DenoiserGraph
     products: tuple[AttentionProduct, ...]
 
     def plans(self, recipe: Recipe) -> dict[str, LayerPlan]:
         """What happens to every layer; policies name layers as they are in the original."""
-        return split_plans(plan_layers(self.original, recipe), self.splits)
+        return transformed_plans(plan_layers(self.original, recipe), self.transforms)
 
 
 def read(probe: Probe, recipe: Recipe) -> Reading:
@@ -39,6 +41,6 @@ def read(probe: Probe, recipe: Recipe) -> Reading:
     graph = read_denoiser(probe)
     recipe = settled(graph, recipe)
     plans = plan_layers(graph, recipe)
-    splits = shortcut_splits(probe.module, graph, plans) if recipe.weights.split_shortcuts else {}
+    transforms = layer_transforms(probe.module, graph, plans, recipe)
     products = graph.attention if recipe.attention.quantize else ()
-    return Reading(recipe, graph, splits, split_graph(graph, splits), products)
+    return Reading(recipe, graph, transforms, transformed_graph(graph, transforms), products)

@@ -2,7 +2,7 @@
 
 from tempoquant.recipe.basics import FLOAT_BITS, MOST, WIDTHS, Count, Part, check_bits
 from tempoquant.recipe.learning import Correction, Training, Tuning
-from tempoquant.recipe.parts import Activations, Attention, Calibration, Override, Temporal, Weights
+from tempoquant.recipe.parts import Activations, Attention, Calibration, Override, Rotation, Temporal, Weights
 from tempoquant.recipe.recipe import Recipe
 from tempoquant.recipe.wording import refused
 
@@ -18,6 +18,7 @@ __all__ = [
     "Override",
     "Part",
     "Recipe",
+    "Rotation",
     "Temporal",
     "Training",
     "Tuning",

@@ -24,8 +24,8 @@ from tempoquant.recipe.basics import FLOAT_BITS, Count, Part, check_bits, regist
 ROLES = re.compile(r"@(first|second|last|shortcut|strided|temporal|shared\[\d+\])")
 
 
-class Override(Part):
-    """Bits for some layers, overriding the recipe's.
+class Matching(Part):
+    """A choice of layers.
 
     ``match`` is a pattern of layer names (``*`` and ``?``), or a role: ``@first`` and ``@last`` (image layers in order
     of execution), ``@second``, ``@shared[0]`` (the temporal block's h, in order), ``@temporal`` (all layers that see
@@ -34,10 +34,6 @@ class Override(Part):
     """
 
     match: str
-    weight_bits: int | None = None
-    activation_bits: int | None = None
-
-    _bits = field_validator("weight_bits", "activation_bits")(check_bits)
 
     @field_validator("match")
     @classmethod
@@ -46,8 +42,35 @@ class Override(Part):
             raise ValueError("valid roles: @first, @second, @last, @shortcut, @strided, @temporal, @shared[0], ...")
         return match
 
+    @property
+    def is_role(self) -> bool:
+        """Whether ``match`` is a role."""
+        return self.match.startswith("@")
+
     def matches(self, name: str, roles: frozenset[str]) -> bool:
-        return self.match in roles if self.match.startswith("@") else fnmatchcase(name, self.match)
+        """Whether a layer of this name, and with these roles, is chosen."""
+        return self.match in roles if self.is_role else fnmatchcase(name, self.match)
+
+
+class Override(Matching):
+    """Bits for some layers, overriding the recipe's."""
+
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+
+    _bits = field_validator("weight_bits", "activation_bits")(check_bits)
+
+
+class Rotation(Matching):
+    """Rotation of the input channels of layers that see the sample, before they are rounded (ConvRot).
+
+    Attributes:
+        group: channels that are mixed; a layer whose channels it does not divide stays as it is.
+    """
+
+    kind: Literal["rotate"]
+    group: Literal[4, 16, 64, 256] = 64
+    match: str = "*"
 
 
 class Weights(Part):

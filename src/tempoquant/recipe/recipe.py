@@ -10,7 +10,7 @@ from tempoquant.documents import read_yaml
 from tempoquant.files import write_whole
 from tempoquant.recipe.basics import FLOAT_BITS, Part
 from tempoquant.recipe.learning import Correction, Training, Tuning
-from tempoquant.recipe.parts import Activations, Attention, Calibration, Override, Temporal, Weights
+from tempoquant.recipe.parts import Activations, Attention, Calibration, Override, Rotation, Temporal, Weights
 from tempoquant.recipe.wording import refused
 
 
@@ -27,6 +27,7 @@ class Recipe(Part):
     temporal: Temporal = Temporal()
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
     policy: tuple[Override, ...] = ()
+    transforms: tuple[Rotation, ...] = Field((), exclude_if=lambda transforms: not transforms)
     tuning: Tuning | None = None
     correction: Correction | None = None
     training: Training | None = None

@@ -1,8 +1,15 @@
-"""What changes a layer without changing what it computes, before it is rounded."""
+"""What changes a layer, but not what it computes in full precision, before it is rounded. One file a kind."""
 
-from tempoquant.transforms.split import PARTS, install_splits
+from tempoquant.transforms.rotate import Rotate
+from tempoquant.transforms.split import Split
+from tempoquant.transforms.transform import TRANSFORMS, LayerTransform, Transform, install_transforms, register
 
 __all__ = [
-    "PARTS",
-    "install_splits",
+    "TRANSFORMS",
+    "LayerTransform",
+    "Rotate",
+    "Split",
+    "Transform",
+    "install_transforms",
+    "register",
 ]

@@ -5,15 +5,39 @@ features h and the shallow ones they are joined with. The layer is replaced by t
 that both parts get grids of their own for weights and activations. Two integer accumulations add up to one output.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from tempoquant.errors import FormatError
-from tempoquant.layers import places_of
+from tempoquant.transforms.parts import channel_axis, layer_like
+from tempoquant.transforms.transform import Transform, register
 
-PARTS = ("first", "second")
+
+@register("split")
+@dataclass(frozen=True)
+class Split(Transform):
+    """Two layers in the place of one: over the first channels of the input, and over the others.
+
+    Attributes:
+        channels: of the first part, 1 to C_in - 1.
+    """
+
+    channels: int
+    parts = ("first", "second")
+
+    def replacement(self, layer: Any) -> nn.Module:
+        return SplitLayer(layer, self.channels)
+
+    def part_shapes(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        channels_out, channels_in, *kernel = shape
+        return tuple((channels_out, width, *kernel) for width in (self.channels, channels_in - self.channels))
+
+    def suits(self, layer: nn.Module) -> bool:
+        return isinstance(layer, nn.Linear | nn.Conv2d) and 0 < self.channels < layer.weight.shape[1]
+
+    def __str__(self) -> str:
+        return f"to split at channel {self.channels}"
 
 
 class SplitLayer(nn.Module):
@@ -26,43 +50,12 @@ class SplitLayer(nn.Module):
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, split: int):
         super().__init__()
-        self.split, self.axis = split, 1 if isinstance(layer, nn.Conv2d) else -1
-        self.first = _part(layer, 0, split, layer.bias)
-        self.second = _part(layer, split, layer.weight.shape[1], None)
+        self.split, self.axis = split, channel_axis(layer)
+        weight = layer.weight.detach()
+        self.first = layer_like(layer, weight[:, :split].clone(), layer.bias)
+        self.second = layer_like(layer, weight[:, split:].clone(), None)
         self.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
         first, second = input.tensor_split((self.split,), self.axis)
         return self.first(first) + self.second(second)
-
-
-def install_splits(module: nn.Module, splits: Mapping[str, int]) -> None:
-    """Replace the named layers by their two parts, called ``<layer>.first`` and ``<layer>.second``.
-
-    Raises:
-        FormatError: a name is no Linear or Conv2d of ``module``, or has not that many channels.
-    """
-    places = places_of(module)
-    for name, split in splits.items():
-        try:
-            stock = module.get_submodule(name)
-        except AttributeError:
-            stock = nn.Identity()
-        if not isinstance(stock, nn.Linear | nn.Conv2d) or not 0 < split < stock.weight.shape[1]:
-            raise FormatError(f"the denoiser has no Linear or Conv2d called {name!r} to split at channel {split}")
-        parts = SplitLayer(stock, split)
-        for parent, child in places[id(stock)]:
-            setattr(parent, child, parts)
-
-
-def _part(layer: nn.Linear | nn.Conv2d, start: int, stop: int, bias: Any) -> nn.Linear | nn.Conv2d:
-    """The layer over input channels ``start`` to ``stop``."""
-    part: nn.Linear | nn.Conv2d
-    if isinstance(layer, nn.Conv2d):
-        shape: Any = {k: getattr(layer, k) for k in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
-        part = nn.Conv2d(stop - start, layer.out_channels, bias=False, device="meta", **shape)
-    else:
-        part = nn.Linear(stop - start, layer.out_features, bias=False, device="meta")
-    part.weight = nn.Parameter(layer.weight.detach()[:, start:stop].clone(), requires_grad=layer.weight.requires_grad)
-    part.bias = bias
-    return part.train(layer.training)
