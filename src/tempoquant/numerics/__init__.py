@@ -1,6 +1,6 @@
 """Pure tensor functions: affine quantization, range search, rounding, packing. Nothing here knows a module."""
 
-from tempoquant.numerics.affine import SMALLEST_SCALE, VALID_BITS, QParams, affine_qparams, dequantize, grid, quantize
+from tempoquant.numerics.affine import SMALLEST_SCALE, QParams, affine_qparams, dequantize, grid, quantize
 from tempoquant.numerics.hadamard import ROTATION_GROUPS, regular_hadamard, rotate
 from tempoquant.numerics.packing import pack, packed_size, unpack
 from tempoquant.numerics.search import minmax_range, mse_range, percentile_range
