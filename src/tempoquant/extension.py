@@ -89,9 +89,14 @@ def _range(result: Any, rows: Any, *_: Any) -> bool:
 
 def _rounding(result: Any, weight: Any, qparams: Any, *_: Any) -> bool:
     integers, grid = _two(result)
-    q = integers + grid.zero.view(-1, 1)
+    q = integers + grid.zero_point.view(-1, 1)
     whole = bool((integers == integers.round()).all() and (q >= grid.q_min).all() and (q <= grid.q_max).all())
-    return whole and integers.shape == weight.shape and grid[1:] == qparams[1:] and grid.scale.shape == qparams[0].shape
+    same = bool((grid.zero_point == qparams.zero_point).all()) and _ends(grid) == _ends(qparams)
+    return whole and same and integers.shape == weight.shape and grid.scale.shape == qparams.scale.shape
+
+
+def _ends(qparams: Any) -> tuple[int, int]:
+    return qparams.q_min, qparams.q_max
 
 
 def _two(result: Any) -> tuple[Any, Any]:

@@ -43,7 +43,7 @@ def test_a_row_has_its_own_number_of_levels():
     for row, levels in ((0, 15), (1, 63), (2, 255)):
         found = interval.at(torch.tensor(row))
         assert (float(found.q_min), float(found.q_max)) == (0, levels)
-        assert float(found.s_in) == pytest.approx(2 / levels)
+        assert float(found.scale) == pytest.approx(2 / levels)
     mixed = interval.at(torch.tensor([2, 0])).over(torch.zeros(4, 3))
     assert mixed.q_max.shape == (4, 1) and mixed.q_max.flatten().tolist() == [255, 255, 15, 15]
     with pytest.raises(TempoquantError, match="before the denoiser was called"):
@@ -81,9 +81,9 @@ def test_another_width_keeps_the_range(bits):
     found, wanted = at_width(table, 3, bits), affine_qparams(low, high, bits)
     # The calibrated range is that of a grid, so it is off by at most half a step of 8 bits.
     assert torch.allclose(found.scale, wanted.scale, rtol=0.01) and found.q_max == 2**bits - 1
-    assert (found.zero - wanted.zero).abs().max() <= 1
+    assert (found.zero_point - wanted.zero_point).abs().max() <= 1
     if bits == 8:
-        assert torch.equal(found.scale, table.scale) and torch.equal(found.zero, table.zero)
+        assert torch.equal(found.scale, table.scale) and torch.equal(found.zero_point, table.zero_point)
     constant = ConstantInterval(affine_qparams(low[0], high[0], 8), 8)
     assert torch.equal(at_width(constant, 3, bits).scale, found.scale[:1].expand(3))
 
@@ -106,7 +106,7 @@ def test_layers_of_fixed_width_are_left_and_shared_intervals_stay_shared():
     assert module.a.input_interval.widths.tolist() == [8, 4, 4]
     # From the calibrated interval again, not from the one that was put there.
     install(sites, CLOCK, torch.tensor([1, 1, 1]))
-    assert module.a.input_interval.at(torch.tensor(2)).s_in == sites[0].provider.scale
+    assert module.a.input_interval.at(torch.tensor(2)).scale == sites[0].provider.scale
 
 
 def test_a_quantized_model_takes_few_bits_where_the_sample_is_noise():

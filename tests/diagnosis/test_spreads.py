@@ -55,7 +55,7 @@ def test_intervals_and_activations_are_the_models_own(place):
     for name in LAYERS:
         row, table, seen = found.layers.index(name), module.get_submodule(name).input_interval, []
         full.get_submodule(name).register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
-        least, greatest = (table.q_min - table.zero) * table.scale, (table.q_max - table.zero) * table.scale
+        least, greatest = (table.q_min - table.zero_point) * table.scale, (table.q_max - table.zero_point) * table.scale
         # Rows of tables ascend, steps of a run descend.
         expected = torch.stack([least, greatest], 1).flip(0)
         torch.testing.assert_close(found.intervals["rtn W4A8"][1, row], expected)

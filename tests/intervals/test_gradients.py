@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from tempoquant.intervals import Interval, fake_quantize
+from tempoquant.intervals import fake_quantize
 from tempoquant.layers.simulation import quantized_input
+from tempoquant.numerics import QParams
 
 X = torch.tensor([-3.0, -0.9, 0.0, 0.26, 0.74, 1.3, 9.0])
 
@@ -12,7 +13,7 @@ X = torch.tensor([-3.0, -0.9, 0.0, 0.26, 0.74, 1.3, 9.0])
 def interval(scale, zero=2, q_max=7):
     scale = torch.as_tensor(scale)
     zero, low, high = torch.tensor(float(zero)), torch.tensor(0.0), torch.tensor(float(q_max))
-    return Interval(scale, zero, scale, low, high)
+    return QParams(scale, zero, low, high)
 
 
 def test_by_hand():
@@ -34,7 +35,7 @@ def test_forward_is_bit_equal_to_what_simulation_multiplies():
     x = torch.randn(64, 33, generator=torch.Generator().manual_seed(0)) * 3
     for scale in (torch.tensor(0.0371), torch.rand(64, 1, generator=torch.Generator().manual_seed(1)) / 10 + 0.01):
         found = interval(scale, zero=117, q_max=255)
-        assert torch.equal(fake_quantize(x, found), quantized_input(x, found) * found.s_out)
+        assert torch.equal(fake_quantize(x, found), quantized_input(x, found) * found.output_scale)
 
 
 def test_where_all_is_clamped_the_gradient_is_the_derivative():
@@ -67,7 +68,7 @@ def test_two_scales_and_a_zero_point_against_float64_automatic_differentiation()
     ours = [value.clone().requires_grad_() for value in (x, *start, torch.full((5, 1), 4.0))]
     exact = [value.detach().double().requires_grad_() for value in ours]
     low, high = torch.tensor(0.0), torch.tensor(15.0)
-    (fake_quantize(ours[0], Interval(ours[1], ours[3], ours[2], low, high)) * weights).sum().backward()
+    (fake_quantize(ours[0], QParams(ours[1], ours[3], low, high, ours[2])) * weights).sum().backward()
     units = exact[0] / exact[1]
     q = (units + (units.round() - units).detach() + exact[3]).clamp(0, 15)
     (exact[2] * (q - exact[3]) * weights).sum().backward()

@@ -20,7 +20,7 @@ def test_a_table_gives_the_current_rows():
     for row in (2, 0, 1):
         provider.clock.row = torch.tensor(row)
         assert provider.scalar_qparams() == ScalarQParams.of(provider())
-        assert provider.scalar_qparams().s_out == pytest.approx(1.5 * provider.scalar_qparams().s_in)
+        assert provider.scalar_qparams().output_scale == pytest.approx(1.5 * provider.scalar_qparams().scale)
     provider.clock.row = torch.tensor([0, 1])
     assert provider.scalar_qparams() is None
 
@@ -37,7 +37,7 @@ def test_changed_tensors_are_read_again(change):
             provider.scale = provider.scale * 2
         else:
             provider.scale.mul_(2)
-    assert provider.scalar_qparams().s_in == 2 * before.s_in
+    assert provider.scalar_qparams().scale == 2 * before.scale
     assert provider.scalar_qparams() == ScalarQParams.of(provider())
 
 
@@ -58,4 +58,4 @@ def test_tensors_of_inference_mode_which_tell_no_changes_are_read_each_time():
         constant = ConstantInterval(affine_qparams(torch.tensor(-1.0), torch.tensor(3.0), 8), 8)
         before = constant.scalar_qparams()
         constant.scale.mul_(2)
-        assert constant.scalar_qparams().s_in == 2 * before.s_in
+        assert constant.scalar_qparams().scale == 2 * before.scale

@@ -20,7 +20,7 @@ from tiny import small_recipe, unet_pipeline
 if not integers_are_exact():
     pytest.skip("this processor's int8 operators are not exact", allow_module_level=True)
 
-NUMBERS = ScalarQParams(s_in=0.03, zero=10.0, q_min=0.0, q_max=255.0, s_out=0.03)
+NUMBERS = ScalarQParams(scale=0.03, zero_point=10.0, q_min=0.0, q_max=255.0, output_scale=0.03)
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 
 
@@ -46,8 +46,8 @@ def norm_of(channels: int, groups: int) -> nn.GroupNorm:
 def test_one_pass_gives_the_bytes_of_float64(shape, offset):
     x, norm = draw(*shape) * 3 + offset, norm_of(shape[1], 4)
     exact = nn.functional.group_norm(x.double(), 4, norm.weight.double(), norm.bias.double(), norm.eps)
-    exact = nn.functional.silu(exact) / NUMBERS.s_in
-    wanted = (exact.round() + NUMBERS.zero).clamp(NUMBERS.q_min, NUMBERS.q_max)
+    exact = nn.functional.silu(exact) / NUMBERS.scale
+    wanted = (exact.round() + NUMBERS.zero_point).clamp(NUMBERS.q_min, NUMBERS.q_max)
     for layout in (torch.contiguous_format, torch.channels_last):
         q = norm_silu_to_uint8(x.contiguous(memory_format=layout), told(norm), NUMBERS)
         assert q.dtype == torch.uint8 and q.is_contiguous(memory_format=torch.channels_last)

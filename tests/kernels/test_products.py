@@ -50,10 +50,10 @@ def test_sums_are_those_of_numpys_integers(passes):
     sums = []
     for x, name in ((q, "q"), (k, "k")):
         interval = product.intervals[name]()
-        s, z = float(interval.s_in), int(interval.zero)
+        s, z = float(interval.scale), int(interval.zero_point)
         sums.append(np.clip(np.rint(x[0].numpy() / np.float32(s)).astype(np.int64) + z, 0, 255) - z)
     acc = torch.from_numpy(sums[0] @ sums[1].T).float()
-    wanted = (acc * product.intervals["q"]().s_in) * product.intervals["k"]().s_in
+    wanted = (acc * product.intervals["q"]().scale) * product.intervals["k"]().scale
     assert torch.equal(integer_product(product, "qk", q, k.transpose(1, 2))[0], wanted)
 
 
@@ -120,7 +120,7 @@ def test_bytes_of_a_softmax_are_those_of_float64_but_for_ties(passes, bits):
     numbers = ConstantInterval(affine_qparams(torch.tensor(0.0), torch.tensor(0.1), bits), bits).scalar_qparams()
     made, sums = softmax_to_int8(acc, (row, column), (2.0**-7, 2.0**-5, 2.0**-3), numbers)
     scores = (acc.double() + row[:, None] + column) * 2.0**-15
-    exact = scores.softmax(1) / numbers.s_in + numbers.zero
+    exact = scores.softmax(1) / numbers.scale + numbers.zero_point
     wanted = exact.round().clamp(numbers.q_min, numbers.q_max) - 128
     tie = (exact - exact.floor() - 0.5).abs() < 1e-4
     assert torch.equal(made[~tie].double(), wanted[~tie])

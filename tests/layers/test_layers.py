@@ -23,7 +23,7 @@ def _quantize_weight(layer, bits, symmetric):
 
 
 def _integers(x, interval):
-    q = quantize(x, interval.s_in, interval.zero, interval.q_min, interval.q_max) - interval.zero
+    q = quantize(x, interval.scale, interval.zero_point, interval.q_min, interval.q_max) - interval.zero_point
     return q.to(torch.int64).numpy()
 
 
@@ -31,7 +31,7 @@ def _scaled(acc, layer, interval, channel_axis):
     """(acc * s_x) * s_w + b in float32, step by step in numpy."""
     shape = [1] * acc.ndim
     shape[channel_axis] = -1
-    out = (acc.astype(np.float32) * np.float32(interval.s_in)) * layer.weight_scale.numpy().reshape(shape)
+    out = (acc.astype(np.float32) * np.float32(interval.scale)) * layer.weight_scale.numpy().reshape(shape)
     return out + layer.bias.detach().numpy().reshape(shape)
 
 

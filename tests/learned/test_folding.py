@@ -41,14 +41,14 @@ def test_a_folded_network_is_the_trained_one_bit_for_bit(method, recording):
     for site, interval in zip(made.sites, before, strict=True):
         kind = TableInterval if method.endswith("tdq") else ConstantInterval
         assert type(site.provider) is kind and (kind is ConstantInterval or site.provider.clock is clock)
-        for ours, theirs in zip(site.provider.at(rows), interval, strict=True):
+        for ours, theirs in zip(vars(site.provider.at(rows)).values(), vars(interval).values(), strict=True):
             assert torch.equal(ours.expand(len(rows)), theirs.expand(len(rows)))
     for name, layer in made.layers.items():
         assert type(layer) in (QuantConv2d, QuantLinear) and layer.kernel is simulate
         assert torch.equal(layer.dequantized_weight(), weights[name]) and layer.weight.dtype == torch.int8
     assert not any(p.requires_grad for p in module.parameters())
     assert not any(isinstance(p, LearnedInterval) for p in interval_providers(module))
-    zeros = torch.stack([site.provider.at(rows).zero.expand(len(rows)) for site in made.sites])
+    zeros = torch.stack([site.provider.at(rows).zero_point.expand(len(rows)) for site in made.sites])
     assert torch.equal(zeros, zeros.round()) and (zeros >= 0).all()
     # Float sums are ordered differently, and now and then a rounding turns over.
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_silu_inputs_keep_their_lowest_value_while_the_step_moves(tmp_path):
     index = int(bank.moves.nonzero()[0])
     for step in (0.05, 0.1, 0.3):
         interval = bank.interval(index, (torch.tensor(step),), torch.tensor(0.0), torch.tensor(15.0))
-        assert float(interval.zero) == round(-float(bank.offset[index]) / step)
+        assert float(interval.zero_point) == round(-float(bank.offset[index]) / step)
 
 
 def test_adapters_fold_into_the_weights_and_nothing_else_trains(tmp_path):

@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 def rows_of(sites, clock):
     """Every field of every site's interval at every row."""
     rows = torch.arange(len(clock))
-    return [[field.expand(len(rows)).clone() for field in site.provider.at(rows)] for site in sites]
+    return [[field.expand(len(rows)).clone() for field in vars(site.provider.at(rows)).values()] for site in sites]
 
 
 def same(a, b):
@@ -222,7 +222,7 @@ def test_after_training_too_and_in_a_resumed_run(tmp_path):
                 h = linear(h if i == 0 else h.relu(), networks[f"weights.{i}"][table.number].T,
                            networks[f"biases.{i}"][table.number, 0])  # fmt: skip
             torch.testing.assert_close(table.scale, softplus(h)[:, 0])
-            assert table.zero.unique().numel() == 1
+            assert table.zero_point.unique().numel() == 1
     bake(first.module, first.clock, trained)
     back = packed_tensors(first.module, first.clock)
     assert all(torch.equal(value, stored[name]) for name, value in back.items())

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tempoquant.intervals import Interval
 from tempoquant.learned.rules import scaled_gradient, shown_as, straight_round
 from tempoquant.learned.schemes import SCHEMES, Reach
+from tempoquant.numerics import QParams
 
 X = torch.tensor([-3.0, -0.9, 0.0, 0.26, 0.74, 1.3, 9.0])
 LOW, HIGH = torch.tensor(2.0), torch.tensor(5.0)
@@ -19,7 +19,7 @@ def quantized(name, values, x=X, draws=None, zero=ZERO):
     s_in, s_out = scheme.scales(values, REACH)
     real = scheme.zero(values, s_in)
     zero = zero if real is None else straight_round(real)
-    return scheme.fake_quantize(x, Interval(s_in, zero, s_out, Q_MIN, Q_MAX), draws)
+    return scheme.fake_quantize(x, QParams(s_in, zero, Q_MIN, Q_MAX, s_out), draws)
 
 
 def gradients(name, start, x=X, **options):
@@ -53,7 +53,7 @@ def test_lsq_plus_offsets_move_what_is_clipped():
     found = []
     for x in X:
         offset, s = torch.tensor(-1.1, requires_grad=True), torch.tensor(0.5, requires_grad=True)
-        interval = Interval(s, straight_round(-offset / s), s, Q_MIN, Q_MAX)
+        interval = QParams(s, straight_round(-offset / s), Q_MIN, Q_MAX)
         SCHEMES["lsq+"].fake_quantize(x, interval, None).backward()
         found.append([float(offset.grad), float(s.grad)])
     by_b, by_s = torch.tensor(found).T
@@ -73,7 +73,7 @@ def test_pact_as_published_for_inputs_without_sign():
     x, a = torch.tensor([0.3, 0.9, 1.2, 4.0]), torch.tensor(1.0, requires_grad=True)
     reach = Reach(torch.tensor(0.0), torch.tensor(7.0))
     s, _ = SCHEMES["pact"].scales((a,), reach)
-    out = SCHEMES["pact"].fake_quantize(x, Interval(s, torch.tensor(0.0), s, Q_MIN, Q_MAX), None)
+    out = SCHEMES["pact"].fake_quantize(x, QParams(s, torch.tensor(0.0), Q_MIN, Q_MAX), None)
     torch.testing.assert_close(out, torch.round(x.clamp(max=1.0) * 7) / 7)
     out.sum().backward()
     assert float(a.grad) == 2.0

@@ -79,7 +79,7 @@ def test_steps_learn_in_layers_and_attention_products_and_zero_points_stay(quant
     assert any(name.endswith(".q") for name in found) and any(name.endswith(".p") for name in found)
     assert len(found) > len(scales(made)) / 4
     for ours, theirs in zip(*(interval_providers(m.denoiser.module) for m in (made, unlearned)), strict=True):
-        assert torch.equal(ours.zero, theirs.zero)
+        assert torch.equal(ours.zero_point, theirs.zero_point)
     assert all(torch.equal(layer.weight, layers(unlearned)[name].weight) for name, layer in layers(made).items())
     assert not any(t.requires_grad for provider in interval_providers(made.denoiser.module) for t in provider.buffers())
 
@@ -189,7 +189,7 @@ def test_ptq4dm_reads_more_of_the_steps_close_to_the_image(quantized, monkeypatc
     assert float((weights >= 5).float().mean()) > 0.52 and torch.bincount(weights, minlength=10)[9] > 8
     assert len(ranges) > 20
     for layer in layers(made).values():
-        assert int(layer.input_interval.zero) == 2 ** (layer.input_interval.bits - 1)
+        assert int(layer.input_interval.zero_point) == 2 ** (layer.input_interval.bits - 1)
         assert (layer.weight_zero == 2 ** (layer.weight_bits - 1)).all()
     even = quantized("ptq4dm", calibration=choice | {"step_choice": "uniform"})
     assert moved(made, even) and any(
@@ -211,7 +211,7 @@ def test_ptq4dm_as_released_rounds_to_nearest(quantized):
 def test_tdq_leaves_tables_that_follow_the_time_step_and_no_network(quantized, method, tmp_path):
     made = quantized(method, out=tmp_path / "out")
     tables = [p for p in interval_providers(made.denoiser.module) if isinstance(p, TableInterval)]
-    assert len(tables) > 10 and all(p.scale.shape == (4,) and p.zero.unique().numel() == 1 for p in tables)
+    assert len(tables) > 10 and all(p.scale.shape == (4,) and p.zero_point.unique().numel() == 1 for p in tables)
     assert sum(p.scale.unique().numel() > 1 for p in tables) > 10
     assert any(layer.input_interval in tables for name, layer in layers(made).items() if "time_emb" in name)
     kinds = {type(p) for p in interval_providers(made.denoiser.module)}
@@ -238,7 +238,7 @@ def test_s_n_has_n_intervals_on_disk_and_off(quantized, groups, tmp_path):
     assert torch.equal(again.generate(2, steps=7, seed=1), made.generate(2, steps=7, seed=1))
     loaded = interval_providers(again.denoiser.module)
     for ours, theirs in zip(providers, loaded, strict=True):
-        assert torch.equal(ours.scale, theirs.scale) and torch.equal(ours.zero, theirs.zero)
+        assert torch.equal(ours.scale, theirs.scale) and torch.equal(ours.zero_point, theirs.zero_point)
         assert (ours.train_timesteps, ours.bits) == (theirs.train_timesteps, theirs.bits) == (100, ours.bits)
     size = made.facts["size"]
     assert size["tables"] == len(providers) * groups * 5

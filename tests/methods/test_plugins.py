@@ -177,7 +177,7 @@ FAILING = {
     ),
     "rounding off the grid": ("- zero\n", "+ 99\n", "weight rounding 'nearest-fitted' must return"),
     "rounding of halves": ("return integers,", "return integers / 2,", "weight rounding 'nearest-fitted' must return"),
-    "one result": ("return integers, qparams._replace", "return qparams._replace", "'nearest-fitted'"),
+    "one result": ("return integers, qparams.with_scale", "return qparams.with_scale", "'nearest-fitted'"),
     "method": ("    return {\n", "    return 1 / 0\n    return {\n", "method 'three-sigma' failed: ZeroDivisionError"),
     "no entries": (
         "    return {\n",

@@ -21,14 +21,14 @@ def test_unsupported_bits_are_named(bits):
 def test_asymmetric_qparams_by_hand():
     q = affine_qparams(torch.tensor(-1.0), torch.tensor(2.0), 4)
     assert float(q.scale) == pytest.approx(0.2)
-    assert int(q.zero) == 5
+    assert int(q.zero_point) == 5
     x = torch.tensor([-1.0, 0.0, 0.29, 0.31, 2.0, 9.0, -9.0])
-    assert quantize(x, *q).tolist() == [0, 5, 6, 7, 15, 15, 0]
+    assert quantize(x, q.scale, q.zero_point, q.q_min, q.q_max).tolist() == [0, 5, 6, 7, 15, 15, 0]
 
 
 def test_range_is_widened_to_contain_zero():
     q = affine_qparams(torch.tensor(1.0), torch.tensor(3.0), 8)
-    assert int(q.zero) == 0
+    assert int(q.zero_point) == 0
     assert float(q.scale) == pytest.approx(3 / 255)
 
 
@@ -42,8 +42,8 @@ def test_ties_round_to_even():
 def test_agrees_with_torch_fake_quantize(bits):
     x = torch.randn(1000, generator=torch.Generator().manual_seed(bits))
     q = affine_qparams(x.min(), x.max(), bits)
-    ours = dequantize(quantize(x, *q), q.scale, q.zero)
-    theirs = torch.fake_quantize_per_tensor_affine(x, float(q.scale), int(q.zero), q.q_min, q.q_max)
+    ours = dequantize(quantize(x, q.scale, q.zero_point, q.q_min, q.q_max), q.scale, q.zero_point)
+    theirs = torch.fake_quantize_per_tensor_affine(x, float(q.scale), int(q.zero_point), q.q_min, q.q_max)
     off_ties = ((x / q.scale).frac().abs() - 0.5).abs() > 1e-4
     torch.testing.assert_close(ours[off_ties], theirs[off_ties], rtol=1e-6, atol=1e-6)
 
@@ -52,7 +52,7 @@ def test_symmetric_per_channel_agrees_with_torch():
     w = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
     q = affine_qparams(w.amin(1), w.amax(1), 8, symmetric=True)
     ours = dequantize(
-        quantize(w, q.scale[:, None], q.zero[:, None], q.q_min, q.q_max), q.scale[:, None], q.zero[:, None]
+        quantize(w, q.scale[:, None], q.zero_point[:, None], q.q_min, q.q_max), q.scale[:, None], q.zero_point[:, None]
     )
-    theirs = torch.fake_quantize_per_channel_affine(w, q.scale, q.zero, 0, q.q_min, q.q_max)
+    theirs = torch.fake_quantize_per_channel_affine(w, q.scale, q.zero_point, 0, q.q_min, q.q_max)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)

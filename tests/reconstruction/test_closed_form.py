@@ -56,7 +56,7 @@ def test_beats_rounding_to_nearest_on_its_own_inputs(bits):
     scale = grid.scale[:, None]
     plain = nearest(weight, grid)
     rounded = compensated_rounding(weight, Moments.of(weight, x, None), grid)
-    assert rounded.min() >= -grid.zero.max() and (rounded + grid.zero[:, None]).max() <= grid.q_max
+    assert rounded.min() >= -grid.zero_point.max() and (rounded + grid.zero_point[:, None]).max() <= grid.q_max
     assert _error(weight, rounded * scale, x) < 0.5 * _error(weight, plain * scale, x)
 
 
@@ -126,7 +126,7 @@ def test_rounds_as_optimal_brain_quantization_does():
     damped = moments.gram.double() + 0.01 * moments.gram.diagonal().mean() * torch.eye(300)
     cross = (full - quantized).double().T @ quantized.double() / 900
     moved = weight.double() @ (torch.eye(300) + cross @ torch.linalg.inv(damped))
-    expected = _optimal_brain_quantization(moved, damped, grid.scale.double(), grid.zero.double(), grid.q_max)
+    expected = _optimal_brain_quantization(moved, damped, grid.scale.double(), grid.zero_point.double(), grid.q_max)
     same = compensated_rounding(weight, moments, grid) == expected
     # float32 and float64 part where a value lies on the edge of two integers, and in that channel from there on.
     assert same.float().mean() > 0.98

@@ -12,7 +12,7 @@ SCALE = GRID.scale.view(-1, 1, 1, 1)
 
 
 def test_starts_at_the_weight_itself():
-    zero = GRID.zero.view(-1, 1, 1, 1)
+    zero = GRID.zero_point.view(-1, 1, 1, 1)
     inside = torch.clamp(WEIGHT, -zero * SCALE, (15 - zero) * SCALE)
     torch.testing.assert_close(SoftRounding(WEIGHT, GRID).weight().detach(), inside, rtol=1e-4, atol=1e-5)
 
@@ -26,7 +26,7 @@ def test_hard_rounding_at_the_start_is_rounding_to_nearest():
 def test_starts_at_given_integers_even_far_from_the_weight():
     start = nearest(WEIGHT, GRID)
     start.view(-1)[::7] += 2
-    start = torch.clamp(start, -GRID.zero.view(-1, 1, 1, 1), 15 - GRID.zero.view(-1, 1, 1, 1))
+    start = torch.clamp(start, -GRID.zero_point.view(-1, 1, 1, 1), 15 - GRID.zero_point.view(-1, 1, 1, 1))
     assert torch.equal(SoftRounding(WEIGHT, GRID, start).integers(), start)
 
 

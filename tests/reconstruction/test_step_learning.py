@@ -44,10 +44,10 @@ def unit(effort=RELATIVE, too_wide=4.0, key="unit"):
 
 def test_learning_lowers_the_units_loss_and_moves_scales_only():
     learner, sites = unit()
-    before, zeros = learner.loss(), [site.provider.zero.clone() for site in sites]
+    before, zeros = learner.loss(), [site.provider.zero_point.clone() for site in sites]
     learner.learn(sites, None, 1000)
     assert learner.loss() < 0.5 * before
-    assert all(torch.equal(s.provider.zero, z) for s, z in zip(sites, zeros, strict=True))
+    assert all(torch.equal(s.provider.zero_point, z) for s, z in zip(sites, zeros, strict=True))
     assert all(float(s.provider.scale) < 2.0 and not s.provider.scale.requires_grad for s in sites)
     assert all(site.place.kernel is simulate for site in sites)
 
@@ -64,7 +64,7 @@ def test_groups_learn_an_interval_each():
     learner, sites = unit()
     for site in sites:
         start = site.provider
-        qparams = QParams(start.scale.expand(4).clone(), start.zero.expand(4).clone(), 0, 15)
+        qparams = QParams(start.scale.expand(4).clone(), start.zero_point.expand(4).clone(), 0, 15)
         site.provider = GroupInterval(qparams, 4, learner.clock, 1000)
     before = learner.loss()
     learner.learn(sites, None, 1000)
@@ -82,7 +82,7 @@ def test_generated_steps_follow_the_time_step_and_beat_one_for_all(name):
     learner.learn(sites, ARCHITECTURES[name], 1000)
     table = sites[0].provider
     assert isinstance(table, TableInterval) and table.scale.shape == (4,)
-    assert float(table.scale[3]) > 2 * float(table.scale[0]) and (table.zero == 8).all()
+    assert float(table.scale[3]) > 2 * float(table.scale[0]) and (table.zero_point == 8).all()
     assert learner.loss() < constant.loss()
 
 
@@ -109,4 +109,5 @@ def test_a_kept_scale_is_set_in_place_or_makes_a_table():
     start = sites[0].provider
     assert with_scale(start, torch.tensor(0.25), learner.clock) is start and float(start.scale) == 0.25
     table = with_scale(start, torch.arange(1.0, 5.0), learner.clock)
-    assert isinstance(table, TableInterval) and table.scale.tolist() == [1, 2, 3, 4] and table.zero.tolist() == [8] * 4
+    assert isinstance(table, TableInterval)
+    assert table.scale.tolist() == [1, 2, 3, 4] and table.zero_point.tolist() == [8] * 4

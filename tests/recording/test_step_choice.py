@@ -81,15 +81,15 @@ def test_groups_pool_their_rows_and_empty_ones_take_all():
     found = seen.qparams(4, "minmax", [0, 0, 1, 3], 4)
     # Ranges -4..2, nothing, nothing, -2..6: 15 steps each; the second and third take -4..6.
     assert found.scale.tolist() == pytest.approx([6 / 15, 10 / 15, 10 / 15, 8 / 15])
-    assert found.zero.tolist() == [10, 6, 6, 4]
+    assert found.zero_point.tolist() == [10, 6, 6, 4]
 
 
 @pytest.mark.parametrize("search", ["minmax", "mse", "percentile"])
 def test_symmetric_grids_have_their_zero_in_the_middle(search):
     found = spread([-1.0, 3.5]).qparams(4, search, [0], 1, symmetric=True)
-    assert found.zero.tolist() == [8] and (found.q_min, found.q_max) == (0, 15)
+    assert found.zero_point.tolist() == [8] and (found.q_min, found.q_max) == (0, 15)
     if search == "minmax":
         assert found.scale.tolist() == [0.5]
     softmax = RangeObserver(("test",), always_zero=True)
     softmax.see(0, torch.tensor([[0.0, 1.5]]), 1)
-    assert softmax.qparams(4, "minmax", [0], 1, symmetric=True).zero.tolist() == [0]
+    assert softmax.qparams(4, "minmax", [0], 1, symmetric=True).zero_point.tolist() == [0]

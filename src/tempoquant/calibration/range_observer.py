@@ -93,7 +93,7 @@ class RangeObserver:
         if self.always_zero:
             low = torch.zeros_like(low)
         signed = affine_qparams(low, high, bits, symmetric)
-        return QParams(signed.scale, signed.zero - signed.q_min, 0, signed.q_max - signed.q_min)
+        return QParams(signed.scale, signed.zero_point - signed.q_min, 0, signed.q_max - signed.q_min)
 
 
 def _searched(pools: list[Tensor], bits: int, search: str, symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -123,7 +123,7 @@ def _described_networks(module: nn.Module, index: Mapping[int, int]) -> list[dic
 def _describe(provider: IntervalProvider) -> dict[str, Any]:
     if isinstance(provider, TableInterval | ConstantInterval):
         kind = "table" if isinstance(provider, TableInterval) else "constant"
-        own_scale = {} if provider.scale_out is None else {"scale_out": True}
+        own_scale = {} if provider.output_scale is None else {"scale_out": True}
         return {"kind": kind, "bits": provider.bits, **own_scale}
     if isinstance(provider, GroupInterval):
         sizes = {"groups": provider.groups, "train_timesteps": provider.train_timesteps}

@@ -69,9 +69,9 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
     tensors[f"{PREFIX}weight_zero"] = joined(zeros, torch.uint8)
     tensors[f"{PREFIX}interval_scale"] = joined([p.scale for p in providers], torch.float32)
     wide = any(p.bits > 8 for p in providers)
-    zero_points = [p.zero for p in providers]
+    zero_points = [p.zero_point for p in providers]
     tensors[f"{PREFIX}interval_zero"] = joined(zero_points, torch.int32 if wide else torch.uint8)
-    outs = [p.scale_out for p in providers if getattr(p, "scale_out", None) is not None]
+    outs = [p.output_scale for p in providers if getattr(p, "output_scale", None) is not None]
     if outs:
         tensors[f"{PREFIX}interval_scale_out"] = joined(outs, torch.float32)
     widths = [p.widths for p in providers if isinstance(p, SteppedInterval)]

@@ -101,7 +101,7 @@ def install(sites: Sequence[Site], clock: Clock, choice: Tensor) -> None:
         if key not in made:
             bits = torch.tensor(site.widths)[choice]
             tables = {b: at_width(site.provider, len(clock), b) for b in bits.unique().tolist()}
-            rows = [(tables[b].scale[r], tables[b].zero[r]) for r, b in enumerate(bits.tolist())]
+            rows = [(tables[b].scale[r], tables[b].zero_point[r]) for r, b in enumerate(bits.tolist())]
             scale, zero = (torch.stack(field) for field in zip(*rows, strict=True))
             made[key] = SteppedInterval(scale, zero.float(), bits, clock)
         site.put(made[key])
@@ -109,8 +109,8 @@ def install(sites: Sequence[Site], clock: Clock, choice: Tensor) -> None:
 
 def at_width(provider: IntervalProvider, rows: int, bits: int) -> QParams:
     """A provider's intervals (R,) on as many levels as ``bits`` make, over the ranges that it has."""
-    every = torch.arange(rows)
-    scale, zero, _, q_min, q_max = (field.expand(rows) for field in provider.at(every))
+    found = provider.at(torch.arange(rows)).map(lambda field: field.expand(rows))
+    scale, zero, q_min, q_max = found.scale, found.zero_point, found.q_min, found.q_max
     if bool((q_max - q_min == 2**bits - 1).all()):
         return QParams(scale, zero - q_min, 0, 2**bits - 1)
     return affine_qparams(scale * (q_min - zero), scale * (q_max - zero), bits)

@@ -131,6 +131,6 @@ def intervals_in_use(own: QuantizedPipeline | None, layers: Sequence[str], times
                 parts = [p for p in module.get_submodule(name).modules() if isinstance(p, QuantizedLayer)]
                 intervals = [p.input_interval() for p in parts if p.input_interval is not None]
                 if intervals:
-                    found[i, k, 0] = min(float((v.q_min - v.zero) * v.s_in) for v in intervals)
-                    found[i, k, 1] = max(float((v.q_max - v.zero) * v.s_in) for v in intervals)
+                    found[i, k, 0] = min(float((v.q_min - v.zero_point) * v.scale) for v in intervals)
+                    found[i, k, 1] = max(float((v.q_max - v.zero_point) * v.scale) for v in intervals)
     return found

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from tempoquant.arguments import nested
-from tempoquant.intervals import Clock, Interval
+from tempoquant.intervals import Clock
 from tempoquant.kernels import MIDDLE, enable_norm_fusion, padding_of, unsuitable
 from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers
+from tempoquant.numerics import QParams
 from tempoquant.sampling import Denoiser
 
 BYTE = 255
@@ -86,18 +87,19 @@ def plain_layer(layer: QuantizedLayer, x: Tensor) -> Tensor:
         return _in_float(layer, x)
     interval = layer.input_interval()
     weight = _weight(layer)
-    if interval.s_in.dim() == 0:
+    if interval.scale.dim() == 0:
         return layer.product(_on_grid(x, interval), weight, layer.bias)
     spread = _over(interval, x)
     low, high = _ends(spread)
     if isinstance(layer, nn.Conv2d):
         rows, columns = padding_of(layer)
         x = pad(x, (columns, columns, rows, rows))
-    q = torch.fake_quantize_per_tensor_affine((x * (1 / spread.s_in) + spread.zero).clamp(low, high), 1.0, 0, 0, BYTE)
+    units = (x * (1 / spread.scale) + spread.zero_point).clamp(low, high)
+    q = torch.fake_quantize_per_tensor_affine(units, 1.0, 0, 0, BYTE)
     acc = _unpadded(layer, q, weight)
     shape = (-1,) + (1,) * (layer.weight.dim() - 2)
     sums = weight.detach().flatten(1).sum(1).view(shape)
-    out = (acc - spread.zero * sums) * spread.s_out
+    out = (acc - spread.zero_point * sums) * spread.output_scale
     return out if layer.bias is None else out + layer.bias.view(shape)
 
 
@@ -127,14 +129,14 @@ def _signed(x: Tensor, provider: Any, unsigned_is_fine: bool) -> tuple[Tensor, A
     """``(a, c, s)`` with ``x_hat = s (a + c)``, ``a`` in bytes; c is None where it is zero at every step."""
     interval = _over(provider(), x)
     low, high = _ends(interval)
-    units = x / interval.s_in
-    if unsigned_is_fine and not provider.zero.any():
+    units = x / interval.scale
+    if unsigned_is_fine and not provider.zero_point.any():
         q = torch.fake_quantize_per_tensor_affine(units.clamp(low, high), 1.0, 0, 0, BYTE)
-        return q, None, interval.s_out
-    shift = interval.zero - MIDDLE
+        return q, None, interval.output_scale
+    shift = interval.zero_point - MIDDLE
     grid = (units + shift).clamp(low - MIDDLE, high - MIDDLE)
     q = torch.fake_quantize_per_tensor_affine(grid, 1.0, 0, -MIDDLE, MIDDLE - 1)
-    return q, None if (provider.zero == MIDDLE).all() else -shift, interval.s_out
+    return q, None if (provider.zero_point == MIDDLE).all() else -shift, interval.output_scale
 
 
 def _fits_bytes(layer: QuantizedLayer) -> bool:
@@ -153,30 +155,30 @@ def _weight(layer: QuantizedLayer) -> Tensor:
     return layer.weight.float() * layer.weight_scale.view(-1, *(1,) * (layer.weight.dim() - 1))
 
 
-def _over(interval: Interval, x: Tensor) -> Interval:
-    """:meth:`Interval.over`, by a mere view where every item of the batch has a time step of its own."""
-    if interval.s_in.dim() == 0 or x.shape[0] != interval.s_in.shape[0]:
+def _over(interval: QParams, x: Tensor) -> QParams:
+    """:meth:`QParams.over`, by a mere view where every item of the batch has a time step of its own."""
+    if interval.scale.dim() == 0 or x.shape[0] != interval.scale.shape[0]:
         return interval.over(x)
-    return Interval(*(f if f.dim() == 0 else f.view(-1, *(1,) * (x.dim() - 1)) for f in interval))
+    return interval.map(lambda f: f if f.dim() == 0 else f.view(-1, *(1,) * (x.dim() - 1)))
 
 
-def _ends(interval: Interval) -> tuple[Any, Any]:
+def _ends(interval: QParams) -> tuple[Any, Any]:
     """The grid's ends: numbers where they are the same at every step."""
     return tuple(float(end) if end.dim() == 0 else end for end in (interval.q_min, interval.q_max))  # type: ignore[return-value]
 
 
-def _on_grid(x: Tensor, interval: Interval) -> Tensor:
+def _on_grid(x: Tensor, interval: QParams) -> Tensor:
     """``s_out (clamp(round(x / s_in) + z) - z)``, a fake quantization of 256 levels where the scale is one number."""
     low, high = _ends(interval)
-    if interval.s_in.dim() or isinstance(high, Tensor) or high > BYTE:
-        q = (torch.round(x / interval.s_in) + interval.zero).clamp(low, high)
-        return (q - interval.zero) * interval.s_out
-    scale, zero = float(interval.s_in), int(interval.zero)
+    if interval.scale.dim() or isinstance(high, Tensor) or high > BYTE:
+        q = (torch.round(x / interval.scale) + interval.zero_point).clamp(low, high)
+        return (q - interval.zero_point) * interval.output_scale
+    scale, zero = float(interval.scale), int(interval.zero_point)
     if (low, high) != (0, BYTE):
         # Runtimes know grids of 256 levels alone; a narrower one is a part of it.
         x = x.clamp((low - zero) * scale, (high - zero) * scale)
     on_grid = torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, BYTE)
-    return on_grid if interval.s_out is interval.s_in else on_grid * (float(interval.s_out) / scale)
+    return on_grid if interval.output_scale is interval.scale else on_grid * (float(interval.output_scale) / scale)
 
 
 def _unpadded(layer: QuantizedLayer, q: Tensor, weight: Tensor) -> Tensor:

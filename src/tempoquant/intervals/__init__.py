@@ -4,7 +4,7 @@ from tempoquant.intervals.clock import Clock, check_recorded
 from tempoquant.intervals.conditions import Conditions
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
-from tempoquant.intervals.interval import ConstantInterval, Interval, IntervalProvider, ScalarQParams, TableInterval
+from tempoquant.intervals.interval import ConstantInterval, IntervalProvider, ScalarQParams, TableInterval
 from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.intervals.stepped import SteppedInterval
 
@@ -13,7 +13,6 @@ __all__ = [
     "Conditions",
     "ConstantInterval",
     "GroupInterval",
-    "Interval",
     "IntervalProvider",
     "KeepsPrecision",
     "ScalarQParams",

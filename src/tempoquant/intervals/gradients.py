@@ -1,17 +1,14 @@
 """Fake quantization whose step sizes can learn (LSQ, Esser et al., ICLR 2020; as BRECQ and Q-Diffusion use it)."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tempoquant.numerics import quantize
-
-if TYPE_CHECKING:
-    from tempoquant.intervals.interval import Interval
+from tempoquant.numerics import QParams, quantize
 
 
-def fake_quantize(x: Tensor, interval: "Interval") -> Tensor:
+def fake_quantize(x: Tensor, interval: QParams) -> Tensor:
     """``x_hat = s_out (clamp(round(x / s_in) + z, q_min, q_max) - z)``, float32 of x's shape, with gradients.
 
     With ``v = clamp(round(x / s_in) + z, ...) - z``: inside the grid ``dx_hat/dx = s_out / s_in`` and ``dx_hat/ds_in =
@@ -21,8 +18,8 @@ def fake_quantize(x: Tensor, interval: "Interval") -> Tensor:
     Args:
         interval: shaped to broadcast over x; its scales and zero point receive gradients where they ask for them.
     """
-    s_out = None if interval.s_out is interval.s_in else interval.s_out
-    return _StraightThrough.apply(x.float(), interval.s_in, interval.zero, s_out, interval.q_min, interval.q_max)
+    s_out = None if interval.output_scale is interval.scale else interval.output_scale
+    return _StraightThrough.apply(x.float(), interval.scale, interval.zero_point, s_out, interval.q_min, interval.q_max)
 
 
 class _StraightThrough(torch.autograd.Function):

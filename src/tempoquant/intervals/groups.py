@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals.clock import Clock
-from tempoquant.intervals.interval import Interval, IntervalProvider
+from tempoquant.intervals.interval import IntervalProvider
 from tempoquant.numerics import QParams
 
 
@@ -28,12 +28,12 @@ class GroupInterval(IntervalProvider):
     """
 
     scale: Tensor
-    zero: Tensor
+    zero_point: Tensor
 
     def __init__(self, qparams: QParams, bits: int, clock: Clock, train_timesteps: int):
         super().__init__(bits, qparams.q_min, qparams.q_max)
         self.register_buffer("scale", qparams.scale.float())
-        self.register_buffer("zero", qparams.zero.float())
+        self.register_buffer("zero_point", qparams.zero_point.float())
         self.clock, self.train_timesteps = clock, train_timesteps
 
     @property
@@ -41,15 +41,15 @@ class GroupInterval(IntervalProvider):
         """N."""
         return self.scale.numel()
 
-    def at(self, row: Tensor | None) -> Interval:
+    def at(self, row: Tensor | None) -> QParams:
         return self._of(None if row is None else self.clock.timesteps.to(row.device)[row])
 
-    def forward(self) -> Interval:
+    def forward(self) -> QParams:
         return self._of(self.clock.timestep)
 
-    def _of(self, timestep: Tensor | None) -> Interval:
+    def _of(self, timestep: Tensor | None) -> QParams:
         if timestep is None:
             raise TempoquantError("a group's interval was asked for before the denoiser was called with a time step")
         group = group_of(torch.as_tensor(timestep), self.groups, self.train_timesteps).to(self.scale.device)
         scale = self.scale[group]
-        return Interval(scale, self.zero[group], scale, self.q_min, self.q_max)
+        return QParams(scale, self.zero_point[group], self.q_min, self.q_max)

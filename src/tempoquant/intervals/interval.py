@@ -1,4 +1,4 @@
-"""Intervals and what provides them. The contract: row -> (s_in, z, s_out, q_min, q_max)."""
+"""Providers of activation quantization parameters. The contract: row -> QParams."""
 
 from typing import NamedTuple
 
@@ -12,48 +12,20 @@ from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.numerics import QParams
 
 
-class Interval(NamedTuple):
-    """A quantizer at one moment: ``x_hat = s_out (clamp(round(x / s_in) + z, q_min, q_max) - z)``.
-
-    Each field is a tensor of shape () when all items of a batch share it, or (B,) when their time steps differ.
-    ``zero`` is integer-valued float32: zero is always on the grid. ``s_out`` is ``s_in`` but for quantizers with a
-    separate output scale (DuQ, QIL).
-    """
-
-    s_in: Tensor
-    zero: Tensor
-    s_out: Tensor
-    q_min: Tensor
-    q_max: Tensor
-
-    def over(self, x: Tensor) -> "Interval":
-        """The same interval with fields shaped to broadcast over ``x`` (B or k B first, e.g. heads folded in)."""
-        if self.s_in.dim() == 0:
-            return self
-        if x.shape[0] % self.s_in.numel():
-            raise TempoquantError(
-                f"{self.s_in.numel()} time steps cannot be spread over an input of shape {tuple(x.shape)}"
-            )
-        repeats, ones = x.shape[0] // self.s_in.numel(), (1,) * (x.dim() - 1)
-        wide = Interval(*(f if f.dim() == 0 else f.repeat_interleave(repeats).view(-1, *ones) for f in self))
-        # One scale stays one: gradients and their sums depend on it.
-        return wide._replace(s_out=wide.s_in) if self.s_out is self.s_in else wide
-
-
 class ScalarQParams(NamedTuple):
-    """An :class:`Interval` of shape () as Python numbers."""
+    """A :class:`~tempoquant.numerics.QParams` of shape () as Python numbers."""
 
-    s_in: float
-    zero: float
+    scale: float
+    zero_point: float
     q_min: float
     q_max: float
-    s_out: float
+    output_scale: float
 
     @classmethod
-    def of(cls, interval: Interval) -> "ScalarQParams":
+    def of(cls, interval: QParams) -> "ScalarQParams":
         """Those of an interval whose fields have shape ()."""
         ends = float(interval.q_min), float(interval.q_max)
-        return cls(float(interval.s_in), float(interval.zero), *ends, float(interval.s_out))
+        return cls(float(interval.scale), float(interval.zero_point), *ends, float(interval.output_scale))
 
 
 class IntervalProvider(KeepsPrecision):
@@ -72,17 +44,17 @@ class IntervalProvider(KeepsPrecision):
         self.register_buffer("q_min", torch.tensor(float(q_min)), persistent=False)
         self.register_buffer("q_max", torch.tensor(float(q_max)), persistent=False)
 
-    def at(self, row: Tensor | None) -> Interval:
+    def at(self, row: Tensor | None) -> QParams:
         """The interval of ``row``, int64 of shape () or (B,)."""
         raise NotImplementedError(f"{type(self).__name__} must define at(row)")
 
-    def forward(self) -> Interval:
+    def forward(self) -> QParams:
         return self.at(None)
 
     def scalar_qparams(self) -> ScalarQParams | None:
         """The current interval in Python numbers; None where time steps differ within the batch."""
         interval = self()
-        return ScalarQParams.of(interval) if interval.s_in.dim() == 0 else None
+        return ScalarQParams.of(interval) if interval.scale.dim() == 0 else None
 
     def _all_numbers(self) -> list[ScalarQParams]:
         """The intervals of all rows, read off their buffers once while these stay as they are."""
@@ -109,22 +81,22 @@ class ConstantInterval(IntervalProvider):
     """One interval for every time step.
 
     Args:
-        scale_out: () the output scale of quantizers that have one of their own.
+        output_scale: () the output scale of quantizers that have one of their own.
     """
 
     scale: Tensor
-    zero: Tensor
-    scale_out: Tensor | None
+    zero_point: Tensor
+    output_scale: Tensor | None
 
-    def __init__(self, qparams: QParams, bits: int, scale_out: Tensor | None = None):
+    def __init__(self, qparams: QParams, bits: int, output_scale: Tensor | None = None):
         super().__init__(bits, qparams.q_min, qparams.q_max)
         self.register_buffer("scale", qparams.scale.float().reshape(()))
-        self.register_buffer("zero", qparams.zero.float().reshape(()))
-        self.register_buffer("scale_out", None if scale_out is None else scale_out.float().reshape(()))
+        self.register_buffer("zero_point", qparams.zero_point.float().reshape(()))
+        self.register_buffer("output_scale", None if output_scale is None else output_scale.float().reshape(()))
 
-    def at(self, row: Tensor | None) -> Interval:
-        out = self.scale if self.scale_out is None else self.scale_out
-        return Interval(self.scale, self.zero, out, self.q_min, self.q_max)
+    def at(self, row: Tensor | None) -> QParams:
+        out = self.scale if self.output_scale is None else self.output_scale
+        return QParams(self.scale, self.zero_point, self.q_min, self.q_max, out)
 
     def scalar_qparams(self) -> ScalarQParams:
         return self._all_numbers()[0]
@@ -138,36 +110,36 @@ class TableInterval(IntervalProvider):
     Args:
         qparams: scale and zero of shape (R,).
         clock: the clock whose current row selects the entry.
-        scale_out: (R,) the output scales of quantizers that have one of their own.
+        output_scale: (R,) the output scales of quantizers that have one of their own.
 
     Attributes:
         networks: what made it, where that is kept, and ``number``, its own among these.
     """
 
     scale: Tensor
-    zero: Tensor
-    scale_out: Tensor | None
+    zero_point: Tensor
+    output_scale: Tensor | None
     networks: nn.Module | None
 
-    def __init__(self, qparams: QParams, bits: int, clock: Clock, scale_out: Tensor | None = None):
+    def __init__(self, qparams: QParams, bits: int, clock: Clock, output_scale: Tensor | None = None):
         super().__init__(bits, qparams.q_min, qparams.q_max)
         if qparams.scale.shape != (len(clock),):
             raise TempoquantError(f"a table of {tuple(qparams.scale.shape)} does not fit a clock of {len(clock)} rows")
         self.register_buffer("scale", qparams.scale.float())
-        self.register_buffer("zero", qparams.zero.float())
-        self.register_buffer("scale_out", None if scale_out is None else scale_out.float())
+        self.register_buffer("zero_point", qparams.zero_point.float())
+        self.register_buffer("output_scale", None if output_scale is None else output_scale.float())
         self.register_module("networks", None)
         self.number = 0
         self.clock = clock
 
-    def at(self, row: Tensor | None) -> Interval:
+    def at(self, row: Tensor | None) -> QParams:
         if row is None:
             raise TempoquantError("a per-step interval was asked for before the denoiser was called with a time step")
         scale = self.scale[row]
-        out = scale if self.scale_out is None else self.scale_out[row]
-        return Interval(scale, self.zero[row], out, self.q_min, self.q_max)
+        out = scale if self.output_scale is None else self.output_scale[row]
+        return QParams(scale, self.zero_point[row], self.q_min, self.q_max, out)
 
-    def forward(self) -> Interval:
+    def forward(self) -> QParams:
         return self.at(self.clock.row)
 
     def scalar_qparams(self) -> ScalarQParams | None:

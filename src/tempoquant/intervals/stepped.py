@@ -5,7 +5,8 @@ from torch import Tensor
 
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals.clock import Clock
-from tempoquant.intervals.interval import Interval, IntervalProvider
+from tempoquant.intervals.interval import IntervalProvider
+from tempoquant.numerics import QParams
 
 
 class SteppedInterval(IntervalProvider):
@@ -17,7 +18,7 @@ class SteppedInterval(IntervalProvider):
     """
 
     scale: Tensor
-    zero: Tensor
+    zero_point: Tensor
     widths: Tensor
 
     def __init__(self, scale: Tensor, zero: Tensor, widths: Tensor, clock: Clock):
@@ -25,16 +26,16 @@ class SteppedInterval(IntervalProvider):
         if not scale.shape == zero.shape == widths.shape == (len(clock),):
             raise TempoquantError(f"a table of {tuple(scale.shape)} does not fit a clock of {len(clock)} rows")
         self.register_buffer("scale", scale.float())
-        self.register_buffer("zero", zero.float())
+        self.register_buffer("zero_point", zero.float())
         self.register_buffer("widths", widths.to(torch.uint8))
         self.q_max = 2.0 ** widths.float() - 1
         self.clock = clock
 
-    def at(self, row: Tensor | None) -> Interval:
+    def at(self, row: Tensor | None) -> QParams:
         if row is None:
             raise TempoquantError("a per-step interval was asked for before the denoiser was called with a time step")
         scale = self.scale[row]
-        return Interval(scale, self.zero[row], scale, self.q_min, self.q_max[row])
+        return QParams(scale, self.zero_point[row], self.q_min, self.q_max[row])
 
-    def forward(self) -> Interval:
+    def forward(self) -> QParams:
         return self.at(self.clock.row)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tempoquant.intervals import Interval, ScalarQParams
+from tempoquant.intervals import ScalarQParams
 from tempoquant.kernels.norm_fusion import fused_quantize_to_uint8
 from tempoquant.kernels.operators import (
     NO_POST_OP,
@@ -81,12 +81,13 @@ class IntegerKernel:
             return self._run(packed, x, numbers)
         interval = layer.input_interval()
         # A batch of mixed time steps: the operators take one scale a call.
-        groups, which = torch.unique(torch.stack(torch.broadcast_tensors(*interval)), dim=1, return_inverse=True)
+        fields = (interval.scale, interval.zero_point, interval.q_min, interval.q_max, interval.output_scale)
+        groups, which = torch.unique(torch.stack(torch.broadcast_tensors(*fields)), dim=1, return_inverse=True)
         which = which.repeat_interleave(x.shape[0] // which.numel())
         out: Tensor | None = None
-        for number, fields in enumerate(groups.unbind(1)):
+        for number, values in enumerate(groups.T.tolist()):
             rows = (which == number).nonzero()[:, 0]
-            part = self._run(packed, x[rows], ScalarQParams.of(Interval(*fields.unbind())))
+            part = self._run(packed, x[rows], ScalarQParams(*values))
             out = part.new_empty((x.shape[0], *part.shape[1:])) if out is None else out
             out[rows] = part
         assert out is not None
@@ -103,7 +104,7 @@ class IntegerKernel:
 
     def _run(self, packed: Packed, x: Tensor, numbers: ScalarQParams) -> Tensor:
         q = fused_quantize_to_uint8(x, numbers)
-        given = (numbers.s_out, int(numbers.zero), packed.weight, packed.scale, packed.zeros, packed.bias)
+        given = (numbers.output_scale, int(numbers.zero_point), packed.weight, packed.scale, packed.zeros, packed.bias)
         if packed.geometry is not None:
             q = q.contiguous(memory_format=torch.channels_last)
             out = ops.qconv2d_pointwise(q, *given, *packed.geometry, 1.0, 0, torch.float32, *NO_POST_OP)

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tempoquant.intervals import Interval, ScalarQParams
+from tempoquant.intervals import ScalarQParams
 from tempoquant.kernels.compiled import PIECE, compiled_passes
 from tempoquant.layers import quantized_input
+from tempoquant.numerics import QParams
 
 MIDDLE = 128
 
@@ -26,7 +27,7 @@ def quantize_to_uint8(x: Tensor, numbers: ScalarQParams) -> Tensor:
     made = _in_one_pass("tempoquant_bytes", x, numbers, torch.uint8)
     if made is not None:
         return made
-    q = (x.float() / numbers.s_in).round_().add_(numbers.zero)
+    q = (x.float() / numbers.scale).round_().add_(numbers.zero_point)
     return q.clamp_(numbers.q_min, numbers.q_max).to(torch.uint8)
 
 
@@ -37,9 +38,9 @@ def quantize_to_int8(x: Tensor, numbers: ScalarQParams) -> Tensor:
     return (quantize_to_uint8(x, numbers) ^ MIDDLE if made is None else made).view(torch.int8)
 
 
-def dequantize_centered(x: Tensor, interval: Interval) -> Tensor:
+def dequantize_centered(x: Tensor, interval: QParams) -> Tensor:
     """:func:`~tempoquant.layers.simulation.quantized_input`, in one pass where it can be."""
-    if interval.s_in.dim():
+    if interval.scale.dim():
         return quantized_input(x, interval)
     made = _in_one_pass("tempoquant_centred", x, ScalarQParams.of(interval), torch.float32)
     return quantized_input(x, interval) if made is None else made
@@ -102,7 +103,7 @@ def softmax_to_int8(
 def _signed(numbers: ScalarQParams) -> ScalarQParams:
     """Those that give bytes less 128."""
     low, high = numbers.q_min - MIDDLE, numbers.q_max - MIDDLE
-    return numbers._replace(zero=numbers.zero - MIDDLE, q_min=low, q_max=high)
+    return numbers._replace(zero_point=numbers.zero_point - MIDDLE, q_min=low, q_max=high)
 
 
 def _in_one_pass(name: str, x: Tensor, numbers: ScalarQParams, dtype: torch.dtype) -> Tensor | None:

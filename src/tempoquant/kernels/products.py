@@ -69,7 +69,7 @@ def integer_attention(product: QuantizedProduct, query: Tensor, key: Tensor, val
             part = slice(start, min(start + piece, count))
             acc = torch._int_mm(queries[item, part], keys[item].t(), out=scores[: part.stop - start])
             owed = rows[item, part], columns[item]
-            shares, totals[item, part] = softmax_to_int8(acc, owed, (q.s_out, k.s_out, scale), p)
+            shares, totals[item, part] = softmax_to_int8(acc, owed, (q.output_scale, k.output_scale, scale), p)
             torch._int_mm(shares, values[item], out=out[item, part])
     made = _scaled(out, _owed_to_rows(totals, terms, p, v), _owed_to_columns(values, p), p, v)
     return made.view(*query.shape[:-1], value.shape[-1])
@@ -90,20 +90,20 @@ def _suit(left: Tensor, right: Tensor) -> bool:
 
 def _owed_to_rows(sums: Tensor, terms: int, a: ScalarQParams, b: ScalarQParams) -> Tensor:
     """What zero points add to each row of a product of bytes, given the sums of the left operand's rows."""
-    shift_a, shift_b = MIDDLE - int(a.zero), MIDDLE - int(b.zero)
+    shift_a, shift_b = MIDDLE - int(a.zero_point), MIDDLE - int(b.zero_point)
     return sums * shift_b + terms * shift_a * shift_b
 
 
 def _owed_to_columns(right: Tensor, a: ScalarQParams) -> Tensor:
     """What the left operand's zero point adds to each column of a product of bytes."""
-    return right.sum(1, dtype=torch.int32).mul_(MIDDLE - int(a.zero))
+    return right.sum(1, dtype=torch.int32).mul_(MIDDLE - int(a.zero_point))
 
 
 def _scaled(acc: Tensor, rows: Tensor, columns: Tensor, a: ScalarQParams, b: ScalarQParams) -> Tensor:
     library = compiled_passes()
     if library is None:
-        return (acc + rows[:, :, None] + columns[:, None]).float().mul_(a.s_out).mul_(b.s_out)
+        return (acc + rows[:, :, None] + columns[:, None]).float().mul_(a.output_scale).mul_(b.output_scale)
     out, rows, columns = torch.empty(acc.shape), rows.contiguous(), columns.contiguous()
     parts = (acc.data_ptr(), out.data_ptr(), rows.data_ptr(), columns.data_ptr())
-    library.tempoquant_scaled(*parts, *acc.shape, a.s_out, b.s_out)
+    library.tempoquant_scaled(*parts, *acc.shape, a.output_scale, b.output_scale)
     return out

@@ -15,9 +15,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from tempoquant.graph import MATRIX_PRODUCTS, AttentionProduct
-from tempoquant.intervals import Interval
 from tempoquant.layers.opaque import opaque
 from tempoquant.layers.simulation import EXACT, quantized_input
+from tempoquant.numerics import QParams
 from tempoquant.sharing import PerThread
 
 OPERANDS = ("q", "k", "v", "p")
@@ -51,7 +51,7 @@ class QuantizedProduct(nn.Module):
         self,
         kernel: ProductKernel,
         attention: AttentionKernel | None = None,
-        centred: Callable[[Tensor, Interval], Tensor] = quantized_input,
+        centred: Callable[[Tensor, QParams], Tensor] = quantized_input,
     ) -> None:
         """Let these compute from now on: see the attributes of their names."""
         self.kernel, self.centred = kernel, centred
@@ -143,10 +143,10 @@ def simulate_product(product: QuantizedProduct, names: str, left: Tensor, right:
     a, b = (product.intervals[name]().over(x) for name, x in zip(names, (left, right), strict=True))
     x, y = product.centred(left, a), product.centred(right, b)
     acc = torch.matmul(x, y) if _fits_float32(x, a, b) else torch.matmul(x.double(), y.double()).float()
-    return ((acc * _aligned(a.s_out, acc)) * _aligned(b.s_out, acc)).to(left.dtype)
+    return ((acc * _aligned(a.output_scale, acc)) * _aligned(b.output_scale, acc)).to(left.dtype)
 
 
-def _fits_float32(x: Tensor, a: Interval, b: Interval) -> bool:
+def _fits_float32(x: Tensor, a: QParams, b: QParams) -> bool:
     """Whether float32 sums every ``x @ y`` exactly, ``x`` and ``y`` being integers of these intervals."""
     left, right = (float((i.q_max - i.q_min).max()) for i in (a, b))
     if left * right * x.shape[-1] < EXACT:

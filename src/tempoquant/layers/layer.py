@@ -61,7 +61,7 @@ class QuantizedLayer(KeepsPrecision):
         dtype = torch.int8 if fits else torch.int16
         self.weight = nn.Parameter(integers.reshape(self.weight.shape).to(dtype), requires_grad=False)
         self.weight_scale = qparams.scale.float()
-        self.weight_zero = qparams.zero.to(torch.int32)
+        self.weight_zero = qparams.zero_point.to(torch.int32)
         self.weight_bits = bits
         self.exact_parts = {}
 

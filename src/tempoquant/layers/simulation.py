@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tempoquant.intervals import Interval
-from tempoquant.numerics import quantize
+from tempoquant.numerics import QParams, quantize
 
 if TYPE_CHECKING:
     from tempoquant.layers.layer import QuantizedLayer
@@ -34,17 +33,18 @@ def simulate(layer: "QuantizedLayer", x: Tensor) -> Tensor:
     interval = layer.input_interval().over(x)
     centred = quantized_input(x, interval)
     if layer.weight_scale is None:
-        return layer.product((centred * interval.s_out).to(layer.weight.dtype), layer.weight, layer.bias).to(x.dtype)
+        on_grid = (centred * interval.output_scale).to(layer.weight.dtype)
+        return layer.product(on_grid, layer.weight, layer.bias).to(x.dtype)
     acc = exact_product(layer, centred, float((interval.q_max - interval.q_min).max()))
     shape = (-1,) + (1,) * (layer.weight.dim() - 2)
-    out = (acc * interval.s_out) * layer.weight_scale.view(shape)
+    out = (acc * interval.output_scale) * layer.weight_scale.view(shape)
     return (out if layer.bias is None else out + layer.bias.view(shape)).to(x.dtype)
 
 
-def quantized_input(x: Tensor, interval: Interval) -> Tensor:
+def quantized_input(x: Tensor, interval: QParams) -> Tensor:
     """``q - z``: integer-valued float32 of x's shape; ``interval`` is already shaped to broadcast."""
-    q = quantize(x.float(), interval.s_in, interval.zero, interval.q_min, interval.q_max)
-    return q.sub_(interval.zero)
+    q = quantize(x.float(), interval.scale, interval.zero_point, interval.q_min, interval.q_max)
+    return q.sub_(interval.zero_point)
 
 
 def exact_product(layer: "QuantizedLayer", centred: Tensor, span: float) -> Tensor:

@@ -47,7 +47,7 @@ def bake(module: nn.Module, clock: Clock, timesteps: Tensor) -> Tensor:
         at_rows = bank.at_rows(clock)
         for table in tables:
             made = LearnedInterval(table, bank, table.number, clock).fold(at_rows)
-            for name in ("scale", "zero", "scale_out"):
+            for name in ("scale", "zero_point", "output_scale"):
                 fresh = getattr(made, name)
                 setattr(table, name, None if fresh is None else fresh.to(table.scale.device))
     return clock.timesteps

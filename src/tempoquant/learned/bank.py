@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import TempoquantError
-from tempoquant.intervals import Clock, ConstantInterval, Interval, IntervalProvider, TableInterval
+from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
 from tempoquant.learned.draws import Draws
 from tempoquant.learned.kept import KeptNetworks
 from tempoquant.learned.networks import Architecture, IntervalNetworks
@@ -43,7 +43,7 @@ class Bank(nn.Module):
     ):
         super().__init__()
         self.scheme, self.draws, self.count = scheme, draws, len(start)
-        scale, zero = torch.stack([p.scale for p in start]), torch.stack([p.zero for p in start])
+        scale, zero = torch.stack([p.scale for p in start]), torch.stack([p.zero_point for p in start])
         low, high = zero - torch.stack([p.q_min for p in start]), torch.stack([p.q_max for p in start]) - zero
         bounded = zero * scale <= SILU_MINIMUM + scale / 2
         moves = torch.full_like(bounded, scheme.learns_offset) | (bounded & scheme.moves_zero)
@@ -89,14 +89,14 @@ class Bank(nn.Module):
         """One quantizer's fields of what :meth:`forward` returned."""
         return tuple(found[index :: self.count])
 
-    def interval(self, index: int, values: Values, q_min: Tensor, q_max: Tensor) -> Interval:
+    def interval(self, index: int, values: Values, q_min: Tensor, q_max: Tensor) -> QParams:
         """One quantizer's interval from its fields, () or (B,) each."""
         s_in, s_out = self.scheme.scales(values, Reach(self.low[index], self.high[index]))
         real = self.scheme.zero(values, s_in)
         if real is None and bool(self.moves[index]):
             real = -self.offset[index] / s_in
         zero = self.zero[index] if real is None else straight_round(real).clamp(q_min, q_max)
-        return Interval(s_in, zero, s_out, q_min, q_max)
+        return QParams(s_in, zero, q_min, q_max, s_out)
 
     def penalty(self) -> Tensor:
         """What the scheme adds to the loss for the current values (PACT: their squares, averaged over a batch)."""
@@ -112,12 +112,12 @@ class LearnedInterval(IntervalProvider):
         super().__init__(start.bits, int(start.q_min), int(start.q_max))
         self.bank, self.index, self.clock = bank, index, clock
 
-    def at(self, row: Tensor | None) -> Interval:
+    def at(self, row: Tensor | None) -> QParams:
         if row is None:
             raise TempoquantError("a learned interval was asked for without a time step")
         return self._of(self.bank(self.clock.timesteps.to(row.device)[row]))
 
-    def forward(self) -> Interval:
+    def forward(self) -> QParams:
         if self.bank.current is None:
             raise TempoquantError("a learned interval was asked for before its bank was set to a time step")
         return self._of(self.bank.current)
@@ -125,7 +125,7 @@ class LearnedInterval(IntervalProvider):
     def fake_quantize(self, x: Tensor) -> Tensor:
         return self.bank.scheme.fake_quantize(x, self().over(x), self.bank.draws.now)
 
-    def _of(self, found: Tensor) -> Interval:
+    def _of(self, found: Tensor) -> QParams:
         return self.bank.interval(self.index, self.bank.values(self.index, found), self.q_min, self.q_max)
 
     @torch.no_grad()
@@ -136,10 +136,10 @@ class LearnedInterval(IntervalProvider):
             at_rows: of the bank, see :meth:`Bank.at_rows`.
         """
         found = self._of(at_rows)
-        scale, out = found.s_in.detach().cpu(), found.s_out.detach().cpu()
-        zero = found.zero.detach().cpu().expand_as(scale).clone()
+        scale, out = found.scale.detach().cpu(), found.output_scale.detach().cpu()
+        zero = found.zero_point.detach().cpu().expand_as(scale).clone()
         qparams = QParams(scale.clone(), zero, int(self.q_min), int(self.q_max))
-        scale_out = None if found.s_out is found.s_in else out.clone()
+        output_scale = None if found.output_scale is found.scale else out.clone()
         if scale.dim() == 0:
-            return ConstantInterval(qparams, self.bits, scale_out)
-        return TableInterval(qparams, self.bits, self.clock, scale_out)
+            return ConstantInterval(qparams, self.bits, output_scale)
+        return TableInterval(qparams, self.bits, self.clock, output_scale)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import TempoquantError
-from tempoquant.intervals import Clock, ConstantInterval, Interval, IntervalProvider, fake_quantize
+from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, fake_quantize
 from tempoquant.learned.bank import Bank, LearnedInterval
-from tempoquant.numerics import SMALLEST_SCALE
+from tempoquant.numerics import SMALLEST_SCALE, QParams
 
 STATISTICS = 4
 
@@ -17,22 +17,22 @@ STATISTICS = 4
 class RangeInterval(IntervalProvider):
     """The smallest step that clips nothing of an item, at the calibrated zero point."""
 
-    zero: Tensor
+    zero_point: Tensor
 
     def __init__(self, start: ConstantInterval):
         super().__init__(start.bits, int(start.q_min), int(start.q_max))
-        self.register_buffer("zero", start.zero.clone())
+        self.register_buffer("zero_point", start.zero_point.clone())
 
-    def at(self, row: Tensor | None) -> Interval:
+    def at(self, row: Tensor | None) -> QParams:
         raise TempoquantError("an interval from the input's range is known once there is an input")
 
-    def of(self, x: Tensor) -> Interval:
+    def of(self, x: Tensor) -> QParams:
         """The interval of every item of an input (B, ...), (B,)."""
         rows = x.detach().float().flatten(1)
-        above = rows.amax(1).clamp(min=0) / (self.q_max - self.zero).clamp(min=1)
-        below = -rows.amin(1).clamp(max=0) / (self.zero - self.q_min).clamp(min=1)
+        above = rows.amax(1).clamp(min=0) / (self.q_max - self.zero_point).clamp(min=1)
+        below = -rows.amin(1).clamp(max=0) / (self.zero_point - self.q_min).clamp(min=1)
         scale = torch.maximum(above, below).clamp(min=SMALLEST_SCALE)
-        return Interval(scale, self.zero, scale, self.q_min, self.q_max)
+        return QParams(scale, self.zero_point, self.q_min, self.q_max)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         return fake_quantize(x, self.of(x).over(x))

@@ -59,7 +59,7 @@ def keep_step_sizes(generators: IntervalNetworks, start: Sequence[ConstantInterv
     Args:
         start: the interval that each of them replaced.
     """
-    zero, q_min, q_max = (torch.stack([getattr(p, name) for p in start]) for name in ("zero", "q_min", "q_max"))
+    zero, q_min, q_max = (torch.stack([getattr(p, name) for p in start]) for name in ("zero_point", "q_min", "q_max"))
     still = torch.zeros_like(zero)
     sites = {"zero": zero, "low": zero - q_min, "high": q_max - zero, "moves": still, "offset": still}
     networks = {f"generators.{name}": tensor for name, tensor in generators.named_parameters()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from tempoquant.errors import TempoquantError
-from tempoquant.intervals import Clock, ConstantInterval, Interval, IntervalProvider, TableInterval
+from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
 from tempoquant.numerics import QParams
 from tempoquant.randomness import generator
 
@@ -169,29 +169,29 @@ class GeneratedInterval(IntervalProvider):
         index: which of the generators is its own.
     """
 
-    zero: Tensor
+    zero_point: Tensor
 
     def __init__(self, start: ConstantInterval, generators: IntervalNetworks, index: int, clock: Clock):
         super().__init__(start.bits, int(start.q_min), int(start.q_max))
-        self.register_buffer("zero", start.zero)
+        self.register_buffer("zero_point", start.zero_point)
         self.generators, self.index, self.clock = generators, index, clock
 
-    def at(self, row: Tensor | None) -> Interval:
+    def at(self, row: Tensor | None) -> QParams:
         if row is None:
             raise TempoquantError("a generated interval was asked for without a time step")
         return self._of(self.generators(self.clock.timesteps.to(row.device)[row])[self.index])
 
-    def forward(self) -> Interval:
+    def forward(self) -> QParams:
         if self.generators.current is None:
             raise TempoquantError("a generated interval was asked for before its generators were set to a time step")
         return self._of(self.generators.current[self.index])
 
-    def _of(self, scale: Tensor) -> Interval:
-        return Interval(scale, self.zero, scale, self.q_min, self.q_max)
+    def _of(self, scale: Tensor) -> QParams:
+        return QParams(scale, self.zero_point, self.q_min, self.q_max)
 
     def fold(self) -> TableInterval:
         """The same intervals as a table, one a row: what stays once learning is over."""
         with torch.no_grad():
             scale = self.generators(self.clock.timesteps)[self.index]
         grid = int(self.q_min), int(self.q_max)
-        return TableInterval(QParams(scale, self.zero.expand_as(scale).clone(), *grid), self.bits, self.clock)
+        return TableInterval(QParams(scale, self.zero_point.expand_as(scale).clone(), *grid), self.bits, self.clock)

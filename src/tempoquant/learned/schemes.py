@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from tempoquant.intervals import Interval, fake_quantize
+from tempoquant.intervals import fake_quantize
 from tempoquant.learned.networks import softplus_inverse
 from tempoquant.learned.rules import shown_as
-from tempoquant.numerics import SMALLEST_SCALE
+from tempoquant.numerics import SMALLEST_SCALE, QParams
 
 Values = tuple[Tensor, ...]
 
@@ -74,7 +74,7 @@ class Scheme:
         """The real zero point ``-offset / s_in`` that the values decide; None where they do not."""
         return None
 
-    def fake_quantize(self, x: Tensor, interval: Interval, draws: torch.Generator | None) -> Tensor:
+    def fake_quantize(self, x: Tensor, interval: QParams, draws: torch.Generator | None) -> Tensor:
         """``x`` quantized, float32, with this scheme's gradients.
 
         Args:
@@ -134,7 +134,7 @@ class PACT(Clips):
     summary = "learned clips"
     penalty = 2e-4
 
-    def fake_quantize(self, x: Tensor, interval: Interval, draws: torch.Generator | None) -> Tensor:
+    def fake_quantize(self, x: Tensor, interval: QParams, draws: torch.Generator | None) -> Tensor:
         with torch.no_grad():
             quantized = fake_quantize(x, interval)
         return shown_as(_clipped(x.float(), interval), quantized)
@@ -156,18 +156,18 @@ class NIPQ(Clips):
     summary = "learned clips, noise in the place of rounding"
     by_softplus = True
 
-    def fake_quantize(self, x: Tensor, interval: Interval, draws: torch.Generator | None) -> Tensor:
+    def fake_quantize(self, x: Tensor, interval: QParams, draws: torch.Generator | None) -> Tensor:
         if draws is None:
             return fake_quantize(x, interval)
         x = x.float()
         clipped = _clipped(x, interval)
         with torch.no_grad():
             inside = clipped == x
-            errors = ((fake_quantize(x, interval) - x) / interval.s_in)[inside]
+            errors = ((fake_quantize(x, interval) - x) / interval.scale)[inside]
             if not len(errors):
                 return clipped
             drawn = torch.randint(len(errors), x.shape, generator=draws).to(x.device)
-        return torch.where(inside, x + errors[drawn] * interval.s_in, clipped)
+        return torch.where(inside, x + errors[drawn] * interval.scale, clipped)
 
 
 class DuQ(Scheme):
@@ -223,9 +223,9 @@ class QIL(Scheme):
         return weight.sign() * part.clamp(min=SMALLEST_SCALE).pow(gamma)
 
 
-def _clipped(x: Tensor, interval: Interval) -> Tensor:
+def _clipped(x: Tensor, interval: QParams) -> Tensor:
     """``x`` clipped to the grid's ends, which get the gradient of what is clipped."""
-    low, high = ((q - interval.zero) * interval.s_in for q in (interval.q_min, interval.q_max))
+    low, high = ((q - interval.zero_point) * interval.scale for q in (interval.q_min, interval.q_max))
     return torch.clamp(x, low, high)
 
 

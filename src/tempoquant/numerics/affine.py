@@ -1,23 +1,72 @@
-"""Uniform affine quantization: q = clamp(round(x / s) + z, q_min, q_max) and x_hat = s (q - z)."""
+"""Uniform affine quantization: q = clamp(round(x / s) + z, q_min, q_max) and x_hat = s_out (q - z)."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tempoquant.errors import InputError
+from tempoquant.errors import InputError, TempoquantError
 from tempoquant.numerics.spec import VALID_BITS
 
 SMALLEST_SCALE = 1e-8
 
 
-class QParams(NamedTuple):
-    """Scale (float32), zero point (int32) of one common shape, and the integer grid they live on."""
+@dataclass(frozen=True, eq=False)
+class QParams:
+    """A quantizer: ``x_hat = output_scale (clamp(round(x / scale) + zero_point, q_min, q_max) - zero_point)``.
+
+    Weights have one an output channel (or group), activations one a tensor, item or token; fields broadcast against
+    each other.
+
+    Attributes:
+        scale: float32, positive.
+        zero_point: integers, int32 or float32, so zero is on the grid and padding is exact.
+        q_min, q_max: the grid's ends: ints, or float32 tensors where they may change with the step.
+        output_scale: float32; the same tensor as ``scale`` except for quantizers with an output scale of their own
+            (DuQ, QIL).
+    """
 
     scale: Tensor
-    zero: Tensor
-    q_min: int
-    q_max: int
+    zero_point: Tensor
+    q_min: Any
+    q_max: Any
+    output_scale: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.output_scale is None:
+            object.__setattr__(self, "output_scale", self.scale)
+
+    def with_scale(self, scale: Tensor) -> "QParams":
+        """The same grid with another scale for input and output."""
+        return replace(self, scale=scale, output_scale=scale)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "QParams":
+        """``function`` of every tensor; one scale for input and output stays one, since its gradients add up."""
+        scale, zero_point, q_min, q_max = (
+            function(field) if isinstance(field, Tensor) else field
+            for field in (self.scale, self.zero_point, self.q_min, self.q_max)
+        )
+        out = scale if self.output_scale is self.scale else function(self.output_scale)
+        return QParams(scale, zero_point, q_min, q_max, out)
+
+    def over(self, x: Tensor) -> "QParams":
+        """Those of items, (B,), shaped to broadcast against ``x``; those of shape () as they are.
+
+        Args:
+            x: (B, ...) or (k B, ...), k to an item, e.g. heads folded in.
+
+        Raises:
+            TempoquantError: ``x`` has no multiple of B items.
+        """
+        if self.scale.dim() == 0:
+            return self
+        items = self.scale.numel()
+        if x.shape[0] % items:
+            raise TempoquantError(f"{items} time steps cannot be spread over an input of shape {tuple(x.shape)}")
+        repeats, ones = x.shape[0] // items, (1,) * (x.dim() - 1)
+        return self.map(lambda field: field if field.dim() == 0 else field.repeat_interleave(repeats).view(-1, *ones))
 
 
 def grid(bits: int, symmetric: bool = False) -> tuple[int, int]:

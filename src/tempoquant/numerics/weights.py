@@ -24,12 +24,12 @@ def weight_qparams(weight: Tensor, bits: int, symmetric: bool, search: str) -> Q
     rows = weight.detach().float().flatten(1)
     low, high = WEIGHT_RANGES[search](rows, bits, symmetric)
     signed = affine_qparams(low, high, bits, symmetric)
-    zero = signed.zero - signed.q_min
+    zero = signed.zero_point - signed.q_min
     return QParams(signed.scale, zero.to(torch.int32), 0, signed.q_max - signed.q_min)
 
 
 def nearest(weight: Tensor, qparams: QParams) -> Tensor:
     """``q - z`` of rounding to nearest, integer-valued float32 of the weight's shape."""
     shape = (-1,) + (1,) * (weight.dim() - 1)
-    zero = qparams.zero.view(shape)
+    zero = qparams.zero_point.view(shape)
     return quantize(weight.float(), qparams.scale.view(shape), zero, qparams.q_min, qparams.q_max) - zero

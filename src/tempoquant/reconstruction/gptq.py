@@ -95,7 +95,7 @@ def _sweep(columns: Tensor, lower: Tensor, qparams: QParams) -> Tensor:
     Returns:
         (K, C_out) of ``q - z``.
     """
-    scale, zero = qparams.scale, qparams.zero.float()
+    scale, zero = qparams.scale, qparams.zero_point.float()
     result, errors = torch.empty_like(columns), torch.empty_like(columns)
     for stop in range(columns.shape[0], 0, -BLOCK):
         start = max(stop - BLOCK, 0)

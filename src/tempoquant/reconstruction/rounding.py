@@ -26,7 +26,7 @@ class SoftRounding(nn.Module):
         super().__init__()
         shape = (-1,) + (1,) * (weight.dim() - 1)
         self.scale = qparams.scale.view(shape)
-        zero = qparams.zero.float().view(shape)
+        zero = qparams.zero_point.float().view(shape)
         self.low, self.high = qparams.q_min - zero, qparams.q_max - zero
         units = weight / self.scale
         if start is None:

@@ -142,5 +142,5 @@ def with_scale(provider: IntervalProvider, scale: Tensor, clock: Clock) -> Inter
     if scale.shape == had.scale.shape:
         had.scale.copy_(scale)
         return provider
-    qparams = QParams(scale, had.zero.expand_as(scale).clone(), int(provider.q_min), int(provider.q_max))
+    qparams = QParams(scale, had.zero_point.expand_as(scale).clone(), int(provider.q_min), int(provider.q_max))
     return TableInterval(qparams, provider.bits, clock)

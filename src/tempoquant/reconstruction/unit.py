@@ -95,7 +95,7 @@ def _error_compensated(weight: Tensor, qparams: QParams, quantized: Tensor, full
     """See :mod:`tempoquant.reconstruction.gptq`."""
     moments = Moments.of(weight, quantized, None if full is quantized else full)
     integers = compensated_rounding(weight, moments, qparams)
-    return integers, qparams._replace(scale=fitted_scale(weight, integers, moments, qparams.scale))
+    return integers, qparams.with_scale(fitted_scale(weight, integers, moments, qparams.scale))
 
 
 @WEIGHT_ROUNDINGS.register("nearest")

@@ -52,8 +52,8 @@ class TemporalTable(KeepsPrecision):
             return cls(values, clock)
         rows = features.flatten(1)
         grid = affine_qparams(rows.amin(1), rows.amax(1), BITS)
-        q = quantize(rows, grid.scale[:, None], grid.zero[:, None], grid.q_min, grid.q_max)
-        return cls(q.to(torch.uint8).view(features.shape), clock, grid.scale, grid.zero.to(torch.uint8))
+        q = quantize(rows, grid.scale[:, None], grid.zero_point[:, None], grid.q_min, grid.q_max)
+        return cls(q.to(torch.uint8).view(features.shape), clock, grid.scale, grid.zero_point.to(torch.uint8))
 
     @property
     def storage(self) -> str:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tempoquant.intervals import Interval
 from tempoquant.layers import QuantizedLayer
 from tempoquant.learned import Draws, Reach, Scheme, scaled_gradient
 from tempoquant.numerics import QParams, quantize, weight_qparams
@@ -47,10 +46,10 @@ class WeightQuantizer(nn.Module):
         """What was learned, positive."""
         return tuple(self.scheme.value(scaled_gradient(raw, self.gradient_scale)) for raw in self.fields)
 
-    def interval(self, values: tuple[Tensor, ...]) -> Interval:
+    def interval(self, values: tuple[Tensor, ...]) -> QParams:
         """The grid of every channel, fields (C_out,)."""
         s_in, s_out = self.scheme.weight_scales(values, self.reach)
-        return Interval(s_in, torch.zeros_like(self.low), s_out, -self.low, self.high)
+        return QParams(s_in, torch.zeros_like(self.low), -self.low, self.high, s_out)
 
     @torch.no_grad()
     def integers(self, weight: Tensor) -> tuple[Tensor, QParams]:
@@ -59,9 +58,9 @@ class WeightQuantizer(nn.Module):
         interval = self.interval(values)
         wide = interval.over(weight)
         on_grid = self.scheme.transformed(weight.float(), values)
-        q = quantize(on_grid, wide.s_in, wide.zero, wide.q_min, wide.q_max)
-        zero = torch.full(interval.s_out.shape, int(self.low), dtype=torch.int32)
-        return q, QParams(interval.s_out.detach().clone(), zero, 0, 2**self.bits - 1)
+        q = quantize(on_grid, wide.scale, wide.zero_point, wide.q_min, wide.q_max)
+        zero = torch.full(interval.output_scale.shape, int(self.low), dtype=torch.int32)
+        return q, QParams(interval.output_scale.detach().clone(), zero, 0, 2**self.bits - 1)
 
 
 class LowRank(nn.Module):
