@@ -16,12 +16,12 @@ from tempoquant.errors import InputError
 from tempoquant.evaluation import evaluate_pair
 from tempoquant.graph import read_denoiser
 from tempoquant.intervals import Clock, TableInterval
-from tempoquant.job import probe_of, record_trajectories
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import BareModel, condition_variants, resolve
 from tempoquant.pipelines.prompts import read_prompts
 from tempoquant.progress import Silent
 from tempoquant.reconstruction.lockstep import doubled
+from tempoquant.stages import probe_of, record_trajectories
 from tempoquant.temporal.inputs import distinct_conditions, most_conditions, temporal_inputs
 from tempoquant.temporal.verify import temporal_program
 

@@ -1,7 +1,5 @@
 """The main job on a tiny network: what each stage must and must not do."""
 
-import copy
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,19 +7,25 @@ import torch
 from torch import Tensor
 
 import tempoquant
-from tempoquant import job
 from tempoquant.checkpoint.blueprint import interval_providers, quantized_layers, quantized_products
-from tempoquant.graph import read_denoiser
-from tempoquant.intervals import Clock, ConstantInterval, TableInterval
+from tempoquant.intervals import ConstantInterval, TableInterval
 from tempoquant.pipelines import DiffusersModel, state_hash
-from tempoquant.planning.plan import plan_layers
 from tempoquant.progress import Silent
-from tempoquant.reconstruction import stage as stages
-from tempoquant.reconstruction.cache import UnitCache
-from tempoquant.reconstruction.effort import EFFORTS, Effort, effort
+from tempoquant.reconstruction.effort import EFFORTS, Effort
 from tempoquant.reconstruction.tiar import feature_loss
-from tempoquant.temporal.inputs import temporal_inputs
-from tempoquant.temporal.verify import temporal_program
+from tempoquant.stages import (
+    JobState,
+    Read,
+    Record,
+    TemporalFeatures,
+    Transform,
+    Units,
+    WorkFolders,
+    run_stages,
+    temporal_features,
+)
+from tempoquant.stages.temporal_features import round_temporal_layers
+from tempoquant.stages.units import stage_units
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 WEIGHTS = Path("unet") / "diffusion_pytorch_model.safetensors"
@@ -38,63 +42,60 @@ def made():
 
 
 @pytest.fixture
-def stage(tmp_path):
-    """The job up to its weight stage, by hand."""
+def begun(tmp_path):
+    """The state of a job before its first weight is rounded."""
 
     def begin(recipe):
-        target = DiffusersModel(unet_pipeline())
-        probe = job.probe_of(target, recipe)
-        graph = read_denoiser(probe)
-        plans = plan_layers(graph, recipe)
-        store = job.record_trajectories(target, recipe, tmp_path / "recording", Silent())
-        clock = Clock(store.timesteps, graph.time_argument.position, graph.time_argument.name)
-        module = copy.deepcopy(target.denoiser.module).requires_grad_(False)
-        cache = UnitCache(tmp_path / f"units{recipe.temporal.reconstruction}", {"is": 1})
-        stage = stages.weight_stage(module, graph, recipe, effort(recipe.effort), plans, cache, Silent())
-        program = temporal_program(probe, graph)
-        externals, _ = temporal_inputs(program, store, clock)
-        return stage, program, externals, replace(target.denoiser, module=module), store
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(temporal_features, "round_temporal_layers", lambda *_: None)
+            folders = WorkFolders(tmp_path / recipe.temporal.reconstruction, recording=tmp_path / "recording")
+            state = JobState(DiffusersModel(unet_pipeline()), recipe, folders, Silent())
+            run_stages([Read(), Record(), Transform(), TemporalFeatures()], state)
+        return state
 
     return begin
 
 
-def test_frozen_temporal_layers_stay_bit_identical_while_units_are_rounded(stage, monkeypatch):
+def test_frozen_temporal_layers_stay_bit_identical_while_units_are_rounded(begun, monkeypatch):
     monkeypatch.setitem(EFFORTS, "fast", Effort(True, 4, 4, 10, 1e-2))
-    stage, program, externals, denoiser, store = stage(small_recipe())
-    stages.reconstruct_temporal(stage, program, externals)
-    temporal = set(program.layers)
-    assert len(temporal) > 4 and {n for n, p in stage.plans.items() if p.temporal} == temporal
+    state = begun(small_recipe())
+    assert all(layer.weight_scale is None for layer in state.layers.values())
+    round_temporal_layers(state.weights, state.temporal)
+    temporal = set(state.temporal.program.layers)
+    assert len(temporal) > 4 and {n for n, p in state.plans.items() if p.temporal} == temporal
 
     def frozen() -> dict[str, Tensor]:
-        state = stage.module.state_dict()
-        return {n: t.clone() for n, t in state.items() if n.rpartition(".")[0] in temporal}
+        tensors = state.module.state_dict()
+        return {n: t.clone() for n, t in tensors.items() if n.rpartition(".")[0] in temporal}
 
     before = frozen()
-    assert all(stage.layers[name].weight.dtype == torch.int8 for name in temporal)
-    stages.reconstruct_image_layers(stage, denoiser, store)
+    assert all(state.layers[name].weight.dtype == torch.int8 for name in temporal)
+    Units().run(state)
     after = frozen()
     assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
-    assert all(layer.weight_scale is not None for layer in stage.layers.values())
+    assert all(layer.weight_scale is not None for layer in state.layers.values())
 
 
-def test_block_reconstruction_does_move_temporal_layers(stage, monkeypatch):
+def test_block_reconstruction_does_move_temporal_layers(begun, monkeypatch):
     monkeypatch.setitem(EFFORTS, "fast", Effort(True, 0, 4, 10, 1e-2))
-    stage, program, externals, _, _ = stage(small_recipe(temporal={"reconstruction": "block"}))
-    stages.reconstruct_temporal(stage, program, externals)
-    assert all(stage.layers[name].weight_scale is None for name in program.layers)
-    assert {n for unit in stages.stage_units(stage, "block") for n in unit.layers} >= set(program.layers)
+    state = begun(small_recipe(temporal={"reconstruction": "block"}))
+    round_temporal_layers(state.weights, state.temporal)
+    program = state.temporal.program
+    assert all(state.layers[name].weight_scale is None for name in program.layers)
+    assert {n for unit in stage_units(state.weights, "block") for n in unit.layers} >= set(program.layers)
 
 
 @pytest.mark.parametrize("compensate", [True, False])
-def test_tiar_lowers_the_temporal_feature_loss(stage, monkeypatch, compensate):
+def test_tiar_lowers_the_temporal_feature_loss(begun, monkeypatch, compensate):
     # Not compensated, learned rounding does the work alone.
     monkeypatch.setitem(EFFORTS, "fast", Effort(compensate, 0, 4, 300, 1e-2))
     losses = {}
     for how in ("nearest", "tiar"):
-        begun, program, externals, _, _ = stage(small_recipe(weights=4, temporal={"reconstruction": how}))
-        full = program.run(externals, lambda name, x, s=begun: s.layers[name](x))
-        stages.reconstruct_temporal(begun, program, externals)
-        found = program.run(externals, lambda name, x, s=begun: s.layers[name](x))
+        state = begun(small_recipe(weights=4, temporal={"reconstruction": how}))
+        program, externals = state.temporal.program, state.temporal.externals
+        full = program.run(externals, lambda name, x, s=state: s.layers[name](x))
+        round_temporal_layers(state.weights, state.temporal)
+        found = program.run(externals, lambda name, x, s=state: s.layers[name](x))
         losses[how] = float(feature_loss(found, full))
     assert 0 < losses["tiar"] < losses["nearest"]
 

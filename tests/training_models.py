@@ -5,15 +5,11 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler
 
-from tempoquant.intervals import Clock
-from tempoquant.job import probe_of
 from tempoquant.pipelines import resolve
-from tempoquant.planning.reading import read
 from tempoquant.progress import Silent
 from tempoquant.recipe import Recipe
-from tempoquant.recording.recorder import record
+from tempoquant.stages import JobState, Read, Record, Trainable, Transform, WorkFolders, run_stages
 from tempoquant.training.prepare import Trainee
-from tempoquant.training_job import begin
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 SHORT = {"steps": 6, "batch": 4, "warm_up": 2, "lr": 1e-3}
@@ -33,12 +29,10 @@ def thin(**training: Any) -> Recipe:
 
 def trainee(folder: Any, wanted: Recipe, model: Any = None) -> Trainee:
     """A calibrated network that can train."""
-    target = resolve(model or unet_pipeline())
-    own = wanted.calibration
-    store = record(target, folder, samples=own.samples, steps=own.steps, seed=wanted.seed)
-    reading = read(probe_of(target, wanted), wanted)
-    clock = Clock(store.timesteps, reading.graph.time_argument.position, reading.graph.time_argument.name)
-    return begin(target, wanted, reading, store, clock, Silent())
+    model = resolve(model or unet_pipeline())
+    state = JobState(model, wanted, WorkFolders(folder.parent, recording=folder), Silent())
+    run_stages([Read(), Record(), Transform(), Trainable()], state)
+    return state.trainee
 
 
 def shaken(made: Trainee) -> Trainee:

@@ -15,7 +15,7 @@ from tempoquant.checkpoint import EVIDENCE, read_component, read_config, read_co
 from tempoquant.correction import check_correctable
 from tempoquant.errors import FormatError, InputError, first_line
 from tempoquant.facts import covered, facts_of
-from tempoquant.job import Places, full_precision, run_job
+from tempoquant.job import full_precision, run_job
 from tempoquant.models import HeadsUNet2DModel
 from tempoquant.outputs import Kind, Output, interrupted_replacement, is_unfinished, writing
 from tempoquant.pipelines import (
@@ -33,6 +33,7 @@ from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import Recipe
 from tempoquant.sampling import Denoiser
+from tempoquant.stages import WorkFolders
 from tempoquant.training import Processes, Rhythm, open_images
 from tempoquant.training_job import TrainingData, keep_evidence, run_training
 from tempoquant.workplace import workplace
@@ -96,10 +97,10 @@ def quantize(
         _held(out, overwrite) as output,
         workplace(output, recipe, state_hash(target.denoiser.module), **drop) as work,
     ):
-        places = Places.within(work, recording, units)
+        folders = _folders(work, recording, units)
         # Rounding is learned by gradients, which a caller's inference mode would forbid.
         with torch.inference_mode(False):
-            quantized = run_job(target, recipe, places, progress or Silent(), given)
+            quantized = run_job(target, recipe, folders, progress or Silent(), given)
         facts = facts_of(target, quantized, given)
         made = target.with_module(quantized.module)
         result = QuantizedPipeline(made, quantized.blueprint, quantized.clock, facts, quantized.correction)
@@ -162,9 +163,9 @@ def train(
         workplace(output, recipe, state_hash(target.denoiser.module), **drop) as work,
     ):
         training = TrainingData(images, "its own trajectories" if images is None else images.digest(), given)
-        places = Path(recording or work / "recording"), work / "training"
+        folders = _folders(work, recording)
         with torch.inference_mode(False):
-            made = run_training(target, recipe, training, places, rhythm or Rhythm(), processes, progress or Silent())
+            made = run_training(target, recipe, training, folders, rhythm or Rhythm(), processes, progress or Silent())
         facts = facts_of(target, made, given) | {"data": training.identity, "coverage": covered(made)}
         result = QuantizedPipeline(target.with_module(made.module), made.blueprint, made.clock, facts)
         if recipe.has_form:
@@ -231,6 +232,11 @@ def is_quantized(folder: Path) -> bool:
 def _held(out: Path | str | None, overwrite: bool) -> AbstractContextManager[Output | None]:
     """The output of a job for the length of its run; None where it writes none."""
     return nullcontext() if out is None else writing(out, Kind.QUANTIZED, overwrite=overwrite)
+
+
+def _folders(work: Path, recording: Path | str | None, units: Path | str | None = None) -> WorkFolders:
+    """Where stages keep unfinished work: in ``work``, but for what other jobs share."""
+    return WorkFolders(work, None if recording is None else Path(recording), None if units is None else Path(units))
 
 
 def _check_freezing(

@@ -12,11 +12,11 @@ from torch import Tensor
 from tempoquant.api import quantize
 from tempoquant.evaluation import Reference, compare, reference, save_grid
 from tempoquant.graph import read_denoiser
-from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
 from tempoquant.pipelines import Model, resolve, to_images
 from tempoquant.progress import Progress
 from tempoquant.recipe import Recipe
+from tempoquant.stages import probe_of
 
 MODEL = "fashion32"
 STEPS = 20

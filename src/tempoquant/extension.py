@@ -8,43 +8,62 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tempoquant.errors import InputError, TempoquantError, unknown
 
 PACKAGE = __name__.partition(".")[0]
 Function = Callable[..., Any]
+T = TypeVar("T")
 
 
-class Registry(dict[str, Function]):
+class Names(dict[str, T]):
+    """Entries of one kind by name.
+
+    Args:
+        what: the kind, for messages.
+    """
+
+    def __init__(self, what: str):
+        super().__init__()
+        self.what = what
+
+    def add(self, name: str, entry: T) -> None:
+        """Put an entry under ``name``; InputError if the name is taken."""
+        if name in self:
+            raise InputError(f"{self.what} {name!r} exists already: choose another name")
+        self[name] = entry
+
+    def check(self, name: str) -> str:
+        """``name``, if an entry has it; InputError with the nearest valid names otherwise."""
+        if name not in self:
+            raise unknown(self.what, name, self)
+        return name
+
+
+class Registry(Names[Function]):
     """Functions of one kind by name.
 
     Args:
-        what: the kind, for messages. returns: what a function must return, in words.
+        what: the kind, for messages.
+        returns: what a function must return, in words.
         fits: ``fits(result, *args)``, whether a user's function returned that.
     """
 
     def __init__(self, what: str, returns: str, fits: Callable[..., bool]):
-        super().__init__()
-        self.what, self.returns, self.fits = what, returns, fits
+        super().__init__(what)
+        self.returns, self.fits = returns, fits
 
     def register(self, name: str) -> Callable[[Function], Function]:
         """Decorator: put a function under ``name``; InputError if the name is taken."""
 
-        def add(function: Function) -> Function:
-            if name in self:
-                raise InputError(f"{self.what} {name!r} exists already: choose another name")
-            self[name] = self._careful(name, function) if is_foreign(function) else function
+        def put(function: Function) -> Function:
+            self.add(name, self._careful(name, function) if is_foreign(function) else function)
             return function
 
-        return add
-
-    def check(self, name: str) -> str:
-        """``name``, if a function has it; InputError with the nearest valid names otherwise."""
-        if name not in self:
-            raise unknown(self.what, name, self)
-        return name
+        return put
 
     def _careful(self, name: str, function: Function) -> Function:
         @functools.wraps(function)
@@ -118,3 +137,20 @@ WEIGHT_ROUNDINGS = Registry(
 layer. ``qparams`` is the grid (scale and zero (C,), q_min, q_max); ``quantized`` and ``full`` are the same M of the
 layer's input vectors in the partly quantized and in the full-precision network. ``integers`` are ``q - z``; the scale
 of the returned grid may be another."""
+
+
+@dataclass(frozen=True)
+class AddedStage:
+    """A stage of a user's own.
+
+    Attributes:
+        make: its class, a :class:`tempoquant.stages.Stage`.
+        after: the stage that it follows.
+    """
+
+    make: Callable[[], Any]
+    after: str
+
+
+STAGES: Names[AddedStage] = Names("stage")
+"""``stages``: steps of a job beside the built-in ones, see :func:`tempoquant.stages.stage`."""

@@ -19,7 +19,7 @@ from tempoquant.outputs import LOCK, Kind, Output, check_output, delete_files, d
 from tempoquant.recipe import Recipe
 
 JOB = "job.json"
-PARTS = ("recording", "units", "steps", "tuning", "training")
+PARTS = ("recording", "units", "steps", "tuning", "training", "stages")
 SUFFIXES = (".json", ".jsonl", ".bin", ".safetensors", ".png")
 """Folders of unfinished work, and what the files in them end with: only such are ever deleted."""
 

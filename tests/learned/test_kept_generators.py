@@ -15,13 +15,14 @@ from older import without_digest
 from tempoquant.checkpoint.tensors import packed_tensors
 from tempoquant.errors import FormatError, InputError
 from tempoquant.intervals import TableInterval
-from tempoquant.job import Places, run_job
+from tempoquant.job import run_job
 from tempoquant.learned.baking import bake, can_bake
 from tempoquant.learned.kept import kept_networks
 from tempoquant.learned.networks import frequency_encoding
 from tempoquant.pipelines import resolve
 from tempoquant.progress import Silent
 from tempoquant.recipe import Recipe
+from tempoquant.stages import WorkFolders
 from tempoquant.training.prepare import fold
 from tiny import small_recipe
 from training_commands import SHORT, place, run  # noqa: F401
@@ -205,8 +206,8 @@ def test_recipes_say_so_only_where_there_are_networks():
 
 def test_after_training_too_and_in_a_resumed_run(tmp_path):
     wanted, target = small_recipe("tdq-thin", activations=4).keeping_generators(), resolve(unet_pipeline())
-    places = Places.within(tmp_path)
-    first, second = (run_job(target, wanted, places, Silent()) for _ in range(2))
+    folders = WorkFolders(tmp_path)
+    first, second = (run_job(target, wanted, folders, Silent()) for _ in range(2))
     stored = packed_tensors(first.module, first.clock)
     again = packed_tensors(second.module, second.clock)
     assert "tempoquant.networks" in stored and stored.keys() == again.keys()

@@ -13,13 +13,14 @@ from torch.nn import functional as F
 import tempoquant
 from conditional_models import dit_pipeline
 from tempoquant.errors import InputError
-from tempoquant.job import full_precision, probe_of
+from tempoquant.job import full_precision
 from tempoquant.layers import quantized_layers, quantized_products
 from tempoquant.pipelines import resolve
 from tempoquant.planning.coverage import arithmetic_in_float, coverage_lines, coverage_of
 from tempoquant.planning.reading import read
 from tempoquant.sampling.denoiser import Denoiser
 from tempoquant.sampling.sampling import sample
+from tempoquant.stages import probe_of
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 WIDTH, PIXELS = 4, 8 * 8

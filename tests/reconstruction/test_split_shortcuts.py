@@ -15,12 +15,12 @@ import tempoquant
 from older import without_digest
 from tempoquant.checkpoint.blueprint import quantized_layers
 from tempoquant.graph import read_denoiser
-from tempoquant.job import probe_of
 from tempoquant.pipelines import resolve
 from tempoquant.planning.plan import plan_layers
 from tempoquant.planning.transforms import layer_transforms, transformed_graph, transformed_plans
 from tempoquant.recipe import Recipe
 from tempoquant.sampling.denoiser import Denoiser
+from tempoquant.stages import probe_of
 from tempoquant.transforms.split import SplitLayer
 from tiny import small_recipe, unet_pipeline
 

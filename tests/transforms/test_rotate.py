@@ -8,13 +8,13 @@ from torch import nn
 
 import tempoquant
 from tempoquant.errors import FormatError, InputError
-from tempoquant.job import probe_of
 from tempoquant.layers import quantized_layers
 from tempoquant.methods import method_recipe
 from tempoquant.numerics import affine_qparams, dequantize, nearest, quantize, rotate, weight_qparams
 from tempoquant.pipelines import resolve
 from tempoquant.planning import read
 from tempoquant.recipe import Recipe
+from tempoquant.stages import probe_of
 from tempoquant.transforms import LayerTransform, Rotate, Split, install_transforms
 from tempoquant.transforms.rotate import RotatedLayer
 from tiny import SMALL, unet_pipeline

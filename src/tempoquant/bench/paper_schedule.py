@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from tempoquant.bench.seconds import Kind, noted
-from tempoquant.job import Places, run_job
+from tempoquant.job import run_job
 from tempoquant.pipelines import Model, conditioning_in_float32
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction import Effort, effort
+from tempoquant.stages import WorkFolders
 from tempoquant.stopwatch import Stopwatch
 
 FEW, MORE = 2, 12
@@ -89,6 +90,6 @@ def _trial(
     settings: Effort,
 ) -> Stopwatch:
     with tempfile.TemporaryDirectory(prefix="tempoquant-") as work, torch.inference_mode(False):
-        places = Places.within(Path(work), recording)
+        folders = WorkFolders(Path(work), recording)
         given = conditioning_in_float32(conditioning)
-        return run_job(target, recipe, places, progress, given, settings).watch
+        return run_job(target, recipe, folders, progress, given, settings).watch

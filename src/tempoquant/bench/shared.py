@@ -15,13 +15,12 @@ from tempoquant.bench.seconds import timing
 from tempoquant.bench.truth import check_metrics, conditioning_of, make_truth
 from tempoquant.evaluation import Plan, undefined_metrics, why_undefined
 from tempoquant.graph import DenoiserGraph, read_denoiser
-from tempoquant.job import probe_of, record_trajectories
 from tempoquant.pipelines import Model, state_hash
 from tempoquant.planning import LayerPlan, plan_layers, settled
 from tempoquant.recipe import Recipe
-from tempoquant.reconstruction import unit_identity
 from tempoquant.recording import Store
 from tempoquant.sampling import build_scheduler, check_eta, set_steps
+from tempoquant.stages import probe_of, record_trajectories, unit_identity
 
 
 class Shared:

@@ -1,15 +1,6 @@
-"""Recording trajectories, and ranges of activations from the recording."""
+"""Ranges of activations, observed on recorded inputs."""
 
 from tempoquant.calibration.activations import calibrate_activations
 from tempoquant.calibration.observe import observed
-from tempoquant.calibration.stage import ActivationStage, calibrate, first_call, learn_steps, tune
 
-__all__ = [
-    "ActivationStage",
-    "calibrate",
-    "calibrate_activations",
-    "first_call",
-    "learn_steps",
-    "observed",
-    "tune",
-]
+__all__ = ["calibrate_activations", "observed"]

@@ -21,7 +21,6 @@ from tempoquant.errors import InputError
 from tempoquant.evaluation import data_range, has_ssim, psnr, ssim, warn_of_range
 from tempoquant.graph import DenoiserGraph, read_denoiser
 from tempoquant.intervals import Clock
-from tempoquant.job import probe_of
 from tempoquant.methods import method_recipe
 from tempoquant.outputs import Kind, check_output, writing
 from tempoquant.pipelines import Model, check_image, conditioning_in_float32, state_hash, to_images
@@ -29,6 +28,7 @@ from tempoquant.planning import layer_roles
 from tempoquant.progress import Progress, Silent
 from tempoquant.recording import Store, record
 from tempoquant.sampling import build_scheduler, prepare_tables_for_schedule, set_steps
+from tempoquant.stages import probe_of
 
 DEFAULT_STEPS = 50
 SHOWN = 4

@@ -1,7 +1,7 @@
 """A recipe applied to a denoiser: the bits of every layer, its splits, its coverage."""
 
 from tempoquant.planning.coverage import Coverage, arithmetic_in_float, coverage_lines, coverage_of, warn_of_float
-from tempoquant.planning.plan import LayerPlan, layer_roles, plan_layers, settled
+from tempoquant.planning.plan import LayerPlan, layer_roles, plan_layers, quantized_names, settled
 from tempoquant.planning.reading import Reading, read
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "coverage_of",
     "layer_roles",
     "plan_layers",
+    "quantized_names",
     "read",
     "settled",
     "warn_of_float",

@@ -164,8 +164,7 @@ def _layer(layer: nn.Module, plan: LayerPlan, recipe: Recipe, sizes: Mapping[str
     biases = sum(size for name, size in sizes.items() if name != "weight")
     weights = 0 if plan.weight_bits != FLOAT_BITS else sizes.get("weight", 0)
     widths = ((recipe.weights.bits, plan.weight_bits), (recipe.activations.bits, plan.activation_bits))
-    untouched = (plan.weight_bits, plan.activation_bits) == (FLOAT_BITS, FLOAT_BITS)
-    kept = untouched or any(own == FLOAT_BITS != usual for usual, own in widths)
+    kept = plan.in_float or any(own == FLOAT_BITS != usual for usual, own in widths)
     reason = Reason.RECIPE if kept or weights else Reason.BIAS if biases else None
     kind = type(layer).__name__
     return Part(plan.name, kind, sum(sizes.values()), macs, weights + biases, macs if kept else 0, reason)

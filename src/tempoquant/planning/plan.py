@@ -22,6 +22,11 @@ class LayerPlan:
     symmetric: bool
 
     @property
+    def in_float(self) -> bool:
+        """Whether neither weight nor input is quantized."""
+        return self.weight_bits == self.activation_bits == FLOAT_BITS
+
+    @property
     def temporal(self) -> bool:
         """Whether the layer sees the time step (and perhaps conditioning) but never the sample."""
         return self.category.is_temporal
@@ -55,9 +60,14 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
     return plans
 
 
+def quantized_names(plans: Mapping[str, LayerPlan]) -> list[str]:
+    """Names of the layers whose weight or input is quantized, in the order of ``plans``."""
+    return [name for name, plan in plans.items() if not plan.in_float]
+
+
 def _check_image_layers(graph: DenoiserGraph, recipe: Recipe, plans: Mapping[str, LayerPlan]) -> None:
     image = [plan for plan in plans.values() if plan.category is Category.IMAGE]
-    in_float = all((plan.weight_bits, plan.activation_bits) == (FLOAT_BITS, FLOAT_BITS) for plan in image)
+    in_float = all(plan.in_float for plan in image)
     if in_float and (recipe.weights.bits, recipe.activations.bits) != (FLOAT_BITS, FLOAT_BITS):
         others = ", ".join(f"{name} ({kind})" for name, kind in list(graph.unsupported.items())[:NAMED])
         why = "its policy keeps all in float" if image else f"only Linear and Conv2d are supported, not {others}"

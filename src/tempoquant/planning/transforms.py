@@ -8,7 +8,7 @@ from torch import nn
 from tempoquant.errors import InputError
 from tempoquant.graph import DenoiserGraph, LayerInfo
 from tempoquant.planning.plan import LayerPlan, layer_roles
-from tempoquant.recipe import FLOAT_BITS, Recipe, Rotation
+from tempoquant.recipe import Recipe, Rotation
 from tempoquant.transforms import LayerTransform, Rotate, Split
 
 
@@ -32,9 +32,7 @@ def layer_transforms(
     free = [
         name
         for name, plan in plans.items()
-        if (plan.weight_bits, plan.activation_bits) != (FLOAT_BITS, FLOAT_BITS)
-        and not plan.temporal
-        and getattr(modules[name], "groups", 1) == 1
+        if not plan.in_float and not plan.temporal and getattr(modules[name], "groups", 1) == 1
     ]
     # Layers behind skip connections (Q-Diffusion, ICCV 2023, section 4.2): a grid for each of their two inputs.
     split = [name for name in free if recipe.weights.split_shortcuts and name in graph.splits]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
-from tempoquant.extension import Registry
+from tempoquant.extension import Names
 
 FLOAT_BITS = 32
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
@@ -25,8 +25,8 @@ def check_bits(bits: int | None) -> int | None:
     return bits
 
 
-def registered(registry: Registry) -> AfterValidator:
-    """A name of ``registry``. One read from a quantized folder may be unknown: its function's work is done."""
+def registered(registry: Names) -> AfterValidator:
+    """A name of ``registry``. One read from a quantized folder may be unknown: its work is done."""
 
     def check(name: str, info: ValidationInfo) -> str:
         return name if (info.context or {}).get("stored") else registry.check(name)

@@ -1,14 +1,15 @@
 """A recipe whole: read, checked, written."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tempoquant.documents import read_yaml
+from tempoquant.extension import STAGES
 from tempoquant.files import write_whole
-from tempoquant.recipe.basics import FLOAT_BITS, Part
+from tempoquant.recipe.basics import FLOAT_BITS, Part, registered
 from tempoquant.recipe.learning import Correction, Training, Tuning
 from tempoquant.recipe.parts import Activations, Attention, Calibration, Override, Rotation, Temporal, Weights
 from tempoquant.recipe.wording import refused
@@ -28,6 +29,7 @@ class Recipe(Part):
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
     policy: tuple[Override, ...] = ()
     transforms: tuple[Rotation, ...] = Field((), exclude_if=lambda transforms: not transforms)
+    stages: tuple[Annotated[str, registered(STAGES)], ...] = Field((), exclude_if=lambda stages: not stages)
     tuning: Tuning | None = None
     correction: Correction | None = None
     training: Training | None = None

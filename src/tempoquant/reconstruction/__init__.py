@@ -2,18 +2,12 @@
 
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import Effort, effort
-from tempoquant.reconstruction.stage import (
-    reconstruct_image_layers,
-    reconstruct_temporal,
-    stage_units,
-    two_streams,
-    unit_identity,
-    weight_stage,
-)
+from tempoquant.reconstruction.lockstep import doubled
 from tempoquant.reconstruction.step_learning import Site
 from tempoquant.reconstruction.steps import StepStage, learn_activation_steps
+from tempoquant.reconstruction.tiar import tiar
 from tempoquant.reconstruction.tuning import Tuner
-from tempoquant.reconstruction.weights import WeightStage
+from tempoquant.reconstruction.weights import WeightStage, reconstruct_units, round_nearest
 
 __all__ = [
     "Effort",
@@ -22,12 +16,10 @@ __all__ = [
     "Tuner",
     "UnitCache",
     "WeightStage",
+    "doubled",
     "effort",
     "learn_activation_steps",
-    "reconstruct_image_layers",
-    "reconstruct_temporal",
-    "stage_units",
-    "two_streams",
-    "unit_identity",
-    "weight_stage",
+    "reconstruct_units",
+    "round_nearest",
+    "tiar",
 ]

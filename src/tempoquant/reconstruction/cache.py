@@ -35,8 +35,8 @@ class UnitCache:
                 raise InputError(f"{folder} holds {foreign[0]!r}, no finished units: use a new or empty folder")
             write_whole(marker, json.dumps(wanted, indent=1))
         found = read_json(marker, "is damaged, use another folder")
-        for key, value in wanted.items():
-            if found.get(key) != value:
+        for key in {**wanted, **found}:
+            if found.get(key) != wanted.get(key):
                 raise InputError(f"{folder} holds units made with another {key}: use another folder")
 
     def load(self, unit: str) -> dict[str, Tensor] | None:

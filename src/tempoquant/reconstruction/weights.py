@@ -1,7 +1,7 @@
 """The weight stage: grids, temporal layers first, then every unit in execution order during one pass."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ class WeightStage:
     Attributes:
         module: the denoiser, its layers already :class:`~tempoquant.layers.QuantizedLayer`, changed in place.
         layers: those layers by name. plans: what happens to each.
-        full, biases: their full-precision weights, and biases or None. cache: finished units.
+        cache: finished units.
+        full, biases: their full-precision weights, and biases or None.
     """
 
     module: nn.Module
@@ -34,10 +35,14 @@ class WeightStage:
     effort: Effort
     layers: dict[str, QuantizedLayer]
     plans: dict[str, LayerPlan]
-    full: dict[str, Tensor]
-    biases: dict[str, Any]
     cache: UnitCache
     progress: Progress
+    full: dict[str, Tensor] = field(init=False)
+    biases: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.full = {name: layer.weight.detach() for name, layer in self.layers.items()}
+        self.biases = {name: layer.bias for name, layer in self.layers.items()}
 
     def grid(self, name: str) -> QParams:
         """The layer's per-channel grid before any fitting."""
