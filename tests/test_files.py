@@ -1,13 +1,12 @@
 """Single files: whole or not at all, and a full disk is said in one line."""
 
 import errno
-import os
-import resource
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from limits import file_size_limit, umask
 from tempoquant.files import replacing, save_tensors, storage_error, write_whole
 
 
@@ -24,11 +23,8 @@ def test_a_file_is_replaced_whole_and_links_are_followed(tmp_path):
 
 
 def test_saved_tensors_have_the_mode_of_other_files(tmp_path):
-    before = os.umask(0o022)
-    try:
+    with umask(0o022):
         save_tensors({"x": torch.arange(3)}, tmp_path / "x.safetensors", {"format": "pt"})
-    finally:
-        os.umask(before)
     assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o644
     assert load_file(tmp_path / "x.safetensors")["x"].tolist() == [0, 1, 2]
 
@@ -49,13 +45,8 @@ WRITERS = {
 def test_a_file_size_limit_names_the_file_and_what_it_needed(tmp_path, kind):
     path, (write, words) = tmp_path / "large.bin", WRITERS[kind]
     path.write_text("old")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    try:
-        with pytest.raises(OSError, match=words) as caught:
-            write(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with file_size_limit(100_000), pytest.raises(OSError, match=words) as caught:
+        write(path)
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["large.bin"]
 

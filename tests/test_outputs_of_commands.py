@@ -1,8 +1,6 @@
 """What commands write, beside files of the user's: every one of these is there, byte for byte, at the end."""
 
 import json
-import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import tempoquant
+from limits import file_size_limit, umask
 from tempoquant.errors import FormatError, InputError
 from tempoquant.outputs import MARKER, Kind, new_staging, writing
 from tempoquant.progress import Silent
@@ -118,11 +117,8 @@ def test_a_run_holds_its_output_from_the_beginning(tmp_path):
 
 
 def test_all_files_of_a_folder_have_the_umasks_mode(tmp_path):
-    before = os.umask(0o022)
-    try:
+    with umask(0o022):
         quantize_to(tmp_path / "out")
-    finally:
-        os.umask(before)
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert modes == {0o644}
 
@@ -156,13 +152,8 @@ def test_a_file_size_limit_is_one_line_and_nothing_is_left(saved, tmp_path, verb
         "export": lambda: tempoquant.export(quantized, tmp_path / "out"),
         "quantize": lambda: quantize_to(tmp_path / "out"),
     }
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
-    try:
-        with pytest.raises(OSError, match="File too large") as caught:
-            verbs[verb]()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with file_size_limit(5_000), pytest.raises(OSError, match="File too large") as caught:
+        verbs[verb]()
     assert caught.value.filename and "\n" not in str(caught.value)
     left = [path.name for path in tmp_path.iterdir()]
     assert left == ["out.partial"] if verb == "quantize" else left == []

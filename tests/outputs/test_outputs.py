@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from limits import umask
 from tempoquant.errors import InputError
 from tempoquant.files import TEMPORARY
 from tempoquant.outputs import (
@@ -234,11 +235,8 @@ def test_what_a_killed_run_left_is_known_as_unfinished(tmp_path):
 
 
 def test_modes_are_those_of_the_umask(tmp_path):
-    before = os.umask(0o027)
-    try:
+    with umask(0o027):
         write(tmp_path / "out")
-    finally:
-        os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out", *(tmp_path / "out").rglob("*"))}
     assert modes == {"out": 0o750, "part": 0o750, "file.txt": 0o640, MARKER: 0o640}
 
