@@ -1,3 +1,5 @@
+"""Distances of paired samples, against hand-worked numbers, loops and closed forms."""
+
 import math
 
 import numpy as np
@@ -5,8 +7,16 @@ import pytest
 import torch
 
 from tempoquant.errors import InputError
-from tempoquant.evaluation import cosine, psnr, relative_error, sqnr_db, ssim, temporal_mismatch, temporal_mismatch_of
-from tempoquant.evaluation.ranges import data_range
+from tempoquant.evaluation import (
+    cosine,
+    data_range,
+    psnr,
+    relative_error,
+    sqnr_db,
+    ssim,
+    temporal_mismatch,
+    temporal_mismatch_of,
+)
 
 
 def test_psnr_by_hand():

@@ -6,54 +6,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graph_models import Attend, Plain, Tokens, probe_of
+from image_layers import Decoder, Function, Rows, Volume
 from tempoquant.graph import Source
 from tempoquant.graph.arithmetic import count_arithmetic
 
 PLAIN = {Source("a"): 8 * 8, Source("b"): 8 * 4, Source("conv"): 4 * 4 * 16}
 """Those of ``Plain`` itself."""
-
-
-class Raw(nn.Module):
-    """A convolution of a parameter, called as a function."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernel = nn.Parameter(torch.randn(4, 4, 3, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.kernel, padding=1)
-
-
-class Rows(nn.Module):
-    """Runs a module over the rows of an image, as a sequence or as a signal."""
-
-    def __init__(self, inner: nn.Module):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.inner(x.flatten(2))
-        return out.reshape(x.shape)
-
-
-class Recurrent(nn.Module):
-    def __init__(self, inner: nn.Module):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)[0]
-
-
-class Deep(nn.Module):
-    """A volume of two slices."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Conv3d(2, 2, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x.unflatten(1, (2, 2))).flatten(1, 2)
 
 
 class Heads(nn.Module):
@@ -79,25 +37,18 @@ class Memory(nn.Module):
         return self.inner(x, tokens, tokens, need_weights=False)[0]
 
 
-def gru(**options) -> nn.Module:
-    return Tokens(Recurrent(nn.GRU(4, 4, batch_first=True, **options)))
-
-
 # Sixteen tokens of width 4: q, k, v and the output are 4 x 4 a token, the two products 16 x 4 each.
 ATTENTION = 16 * (4 * 16 + 2 * 16 * 4)
 PARTS = {
     "Conv2d of two groups": (nn.Conv2d(4, 4, 3, padding=1, groups=2), "image", 16 * 4 * 2 * 9),
-    "Conv1d": (Rows(nn.Conv1d(4, 4, 3, padding=1)), "image.inner", 16 * 4 * 4 * 3),
-    "Conv3d": (Deep(), "image.inner", 2 * 16 * 2 * 2 * 27),
-    "ConvTranspose2d": (
-        nn.Sequential(nn.ConvTranspose2d(4, 4, 2, stride=2), nn.AvgPool2d(2)),
-        "image.0",
-        16 * 4 * 4 * 4,
-    ),
-    "function": (Raw(), "image", 16 * 4 * 4 * 9),
+    "Conv1d": (Rows(nn.Conv1d(4, 4, 3, padding=1)), "image.part", 16 * 4 * 4 * 3),
+    "Conv3d": (Volume(), "image.part", 2 * 16 * 2 * 2 * 27),
+    # Four pixels of 4 channels, each to 4 channels of 2 x 2.
+    "ConvTranspose2d": (Decoder(), "image.part", 4 * 4 * 4 * 4),
+    "function": (Function(), "image", 16 * 4 * 4 * 9),
     # Three gates, each 4 x 4 of the input and of the state.
-    "GRU": (gru(), "image.inner.inner", 16 * 3 * 2 * 16),
-    "LSTM": (Tokens(Recurrent(nn.LSTM(4, 4, batch_first=True))), "image.inner.inner", 16 * 4 * 2 * 16),
+    "GRU": (Rows(nn.GRU(4, 4, batch_first=True), tokens=True), "image.part", 16 * 3 * 2 * 16),
+    "LSTM": (Rows(nn.LSTM(4, 4, batch_first=True), tokens=True), "image.part", 16 * 4 * 2 * 16),
     "MultiheadAttention": (Tokens(Heads(need_weights=False)), "image.inner.inner", ATTENTION),
     "its weights returned": (Tokens(Heads(need_weights=True)), "image.inner.inner", ATTENTION),
     "cross-attention": (Tokens(Memory()), "image.inner.inner", 16 * 2 * 16 + 3 * 2 * 16 + 2 * 16 * 3 * 4),

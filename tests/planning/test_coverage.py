@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import tempoquant
 from conditional_models import dit_pipeline
+from image_layers import Decoder, Function, Rows, Volume
 from tempoquant.errors import InputError
 from tempoquant.job import full_precision
 from tempoquant.layers import quantized_layers, quantized_products
@@ -45,51 +46,6 @@ WEIGHTS = 2 * 4 + 4 * 4 + 9 * 4 + 9 * 4
 BIASES = 4 + 4 + 4 + 1
 MACS = 2 * 4 + 4 * 4 + 2 * PIXELS * 9 * 4
 """Those of ``Mixed`` without its inner part."""
-
-
-class Rows(nn.Module):
-    """A module over all pixels as one signal (B, 4, 64), or as tokens (B, 64, 4)."""
-
-    def __init__(self, part: nn.Module, tokens: bool = False):
-        super().__init__()
-        self.part, self.tokens = part, tokens
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(2).mT if self.tokens else x.flatten(2)
-        out = self.part(rows, rows, rows) if isinstance(self.part, nn.MultiheadAttention) else self.part(rows)
-        out = out[0] if isinstance(out, tuple) else out
-        return (out.mT if self.tokens else out).reshape(x.shape)
-
-
-class Volume(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.part = nn.Conv3d(2, 2, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.part(x.unflatten(1, (2, 2))).flatten(1, 2)
-
-
-class Decoder(nn.Module):
-    """Halves the sides, and doubles them again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.part = nn.ConvTranspose2d(4, 4, 2, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.part(F.avg_pool2d(x, 2))
-
-
-class Function(nn.Module):
-    """A convolution with a parameter that belongs to no layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernel = nn.Parameter(torch.randn(4, 4, 3, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.kernel, padding=1)
 
 
 class Unread(nn.Module):
