@@ -164,7 +164,7 @@ def replayed(quantized: tempoquant.QuantizedPipeline, step: float, x: Tensor, co
     with torch.inference_mode():
         for _ in range(3):
             made.denoiser(x, step, **context)
-    assert replay.played
+    assert replay.replays
     return lambda: made.denoiser(x, step, **context)
 
 

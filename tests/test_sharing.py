@@ -1,17 +1,15 @@
 """State by thread, and blocks on one module that overlap in any order."""
 
 import copy
-import inspect
 import itertools
 import pickle
 import threading
 
 import pytest
-import torch
 from torch import nn
 
 from tempoquant.sampling.sampling import evaluating
-from tempoquant.sharing import PerThread, SharedBlock, surround
+from tempoquant.sharing import PerThread, SharedBlock
 
 
 class State(PerThread):
@@ -72,45 +70,6 @@ def test_a_block_that_does_not_start_is_not_entered():
     for _ in range(2):
         with pytest.raises(ValueError, match="on purpose"), Failing(module, []):
             pass
-
-
-def plus(number):
-    return lambda forward, x: forward(x) + number
-
-
-@pytest.mark.parametrize("order", itertools.permutations(range(3)))
-def test_functions_around_forward_leave_in_any_order(order):
-    module = nn.Identity()
-    signature, undo = inspect.signature(module.forward), [surround(module, plus(10**i)) for i in range(3)]
-    assert module(0) == 111 and inspect.signature(module.forward) == signature
-    left = {0, 1, 2}
-    for i in order:
-        undo[i]()
-        left -= {i}
-        assert module(0) == sum(10**j for j in left)
-    assert "forward" not in vars(module)
-
-
-def test_the_innermost_function_is_called_last_and_an_own_forward_comes_back():
-    module, calls = nn.Identity(), []
-    module.forward = own = lambda x: calls.append("own") or x
-    last = surround(module, lambda forward, x: calls.append("first entered") or forward(x))
-    inner = surround(module, lambda forward, x: calls.append("inner") or forward(x), innermost=True)
-    assert module(1) == 1 and calls == ["first entered", "inner", "own"]
-    last()
-    inner()
-    assert module.forward is own
-
-
-def test_a_copy_of_a_surrounded_module_is_its_own():
-    module = nn.Linear(2, 2)
-    undo = surround(module, plus(1))
-    twin = copy.deepcopy(module)
-    with torch.no_grad():
-        twin.weight.zero_()
-        twin.bias.zero_()
-        assert not twin(torch.ones(1, 2)).any() and module(torch.ones(1, 2)).any()
-    undo()
 
 
 def test_evaluation_mode_lasts_as_long_as_any_block():

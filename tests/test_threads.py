@@ -121,7 +121,7 @@ def test_replayed_in_every_thread(folder):
     def replayed_draw(seed):
         with tempoquant.replayed(unet) as replay:
             made = draw(seed)
-            played.append(replay.played)
+            played.append(replay.replays)
         return made
 
     check(replayed_draw)
@@ -133,7 +133,7 @@ def test_replayed_around_all_threads(folder):
     unet = DiffusionPipeline.from_pretrained(folder).unet
     with tempoquant.replayed(unet) as replay:
         check(plain_draw(unet))
-        assert replay.played > 16 * THREADS
+        assert replay.replays > 16 * THREADS
     assert "forward" not in vars(unet)
 
 

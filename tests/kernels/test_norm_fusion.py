@@ -14,7 +14,7 @@ from tempoquant.kernels import passes as byte_pass
 from tempoquant.kernels.check import integers_are_exact
 from tempoquant.kernels.engine import use_engine
 from tempoquant.kernels.norm_fusion import DeferredGroupNorm, enable_norm_fusion
-from tempoquant.kernels.passes import GroupNorm, norm_silu_to_uint8
+from tempoquant.kernels.passes import GroupNormParams, norm_silu_to_uint8
 from tiny import small_recipe, unet_pipeline
 
 if not integers_are_exact():
@@ -28,8 +28,8 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def told(norm: nn.GroupNorm) -> GroupNorm:
-    return GroupNorm(norm.num_groups, norm.weight, norm.bias, norm.eps)
+def params_of(norm: nn.GroupNorm) -> GroupNormParams:
+    return GroupNormParams(norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
 def norm_of(channels: int, groups: int) -> nn.GroupNorm:
@@ -49,7 +49,7 @@ def test_one_pass_gives_the_bytes_of_float64(shape, offset):
     exact = nn.functional.silu(exact) / NUMBERS.scale
     wanted = (exact.round() + NUMBERS.zero_point).clamp(NUMBERS.q_min, NUMBERS.q_max)
     for layout in (torch.contiguous_format, torch.channels_last):
-        q = norm_silu_to_uint8(x.contiguous(memory_format=layout), told(norm), NUMBERS)
+        q = norm_silu_to_uint8(x.contiguous(memory_format=layout), params_of(norm), NUMBERS)
         assert q.dtype == torch.uint8 and q.is_contiguous(memory_format=torch.channels_last)
         off = (q.double() - wanted).abs()
         tie = (exact - exact.floor() - 0.5).abs()
@@ -65,7 +65,7 @@ def test_any_number_of_threads_gives_the_same_bytes():
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            made.append(norm_silu_to_uint8(x, told(norm), NUMBERS))
+            made.append(norm_silu_to_uint8(x, params_of(norm), NUMBERS))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])

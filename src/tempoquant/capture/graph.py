@@ -1,4 +1,4 @@
-"""A call of a module as a flat list of operators: all that it computes, without Python's way through its parts."""
+"""ATen operators of one forward, captured by a TorchDispatchMode and replayed without module calls."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,23 +10,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from torch.utils.weak import WeakIdKeyDictionary
 
-from tempoquant.kernels import DeferredGroupNorm, GroupNorm
-from tempoquant.layers import CAPTURE
+from tempoquant.patching import CAPTURE
 
-NUMBERS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
-"""Operators that give Python a number, which may then go another way."""
+READS_VALUE = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+"""Operators that give Python a value of a tensor, on which its control flow may depend."""
 SCALINGS = (torch.ops.aten.div.Tensor, torch.ops.aten.mul.Tensor)
 
 
-class PendingNorm(NamedTuple):
-    """In the place of an argument: what a norm that waits for this operator computes."""
-
-    norm: GroupNorm
-    silu: bool
-
-
 class Slot(NamedTuple):
-    """A place of a graph's result."""
+    """A place among a replay's tensors, by number: inputs first."""
 
     number: int
 
@@ -36,9 +28,15 @@ class Node:
     """One operator of a graph.
 
     Attributes:
-        args: what it is called with; those of ``tensors`` and ``lists`` are filled in, by place: a slot, or a slot (or
-            None: as it is) for each entry. makes: the slots of its results, of which there is a ``single`` one or a
-            list, with None for what is no tensor. done: slots that nobody reads after it.
+        function: the operator, or the function that was captured as one.
+        args: its arguments; those of ``tensors`` and ``lists`` are filled in at every replay. In the place of a
+            deferred tensor stands what builds it from the tensor of the slot, in that of other tensors None.
+        kwargs: its keyword arguments, none of them a captured tensor.
+        tensors: (index in ``args``, slot) of every captured tensor.
+        lists: (index in ``args``, slots) of every list with captured tensors; None where an entry is constant.
+        outputs: the slots of its results; None for a result that is no tensor.
+        single: whether it returns one result and not a list of them.
+        freed: slots that no later node reads.
     """
 
     function: Callable[..., Any]
@@ -46,32 +44,39 @@ class Node:
     kwargs: dict[str, Any]
     tensors: list[tuple[int, int]]
     lists: list[tuple[int, list[int | None]]]
-    makes: list[int | None]
+    outputs: list[int | None]
     single: bool
-    done: list[int] = field(default_factory=list)
+    freed: list[int] = field(default_factory=list)
 
     def run(self, values: list[Any]) -> None:
-        """Compute this operator's slots from the others'."""
+        """Compute the output slots of ``values`` from its other slots, then clear those of ``freed``."""
         args = self.args.copy()
         for place, slot in self.tensors:
-            owed = args[place]
-            args[place] = values[slot] if owed is None else DeferredGroupNorm(values[slot], *owed)
+            build = args[place]
+            args[place] = values[slot] if build is None else build(values[slot])
         for place, slots in self.lists:
             args[place] = [e if s is None else values[s] for e, s in zip(args[place], slots, strict=True)]
-        made = self.function(*args, **self.kwargs)
+        result = self.function(*args, **self.kwargs)
         if self.single:
-            values[self.makes[0]] = made  # type: ignore[index]
+            values[self.outputs[0]] = result  # type: ignore[index]
         else:
-            for target, result in zip(self.makes, made, strict=True):
+            for target, output in zip(self.outputs, result, strict=True):
                 if target is not None:
-                    values[target] = result
-        for slot in self.done:
+                    values[target] = output
+        for slot in self.freed:
             values[slot] = None
 
 
 @dataclass
 class CapturedGraph:
-    """What :meth:`GraphCapture.graph` makes: call it with tensors like those that were recorded."""
+    """The operators of one forward; called with tensors like the captured inputs it returns what the forward returned.
+
+    Attributes:
+        nodes: the operators in the order in which they ran.
+        size: how many slots they use.
+        result: the leaves of the result, a :class:`Slot` for every tensor that was computed.
+        spec: the tree of these leaves.
+    """
 
     nodes: list[Node]
     size: int
@@ -88,28 +93,31 @@ class CapturedGraph:
 
 
 class GraphCapture(TorchDispatchMode):
-    """Within its ``with`` block every operator is written down.
+    """Captures every operator that runs within its ``with`` block.
 
-    Tensors that were there before are constants, but for the ``inputs``.
+    Tensors that exist before are constants of the graph, but for the ``inputs``.
+
+    Args:
+        inputs: the tensors that change from call to call.
 
     Attributes:
-        why: why what was recorded cannot be played back, or None.
+        not_capturable: why the operators so far cannot be replayed; None if they can.
     """
 
     def __init__(self, inputs: Sequence[Tensor]):
         super().__init__()
-        # By weak reference: what the call has no more use for is freed as ever.
+        # By weak reference: intermediate results are freed as in an uncaptured call.
         self.slots = WeakIdKeyDictionary()
         self.size = len(inputs)
         for slot, tensor in enumerate(inputs):
             self.slots.setdefault(tensor, slot)
         self.nodes: list[Node] = []
-        self.inside = False
+        self.inside_operator = False
         self.outer: Callable[..., Any] | None = None
-        self.why: str | None = None
+        self.not_capturable: str | None = None
 
     def __enter__(self) -> Self:
-        self.outer, CAPTURE.as_operator = CAPTURE.as_operator, self.whole
+        self.outer, CAPTURE.as_operator = CAPTURE.as_operator, self.as_operator
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
@@ -117,69 +125,72 @@ class GraphCapture(TorchDispatchMode):
         super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.inside:
+        if self.inside_operator:
             return func(*args, **(kwargs or {}))
-        if DeferredGroupNorm in types:
+        if any(map(_is_deferred, types)):
             return NotImplemented
-        made = func(*args, **(kwargs or {}))
-        if _changes_nothing(func, args, made):
+        result = func(*args, **(kwargs or {}))
+        if _is_identity(func, args, result):
             # A constant stays one.
-            if self._knows(args[0]):
-                self.slots[made] = self.slots[args[0]]
+            if self._is_captured(args[0]):
+                self.slots[result] = self.slots[args[0]]
         else:
-            self._note(func, args, kwargs or {}, made)
-        return made
+            self._add_node(func, args, kwargs or {}, result)
+        return result
 
-    def whole(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` as one operator, called again when the graph is played, whatever it does inside."""
+    def as_operator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` captured as one operator, called again at every replay, whatever it computes inside."""
 
-        def one(*args: Any) -> Any:
-            if self.inside:
-                return function(*args)
-            self.inside = True
+        def operator(*args: Any, **kwargs: Any) -> Any:
+            if self.inside_operator:
+                return function(*args, **kwargs)
+            self.inside_operator = True
             try:
-                made = function(*args)
+                result = function(*args, **kwargs)
             finally:
-                self.inside = False
-            self._note(function, args, {}, made)
-            return made
+                self.inside_operator = False
+            self._add_node(function, args, kwargs, result)
+            return result
 
-        return one
+        return operator
 
     def graph(self, result: Any) -> CapturedGraph:
-        """All that was recorded, ending with ``result``."""
+        """All that was captured, returning ``result``: any tree of tensors and other values."""
         leaves, spec = tree_flatten(result)
-        found = [Slot(self.slots[leaf]) if self._knows(leaf) else leaf for leaf in leaves]
-        if any(isinstance(leaf, Tensor) for leaf in found):
-            self.why = self.why or "its result comes from elsewhere"
-        nodes = _needed(self.nodes, {leaf.number for leaf in found if isinstance(leaf, Slot)})
-        return CapturedGraph(nodes, self.size, found, spec)
+        outputs = [Slot(self.slots[leaf]) if self._is_captured(leaf) else leaf for leaf in leaves]
+        if any(isinstance(leaf, Tensor) for leaf in outputs):
+            self._refuse("a tensor of its result is created outside of the captured call")
+        nodes = _needed(self.nodes, {leaf.number for leaf in outputs if isinstance(leaf, Slot)})
+        return CapturedGraph(nodes, self.size, outputs, spec)
 
-    def _note(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any], made: Any) -> None:
-        given: list[Any] = list(args)
+    def _add_node(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
+        constants: list[Any] = list(args)
         tensors: list[tuple[int, int]] = []
         lists: list[tuple[int, list[int | None]]] = []
         for place, value in enumerate(args):
-            if isinstance(value, DeferredGroupNorm):
-                if not self._knows(value.source):
-                    self.why = self.why or "a norm waits whose input it does not compute"
-                tensors.append((place, self._slot(value.source)))
-                given[place] = PendingNorm(value.owed, value.silu)
-            elif self._knows(value):
+            if _is_deferred(type(value)):
+                source, constants[place] = value.deferred_source()
+                if not self._is_captured(source):
+                    self._refuse("the deferred norm's input is created outside of the captured call")
+                tensors.append((place, self._slot(source)))
+            elif self._is_captured(value):
                 tensors.append((place, self.slots[value]))
-                given[place] = None
-            elif isinstance(value, list | tuple) and any(map(self._knows, value)):
-                lists.append((place, [self.slots[entry] if self._knows(entry) else None for entry in value]))
-                given[place] = [None if self._knows(entry) else entry for entry in value]
-        if function in NUMBERS and tensors:
-            self.why = self.why or "it reads a number off what it computes"
-        if any(map(self._knows, kwargs.values())):
-            self.why = self.why or f"{function} takes a tensor by name"
-        results = list(made) if isinstance(made, list | tuple) else [made]
-        makes = [self._slot(result) if isinstance(result, Tensor) else None for result in results]
-        if any(slot is not None for slot in makes):
-            single = not isinstance(made, list | tuple)
-            self.nodes.append(Node(function, given, kwargs, tensors, lists, makes, single))
+                constants[place] = None
+            elif isinstance(value, list | tuple) and any(map(self._is_captured, value)):
+                lists.append((place, [self.slots[entry] if self._is_captured(entry) else None for entry in value]))
+                constants[place] = [None if self._is_captured(entry) else entry for entry in value]
+        if function in READS_VALUE and tensors:
+            self._refuse("Python reads a value that it computes")
+        if any(map(self._is_captured, kwargs.values())):
+            self._refuse(f"{function} takes a tensor as a keyword argument")
+        single = not isinstance(result, list | tuple)
+        results = [result] if single else list(result)
+        outputs = [self._slot(entry) if isinstance(entry, Tensor) else None for entry in results]
+        if any(slot is not None for slot in outputs):
+            self.nodes.append(Node(function, constants, kwargs, tensors, lists, outputs, single))
+
+    def _refuse(self, reason: str) -> None:
+        self.not_capturable = self.not_capturable or f"not capturable: {reason}"
 
     def _slot(self, tensor: Tensor) -> int:
         if tensor not in self.slots:
@@ -187,30 +198,39 @@ class GraphCapture(TorchDispatchMode):
             self.size += 1
         return self.slots[tensor]
 
-    def _knows(self, value: Any) -> bool:
+    def _is_captured(self, value: Any) -> bool:
         return isinstance(value, Tensor) and value in self.slots
 
 
-def _changes_nothing(function: Any, args: Sequence[Any], made: Any) -> bool:
-    """Whether an operator gave back what it was given: the very tensor, or the same numbers times one."""
+def _is_deferred(kind: type) -> bool:
+    """Whether a tensor class is one of tensors that are computed when they are first read.
+
+    These have a method ``deferred_source() -> (tensor, build)``: what it is computed from, and what makes the deferred
+    tensor of another such tensor at a replay.
+    """
+    return hasattr(kind, "deferred_source")
+
+
+def _is_identity(function: Any, args: Sequence[Any], result: Any) -> bool:
+    """Whether an operator returned its first argument: the very tensor, or the same values times or by one."""
     if not args or not isinstance(args[0], Tensor) or function._schema.is_mutable:
         return False
-    one = len(args) > 1 and isinstance(args[1], int | float) and args[1] == 1
-    return made is args[0] or (function in SCALINGS and one and made.dtype == args[0].dtype)
+    by_one = len(args) > 1 and isinstance(args[1], int | float) and args[1] == 1
+    return result is args[0] or (function in SCALINGS and by_one and result.dtype == args[0].dtype)
 
 
-def _needed(nodes: list[Node], kept: set[int]) -> list[Node]:
-    """The operators that ``kept`` slots need; each then says which slots nobody reads after it."""
-    later, found = set(kept), []
+def _needed(nodes: list[Node], read_later: set[int]) -> list[Node]:
+    """The nodes that the slots of ``read_later`` need, in order, with their ``freed`` filled in."""
+    later, needed = set(read_later), []
     for node in reversed(nodes):
-        # Whatever is no operator of torch's may do more than it gives back.
+        # A function that is no operator of torch's may do more than return its result.
         pure = isinstance(node.function, torch._ops.OpOverload) and not node.function._schema.is_mutable
-        made = {slot for slot in node.makes if slot is not None}
-        if pure and later.isdisjoint(made):
+        outputs = {slot for slot in node.outputs if slot is not None}
+        if pure and later.isdisjoint(outputs):
             continue
-        touched = {slot for _, slot in node.tensors} | made
+        touched = {slot for _, slot in node.tensors} | outputs
         touched |= {slot for _, slots in node.lists for slot in slots if slot is not None}
-        node.done = sorted(touched - later)
+        node.freed = sorted(touched - later)
         later |= touched
-        found.append(node)
-    return found[::-1]
+        needed.append(node)
+    return needed[::-1]

@@ -1,7 +1,6 @@
 """Two denoisers that take the same inputs, and mixtures of them: some layers, or some steps, of one in the other."""
 
-import functools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from tempoquant.errors import InputError
 from tempoquant.graph import map_kind
 from tempoquant.intervals import Clock
 from tempoquant.layers import places_of
+from tempoquant.patching import surround
 from tempoquant.pipelines import Model, in_float32, resolve
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.sampling import evaluating
@@ -73,25 +73,17 @@ class Pair:
             clock: knows the time argument of the full-precision denoiser.
         """
         host, guest = self.full.denoiser.module, self.quantized.denoiser.module
-        own, had = host.forward, "forward" in host.__dict__
         answers = _adapted(guest, host)
 
-        @functools.wraps(own)
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            chosen = answers if float(clock.timestep) in timesteps else own  # type: ignore[arg-type]
+        def answered(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            chosen = answers if float(clock.timestep) in timesteps else forward  # type: ignore[arg-type]
             return chosen(*args, **kwargs)
 
-        handle = clock.attach(host)
-        host.forward = forward
-        try:
-            with evaluating(guest):
-                yield self.full
-        finally:
-            handle.remove()
-            if had:
-                host.forward = own
-            else:
-                del host.forward
+        with ExitStack() as stack:
+            stack.callback(clock.attach(host).remove)
+            stack.callback(surround(host, answered))
+            stack.enter_context(evaluating(guest))
+            yield self.full
 
 
 def open_pair(quantized: Any, reference: Any) -> Pair:

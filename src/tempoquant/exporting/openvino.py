@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from tempoquant.errors import FormatError, InputError
 from tempoquant.exporting.extras import needed
-from tempoquant.exporting.swapping import swapped
 from tempoquant.exporting.traceable import OUTPUT, PlainGraph
+from tempoquant.patching import own_function, substitute
 
 MODEL = "openvino_model.xml"
 PRODUCTS = ("Convolution", "FullyConnected", "MatMul", "Subgraph")
@@ -41,8 +41,8 @@ def write_openvino(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path)
 @contextmanager
 def _norms_by_channel(module: nn.Module) -> Iterator[None]:
     """Let group norms be :func:`norm_by_channel` for the time of a ``with`` block."""
-    norms = [part for part in module.modules() if type(part) is nn.GroupNorm and "forward" not in vars(part)]
-    undo = [swapped(part, "forward", functools.partial(norm_by_channel, part)) for part in norms]
+    norms = [part for part in module.modules() if type(part) is nn.GroupNorm and own_function(part) is None]
+    undo = [substitute(part, functools.partial(norm_by_channel, part)) for part in norms]
     try:
         yield
     finally:

@@ -1,5 +1,7 @@
-"""Group norms that wait for their reader: a convolution in integers takes norm, SiLU and rounding in one pass."""
+"""Fusion of GroupNorm, SiLU and rounding into the int8 convolution that reads them: one pass over the activation."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,84 +9,92 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from tempoquant.intervals import ScalarQParams
-from tempoquant.kernels.passes import GroupNorm, norm_silu_to_uint8, quantize_to_uint8
+from tempoquant.kernels.passes import GroupNormParams, norm_silu_to_uint8, quantize_to_uint8
+from tempoquant.patching import GraphRole, own_function, remove_patches, surround
 
 aten: Any = torch.ops.aten
 
 
 class DeferredGroupNorm(Tensor):
-    """What a group norm puts out, maybe through SiLU, not computed yet; whatever else is done with it computes it.
+    """The output of GroupNorm, or of GroupNorm and SiLU, that is computed when it is first read.
+
+    An int8 convolution reads ``source`` and fuses norm, SiLU and rounding; every other operator gets the stock values.
 
     Attributes:
-        source: the norm's input, (B, C, H, W). owed: what it computes. silu: whether SiLU follows.
+        source: the norm's input, (B, C, H, W) float32.
+        params: of the norm.
+        silu: whether SiLU follows the norm.
+        cached: the values once an operator asked for them, or None.
     """
 
     source: Tensor
-    owed: GroupNorm
+    params: GroupNormParams
     silu: bool
-    known: Tensor | None
+    cached: Tensor | None
 
     @staticmethod
-    def __new__(cls, source: Tensor, norm: GroupNorm, silu: bool) -> "DeferredGroupNorm":
-        make: Any = torch.Tensor._make_wrapper_subclass
-        made = make(cls, source.shape, strides=source.stride(), dtype=source.dtype, device=source.device)
-        made.source, made.owed, made.silu, made.known = source, norm, silu, None
-        return made
+    def __new__(cls, source: Tensor, params: GroupNormParams, silu: bool) -> "DeferredGroupNorm":
+        wrapper: Any = torch.Tensor._make_wrapper_subclass
+        deferred = wrapper(cls, source.shape, strides=source.stride(), dtype=source.dtype, device=source.device)
+        deferred.source, deferred.params, deferred.silu, deferred.cached = source, params, silu, None
+        return deferred
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         if func is aten.silu.default and not args[0].silu:
-            return cls(args[0].source, args[0].owed, True)
+            return cls(args[0].source, args[0].params, True)
         if func is aten.dropout.default and not args[2]:
             return args[0]
         args, kwargs = tree_map_only(cls, cls.computed, (args, kwargs or {}))
         return func(*args, **kwargs)
 
     def computed(self) -> Tensor:
-        """The values, by torch's own calls."""
-        if self.known is None:
-            y = nn.functional.group_norm(self.source, *self.owed)
-            self.known = nn.functional.silu(y) if self.silu else y
-        return self.known
+        """The values, (B, C, H, W) float32, by torch's own operators."""
+        if self.cached is None:
+            y = nn.functional.group_norm(self.source, *self.params)
+            self.cached = nn.functional.silu(y) if self.silu else y
+        return self.cached
+
+    def deferred_source(self) -> tuple[Tensor, Callable[[Tensor], "DeferredGroupNorm"]]:
+        """For a graph capture: the norm's input, and what makes the deferred norm of another input."""
+        return self.source, functools.partial(DeferredGroupNorm, params=self.params, silu=self.silu)
 
 
-def fused_quantize_to_uint8(x: Tensor, numbers: ScalarQParams) -> Tensor:
-    """:func:`~tempoquant.kernels.passes.quantize_to_uint8` of an input that may be awaited."""
+def fused_quantize_to_uint8(x: Tensor, qparams: ScalarQParams) -> Tensor:
+    """``clamp(round(x / s) + z, q_min, q_max)`` as uint8 of x's shape, fused with the GroupNorm that x may defer."""
     if not isinstance(x, DeferredGroupNorm):
-        return quantize_to_uint8(x, numbers)
-    q = norm_silu_to_uint8(x.source, x.owed, numbers) if x.silu else None
-    return quantize_to_uint8(x.computed(), numbers) if q is None else q
+        return quantize_to_uint8(x, qparams)
+    q = norm_silu_to_uint8(x.source, x.params, qparams) if x.silu else None
+    return quantize_to_uint8(x.computed(), qparams) if q is None else q
 
 
-class DeferringForward:
-    """A group norm's ``forward`` that puts the work off where an integer layer may take it over.
+class DeferForward:
+    """Around a GroupNorm's ``forward``: returns a :class:`DeferredGroupNorm` where an int8 convolution can fuse it.
 
-    A class: copying the module must give the copy its own.
+    Only for float32 inputs (B, C, H, W) on the CPU, without gradients, compilation and tracing.
     """
+
+    graph_role = GraphRole.INLINE
 
     def __init__(self, norm: nn.GroupNorm):
         self.norm = norm
 
-    def __call__(self, input: Tensor) -> Tensor:
+    def __call__(self, forward: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
         norm = self.norm
-        followed = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        traced = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
         tensors = (input, norm.weight, norm.bias)
-        if (
-            followed
-            or input.dim() != 4
-            or not all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
-        ):
-            return nn.GroupNorm.forward(norm, input)
-        return DeferredGroupNorm(input, GroupNorm(norm.num_groups, norm.weight, norm.bias, norm.eps), False)
+        suited = input.dim() == 4 and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+        if traced or not suited:
+            return forward(input)
+        return DeferredGroupNorm(input, GroupNormParams(norm.num_groups, norm.weight, norm.bias, norm.eps), False)
 
 
-def enable_norm_fusion(module: nn.Module, wait: bool) -> None:
-    """Whether group norms of ``module`` wait for their reader from now on."""
+def enable_norm_fusion(module: nn.Module, enable: bool = True) -> None:
+    """Let int8 convolutions fuse the GroupNorms of ``module`` that they read, or let these compute themselves again."""
     for part in module.modules():
         if type(part) is nn.GroupNorm and part.affine:
-            if wait and "forward" not in vars(part):
-                vars(part)["forward"] = DeferringForward(part)
-            elif not wait and isinstance(vars(part).get("forward"), DeferringForward):
-                del part.forward
+            remove_patches(part, DeferForward)
+            if enable and own_function(part) is None:
+                surround(part, DeferForward(part), lasting=True)

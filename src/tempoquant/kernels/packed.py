@@ -73,10 +73,10 @@ def keep_packed(layer: QuantizedLayer, packed: Tensor) -> None:
     made = PackedWeight.of(packed, layer.weight.shape)
     if torch.equal(made.plain(), layer.weight.detach()):
         layer.weight = nn.Parameter(made, requires_grad=False)
-        give_back()
+        release_freed_memory()
 
 
-def give_back() -> None:
+def release_freed_memory() -> None:
     """Return freed memory to the system, where it is glibc that holds it.
 
     It would keep most of it: the holes that plain weights leave are just too small for packed ones of the same size.

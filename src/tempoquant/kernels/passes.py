@@ -13,8 +13,15 @@ from tempoquant.numerics import QParams
 MIDDLE = 128
 
 
-class GroupNorm(NamedTuple):
-    """What a group norm computes with, as it was when it was called: weights may be offloaded before it is read."""
+class GroupNormParams(NamedTuple):
+    """Parameters of a GroupNorm at the time of its call: its weights may be offloaded before a deferred norm is read.
+
+    Attributes:
+        groups: number of channel groups.
+        weight: (C,) float32.
+        bias: (C,) float32.
+        eps: added to the variance.
+    """
 
     groups: int
     weight: Tensor
@@ -46,7 +53,7 @@ def dequantize_centered(x: Tensor, interval: QParams) -> Tensor:
     return quantized_input(x, interval) if made is None else made
 
 
-def norm_silu_to_uint8(x: Tensor, norm: GroupNorm, numbers: ScalarQParams) -> Tensor | None:
+def norm_silu_to_uint8(x: Tensor, norm: GroupNormParams, numbers: ScalarQParams) -> Tensor | None:
     """:func:`quantize_to_uint8` of ``silu(group_norm(x))`` in two readings of ``x``; None without a compiler.
 
     Args:

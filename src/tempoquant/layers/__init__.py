@@ -4,37 +4,32 @@ from tempoquant.layers.attention import (
     OPERANDS,
     AttentionProducts,
     QuantizedProduct,
-    WatchedForward,
     attention_in_pieces,
     quantized_products,
     simulate_product,
 )
 from tempoquant.layers.install import install_attention, install_layers, places_of
 from tempoquant.layers.layer import QuantConv2d, QuantizedLayer, QuantLinear, quantized_layers, to_quantized
-from tempoquant.layers.opaque import CAPTURE, opaque
 from tempoquant.layers.simulation import quantized_input, simulate
 from tempoquant.layers.straight_through import (
     learn_with_gradients,
-    learning_kernels,
     straight_through,
     straight_through_product,
 )
+from tempoquant.layers.temporary import learning_kernels, temporary_kernels
 
 __all__ = [
-    "CAPTURE",
     "OPERANDS",
     "AttentionProducts",
     "QuantConv2d",
     "QuantLinear",
     "QuantizedLayer",
     "QuantizedProduct",
-    "WatchedForward",
     "attention_in_pieces",
     "install_attention",
     "install_layers",
     "learn_with_gradients",
     "learning_kernels",
-    "opaque",
     "places_of",
     "quantized_input",
     "quantized_layers",
@@ -43,5 +38,6 @@ __all__ = [
     "simulate_product",
     "straight_through",
     "straight_through_product",
+    "temporary_kernels",
     "to_quantized",
 ]

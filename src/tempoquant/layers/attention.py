@@ -2,7 +2,7 @@
 
 The products are functions, not modules, so they are caught by watching torch functions while their owner runs: the
 owner is the module that :mod:`tempoquant.graph` found to execute them, the innermost one that runs. Its ``forward`` is
-wrapped, whatever its class; a diffusers attention processor stays the object it was.
+surrounded, whatever its class; a diffusers attention processor stays the object it was.
 """
 
 import functools
@@ -15,9 +15,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from tempoquant.graph import MATRIX_PRODUCTS, AttentionProduct
-from tempoquant.layers.opaque import opaque
 from tempoquant.layers.simulation import EXACT, quantized_input
 from tempoquant.numerics import QParams
+from tempoquant.patching import GraphRole, in_graph, opaque, surround
 from tempoquant.sharing import PerThread
 
 OPERANDS = ("q", "k", "v", "p")
@@ -175,11 +175,13 @@ class AttentionProducts(nn.Module):
                 part.register_forward_pre_hook(self._pause)
                 part.register_forward_hook(self._resume, always_call=True)
         owner.add_module("attention_products", self)
-        owner.forward = WatchedForward(owner.forward, self)
+        # Not hooks: a keyboard interrupt passes them by, and would leave the watch in place.
+        surround(owner, self.watched, lasting=True)
 
+    @in_graph(GraphRole.INLINE)
     @torch.compiler.disable
-    def watched(self, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """One call of the owner."""
+    def watched(self, forward: Callable, *args: Any, **kwargs: Any) -> Any:
+        """``forward(*args, **kwargs)``, a call of the owner, with its products quantized."""
         running = self._running
         before, watch = running.watch, _Watch(self)
         running.watch = watch
@@ -194,11 +196,13 @@ class AttentionProducts(nn.Module):
         return self._running.watch is watch
 
     # Products of the owner's parts are their own: while one runs, the owner counts nothing.
+    @in_graph(GraphRole.INLINE)
     def _pause(self, *_: Any) -> None:
         watch = self._running.watch
         if watch is not None:
             watch.parts_running += 1
 
+    @in_graph(GraphRole.INLINE)
     def _resume(self, *_: Any) -> None:
         watch = self._running.watch
         if watch is not None:
@@ -209,21 +213,6 @@ class _Running(PerThread):
     """The watch of the owner's innermost call in a thread."""
 
     watch: "_Watch | None" = None
-
-
-class WatchedForward:
-    """A module's ``forward`` under watch, with the signature of the original.
-
-    Not hooks: a keyboard interrupt passes them by, and would leave the watch in place. Not a closure: copying the
-    module must give the copy its own.
-    """
-
-    def __init__(self, forward: Callable, products: AttentionProducts):
-        functools.update_wrapper(self, forward, updated=())
-        self.forward, self.products = forward, products
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.products.watched(self.forward, args, kwargs)
 
 
 class _Watch(TorchFunctionMode):

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.intervals import IntervalProvider, KeepsPrecision
-from tempoquant.layers.opaque import opaque
 from tempoquant.layers.simulation import simulate
 from tempoquant.numerics import QParams
+from tempoquant.patching import opaque
+
+LayerKernel = Callable[["QuantizedLayer", Tensor], Tensor]
+"""Computes a layer's output, in the input's dtype, from the layer and its input."""
 
 
 class QuantizedLayer(KeepsPrecision):
@@ -35,7 +38,7 @@ class QuantizedLayer(KeepsPrecision):
     weight_bits: int = 32
     input_interval: IntervalProvider | None
     exact_parts: dict[float, list[int] | None]
-    kernel: Callable[["QuantizedLayer", Tensor], Tensor]
+    kernel: LayerKernel
 
     def _start_float(self) -> None:
         self.register_buffer("weight_scale", None)

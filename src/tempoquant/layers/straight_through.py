@@ -1,7 +1,5 @@
 """Kernels for learning: the simulated computation in float, with straight-through gradients to inputs and scales."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,20 +24,10 @@ def straight_through_product(product: QuantizedProduct, names: str, left: Tensor
     return torch.matmul(x, y).to(left.dtype)
 
 
-def learn_with_gradients(module: nn.Module, wanted: bool = True) -> None:
-    """Let everything quantized inside ``module`` compute with gradients, or be simulated again."""
+def learn_with_gradients(module: nn.Module, learn: bool = True) -> None:
+    """Let everything quantized inside ``module`` compute with straight-through gradients, or be simulated again."""
     for part in module.modules():
         if isinstance(part, QuantizedLayer):
-            part.kernel = straight_through if wanted else simulate
+            part.kernel = straight_through if learn else simulate
         elif isinstance(part, QuantizedProduct):
-            part.compute_with(straight_through_product if wanted else simulate_product)
-
-
-@contextmanager
-def learning_kernels(module: nn.Module) -> Iterator[None]:
-    """:func:`learn_with_gradients` for the time of a ``with`` block."""
-    try:
-        learn_with_gradients(module)
-        yield
-    finally:
-        learn_with_gradients(module, False)
+            part.compute_with(straight_through_product if learn else simulate_product)

@@ -1,7 +1,6 @@
 """Running a diffusers pipeline's own call, with what its denoiser sees shown call by call."""
 
 import copy
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from tempoquant.arguments import named_arguments
 from tempoquant.errors import InputError, unknown
+from tempoquant.patching import surround
 from tempoquant.pipelines.model import DenoiserCall
 from tempoquant.predictions import call_denoiser
 from tempoquant.progress import Progress, Silent
@@ -28,7 +28,7 @@ from tempoquant.sampling import (
     tables_for,
     unwrapped,
 )
-from tempoquant.sharing import PerThread, surround
+from tempoquant.sharing import PerThread
 
 if TYPE_CHECKING:
     from tempoquant.pipelines.diffusers_model import DiffusersModel
@@ -121,17 +121,15 @@ def seeded(scheduler: Any, generators: list[torch.Generator]) -> Any:
 
     Guidance branches share their sample's generator, so what a sample draws does not depend on the batch.
     """
-    step = scheduler.step
-    if "generator" not in inspect.signature(step).parameters:
+    if "generator" not in inspect.signature(scheduler.step).parameters:
         return scheduler
 
-    @functools.wraps(step)
-    def seeded_step(model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def seeded_step(step: Callable[..., Any], model_output: Tensor, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("generator") is None:
             kwargs["generator"] = generators * (model_output.shape[0] // len(generators))
         return step(model_output, *args, **kwargs)
 
-    scheduler.step = seeded_step
+    surround(scheduler, seeded_step, "step")
     return scheduler
 
 

@@ -145,7 +145,7 @@ def _pick(value: Any, indices: list[int]) -> Any:
 
 
 def row_of(value: Mapping[str, Any], index: int, count: int, prefix: str = "") -> dict[str, Any]:
-    """One row of nested keyword tensors, as a batch of one; copies, because those of inference mode cannot be taped."""
+    """One row of nested keyword tensors, as a batch of one; copies, because inference tensors take no gradients."""
     row: dict[str, Any] = {}
     for name, part in value.items():
         if isinstance(part, Mapping):

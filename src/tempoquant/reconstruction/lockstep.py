@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.graph import Unit
-from tempoquant.layers import QuantizedLayer, QuantizedProduct, simulate, simulate_product
+from tempoquant.layers import QuantizedLayer, QuantizedProduct, simulate, simulate_product, temporary_kernels
 
 OnCall = Callable[[str, QuantizedLayer, Tensor, Tensor], None]
 VisitUnit = Callable[[Unit, nn.Module, tuple, dict[str, Any]], None]
@@ -42,22 +42,18 @@ class Lockstep:
         self.visits: dict[str, OnCall] = {}
 
     def __enter__(self) -> "Lockstep":
-        for name, layer in self.layers.items():
-            layer.kernel = self._kernel(name)
-        for product in self.products:
-            product.compute_with(self._product)
+        kernels = {layer: self._kernel(name) for name, layer in self.layers.items()}
+        self._kernels = temporary_kernels(kernels, self.products, self._product)
+        self._kernels.__enter__()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        for layer in self.layers.values():
-            layer.kernel = simulate
-        for product in self.products:
-            product.compute_with(simulate_product)
+    def __exit__(self, *error: Any) -> None:
+        self._kernels.__exit__(*error)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Layers compute one stream for the time of a ``with`` block, as they are."""
-        self.__exit__()
+        self.__exit__(None, None, None)
         try:
             yield
         finally:

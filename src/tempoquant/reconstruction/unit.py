@@ -1,13 +1,14 @@
 """Reconstructing one unit: closed-form rounding of its layers in order, then learned rounding of all together."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tempoquant.extension import WEIGHT_ROUNDINGS
-from tempoquant.layers import QuantizedLayer, simulate
+from tempoquant.layers import QuantizedLayer, temporary_kernels
 from tempoquant.numerics import QParams, nearest
 from tempoquant.randomness import generator
 from tempoquant.reconstruction.effort import Effort
@@ -126,28 +127,23 @@ def learn_rounding(
     roundings = {n: SoftRounding(weights[n], grids[n], starts[n]) for n in layers}
     known = all(start is not None for start in starts.values())
     before = hard_loss(module, call, target) if known else float("inf")
-    with torch.enable_grad():
-        _optimize(module, layers, roundings, call, target, effort, key)
+    soft: Any = {layer: partial(_soft, roundings[name]) for name, layer in layers.items()}
+    with torch.enable_grad(), temporary_kernels(soft):
+        _optimize(module, roundings, call, target, effort, key)
     learned = {n: r.integers() for n, r in roundings.items()}
-    for name, layer in layers.items():
-        layer.kernel = _fixed(learned[name] * roundings[name].scale)
-    after = hard_loss(module, call, target)
-    for layer in layers.values():
-        layer.kernel = simulate
+    with temporary_kernels({layer: _fixed(learned[n] * roundings[n].scale) for n, layer in layers.items()}):
+        after = hard_loss(module, call, target)
     return learned if after <= before else {n: s for n, s in starts.items() if s is not None}
 
 
 def _optimize(
     module: nn.Module,
-    layers: Mapping[str, QuantizedLayer],
     roundings: Mapping[str, SoftRounding],
     call: tuple[tuple, dict[str, Any]],
     target: Tensor,
     effort: Effort,
     key: tuple,
 ) -> None:
-    for name, layer in layers.items():
-        layer.kernel = lambda l, x, r=roundings[name]: l.product(x, r.weight(), l.bias)  # type: ignore[misc]
     optimizer = torch.optim.Adam([r.alpha for r in roundings.values()], lr=effort.lr)
     draws, rows = generator(*key), target.shape[0]
     for iteration in range(effort.iterations):
@@ -164,6 +160,11 @@ def penalty(roundings: Any, iteration: int, iterations: int) -> Tensor | float:
     """The weighted rounding regularizer of all ``roundings`` at an iteration; 0 during warm-up."""
     beta = beta_at(iteration, iterations)
     return 0.0 if beta is None else 0.01 * sum(r.penalty(beta) for r in roundings)
+
+
+def _soft(rounding: SoftRounding, layer: QuantizedLayer, x: Tensor) -> Tensor:
+    """The layer's output with the weight that is being rounded."""
+    return layer.product(x, rounding.weight(), layer.bias)
 
 
 def _fixed(weight: Tensor) -> Any:

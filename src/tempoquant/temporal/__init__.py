@@ -6,7 +6,7 @@ from tempoquant.temporal.finite_set import finite_set_calibration
 from tempoquant.temporal.freeze import freeze_schedule
 from tempoquant.temporal.inputs import most_conditions, temporal_inputs
 from tempoquant.temporal.program import TemporalProgram
-from tempoquant.temporal.prompt_tables import PromptTables, begin_again
+from tempoquant.temporal.prompt_tables import PromptTables, restart_call
 from tempoquant.temporal.table import TemporalTable, has_tables
 from tempoquant.temporal.verify import temporal_program
 
@@ -17,13 +17,13 @@ __all__ = [
     "StandIn",
     "TemporalProgram",
     "TemporalTable",
-    "begin_again",
     "cache_features",
     "finite_set_calibration",
     "freeze_schedule",
     "has_tables",
     "install_stand_ins",
     "most_conditions",
+    "restart_call",
     "stand_ins",
     "temporal_inputs",
     "temporal_program",

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from tempoquant.arguments import perturbed
 from tempoquant.graph import removing
-from tempoquant.layers import opaque, places_of
+from tempoquant.layers import places_of
+from tempoquant.patching import opaque
 from tempoquant.temporal.table import TemporalTable
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from tempoquant.arguments import equal, named_arguments
 from tempoquant.graph import map_kind, tensors_in
-from tempoquant.layers import opaque
-from tempoquant.sharing import PerThread, SharedBlock, surround
+from tempoquant.patching import GraphRole, Undo, in_graph, surround
+from tempoquant.sharing import PerThread, SharedBlock
 from tempoquant.temporal.cached import StandIn, parameter_count
 
 
@@ -97,7 +97,7 @@ class _Call(PerThread):
 CALL = _Call()
 
 
-def begin_again() -> None:
+def restart_call() -> None:
     """The current call of a denoiser is computed once more from its beginning."""
     if CALL.current is not None:
         CALL.current.counts.clear()
@@ -126,13 +126,14 @@ class PromptTables(SharedBlock):
         self.limit = 4 * sum(parameter_count(layer) for layer in self.layers.values())
         self.size = 0
         self._changing = threading.Lock()
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Undo] = []
 
     def start(self) -> None:
         """See the base class."""
         self._undo = [surround(self.module, self._call)]
         for name, layer in self.layers.items():
-            self._undo.append(surround(layer, functools.partial(self._remember, name)))
+            look_up = in_graph(GraphRole.OPAQUE)(functools.partial(self._look_up, name))
+            self._undo.append(surround(layer, look_up))
 
     def stop(self) -> None:
         """See the base class."""
@@ -160,9 +161,6 @@ class PromptTables(SharedBlock):
             return Current(self, entry, entry.steps.setdefault((tuple(t.shape), *t.flatten().tolist()), {}))
 
     @torch.compiler.disable
-    def _remember(self, name: str, forward: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
-        return opaque(self._look_up, name, forward, input)
-
     def _look_up(self, name: str, forward: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
         call = CALL.current
         if call is None or call.tables is not self:
