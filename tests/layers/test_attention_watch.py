@@ -142,7 +142,7 @@ def test_calls_of_two_threads_count_their_own_products():
     """A part runs in one thread while the owner attends in another."""
     inside, done = threading.Event(), threading.Event()
 
-    class DeferringForward(nn.Module):
+    class WaitingPart(nn.Module):
         def forward(self, x):
             if x.shape[0] == 1:
                 inside.set()
@@ -152,7 +152,7 @@ def test_calls_of_two_threads_count_their_own_products():
     class Owner(nn.Module):
         def __init__(self):
             super().__init__()
-            self.part = DeferringForward()
+            self.part = WaitingPart()
 
         def forward(self, x):
             x = self.part(x)
