@@ -17,15 +17,14 @@ from tempoquant.cli.options import (
     write_json,
 )
 from tempoquant.cli.options import Json as JsonFile
-from tempoquant.errors import unknown
-from tempoquant.exporting import RUNTIMES, export
+from tempoquant.exporting import TARGETS, export, find_target
 
 
 @app.command("export")
 def export_command(
     folder: Annotated[str, typer.Argument(help="a folder that `tempoquant quantize` wrote")],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder to write")],
-    to: Annotated[str, typer.Option("--to", help=", ".join(RUNTIMES))] = "openvino",
+    to: Annotated[str, typer.Option("--to", help=", ".join(TARGETS))] = "openvino",
     freeze: Annotated[
         bool, typer.Option("--freeze-schedule/--any-schedule", help="temporal layers as a table of the own schedule")
     ] = True,
@@ -40,8 +39,7 @@ def export_command(
 
     Example: tempoquant export out --to openvino -o out-openvino
     """
-    if to not in RUNTIMES:
-        raise unknown("export target", to, RUNTIMES)
+    find_target(to)
     check_not_input(out, folder)
     check_json(json_file, overwrite, out)
     quantized = load(folder, denoiser=filling_denoiser(folder, denoiser), engine="simulation")

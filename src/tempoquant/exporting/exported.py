@@ -2,10 +2,10 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import diffusers
 import torch
@@ -14,12 +14,10 @@ from torch import Tensor
 
 from tempoquant.arguments import tensor_arguments
 from tempoquant.documents import read_json
-from tempoquant.errors import FormatError, InputError, first_line, unknown
-from tempoquant.exporting.extras import needed
-from tempoquant.exporting.onnx import ONNXSession, write_onnx
-from tempoquant.exporting.openvino import OpenVINOSession, write_openvino
+from tempoquant.errors import FormatError, InputError, first_line
 from tempoquant.exporting.openvino_parts import check_parts, write_parts
 from tempoquant.exporting.runner import ExportedDenoiser, as_array
+from tempoquant.exporting.targets import find_target
 from tempoquant.exporting.traceable import PlainGraph, int8_names, tracing
 from tempoquant.files import storage_error
 from tempoquant.intervals import Conditions
@@ -43,22 +41,6 @@ MANIFEST = "tempoquant_export.json"
 FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """How a target writes a graph into a folder, and opens it again."""
-
-    packages: tuple[str, ...]
-    write: Callable[[PlainGraph, tuple[Tensor, ...], Path], None]
-    open: Callable[..., Any]
-
-
-RUNTIMES = {
-    "openvino": Runtime(("openvino",), write_openvino, OpenVINOSession),
-    "onnx": Runtime(("onnx", "onnxruntime"), write_onnx, ONNXSession),
-}
-"""Each by the name of the extra that brings its packages."""
-
-
 class Manifest(BaseModel):
     """What :func:`load_exported` reads of ``tempoquant_export.json``.
 
@@ -70,7 +52,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(strict=True)
 
     format_version: int
-    target: Literal["openvino", "onnx"]
+    target: Annotated[str, Field(pattern=r"^[\w-]+$")]
     name: str
     sample_shape: list[Annotated[int, Field(ge=1, le=LONGEST_SIDE)]] = Field(min_length=1, max_length=5)
     conditions: list[str]
@@ -93,7 +75,8 @@ def export(
     """Write a folder that another runtime draws from.
 
     Args:
-        quantized: left as it is. to: "openvino" or "onnx".
+        quantized: left as it is.
+        to: a name of :data:`~tempoquant.exporting.TARGETS`: "openvino", "onnx", or a plugin's.
         freeze: put the temporal table in the place of the layers that see the time step alone, where there are such
             and they follow no class label or pooled prompt: the folder then knows its own schedule only.
         conditioning: an example of what it is to draw from, as ``generate`` takes it: for bare denoisers that take
@@ -108,10 +91,7 @@ def export(
         InputError: no such target, its extra is missing, the folder exists, or the denoiser takes inputs that cannot
             be exported.
     """
-    if to not in RUNTIMES:
-        raise unknown("export target", to, RUNTIMES)
-    for package in RUNTIMES[to].packages:
-        needed(package, to)
+    find_target(to)
     if whole and to != "openvino":
         raise InputError(f"whole: optimum-intel reads OpenVINO, not {to}")
     if whole:
@@ -173,7 +153,7 @@ def _write_graph(graph: PlainGraph, example: tuple[Tensor, ...], to: str, folder
     Raises:
         InputError: the runtime does not know something that the graph does.
     """
-    name, runtime = type(graph.module).__name__, RUNTIMES[to]
+    name, runtime = type(graph.module).__name__, find_target(to)
     with tracing():
         try:
             # Modules that keep what they computed once, such as places of tokens, are traced with it.
@@ -200,7 +180,8 @@ def load_exported(folder: Path | str, **options: Any) -> Model:
         options: the runtime's own, such as OpenVINO's ``INFERENCE_PRECISION_HINT="bf16"``.
 
     Raises:
-        InputError: the runtime's extra is missing. FormatError: the folder is damaged, or too new.
+        InputError: the runtime's extra is missing, or the plugin that knows it.
+        FormatError: the folder is damaged, or too new.
     """
     root = Path(folder)
     found = sorted(root.glob(f"*/{MANIFEST}"))
@@ -212,7 +193,7 @@ def load_exported(folder: Path | str, **options: Any) -> Model:
         known = {name: torch.tensor(values) for name, values in manifest.known.items()}
     except (ValueError, TypeError, RuntimeError) as error:
         raise FormatError(f"{found[0]} is damaged: known: {first_line(error)}") from None
-    session = RUNTIMES[manifest.target].open(place, options)
+    session = find_target(manifest.target).open(place, options)
     frozen = torch.tensor(manifest.recorded) if manifest.frozen else None
     conditions = Conditions(known) if known else None
     module = ExportedDenoiser(session, config, tuple(manifest.conditions), frozen, conditions)

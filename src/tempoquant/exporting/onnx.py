@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tempoquant.errors import FormatError, InputError
 from tempoquant.exporting.extras import needed
+from tempoquant.exporting.targets import ExportTarget, register_target
 from tempoquant.exporting.traceable import INPUTS, OUTPUT, PlainGraph
 
 MODEL = "model.onnx"
@@ -116,3 +117,6 @@ class ONNXSession:
             shapes = {name: value.shape for name, value in inputs.items()}
             last = str(error).strip().splitlines()[0]
             raise InputError(f"the exported denoiser cannot take inputs of shapes {shapes}: {last}") from None
+
+
+register_target("onnx", ExportTarget(("onnx", "onnxruntime"), write_onnx, ONNXSession))

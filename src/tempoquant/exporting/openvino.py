@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tempoquant.errors import FormatError, InputError
 from tempoquant.exporting.extras import needed
+from tempoquant.exporting.targets import ExportTarget, register_target
 from tempoquant.exporting.traceable import OUTPUT, PlainGraph
 from tempoquant.patching import own_function, substitute
 
@@ -130,3 +131,6 @@ def kernels(compiled: Any) -> dict[str, str]:
 
 def _products_of(found: Mapping[str, str], owner: str) -> int:
     return sum(name.startswith(f"{owner} product ") for name in found)
+
+
+register_target("openvino", ExportTarget(("openvino",), write_openvino, OpenVINOSession))

@@ -18,7 +18,7 @@ from tempoquant.intervals import Conditions, check_recorded
 
 
 class Session(Protocol):
-    """What computes: named arrays to the prediction."""
+    """Computes the prediction, (B, ...) float32, from arrays by input name."""
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray: ...
 
