@@ -123,6 +123,10 @@ def _two(result: Any) -> tuple[Any, Any]:
     return first, second
 
 
+PROVIDERS: dict[str, Any] = {}
+"""Providers of activation quantization parameters: subclasses of :class:`tempoquant.intervals.IntervalProvider`, by the
+name of their form on disk. ``activations.steps`` takes the name of a user's own."""
+
 WEIGHT_RANGES = Registry("weight range", "(low, high), finite and one value a row", _range)
 """``weights.range``: ``f(rows (C, K), bits, symmetric) -> low (C,), high (C,)``, float32; C output channels."""
 

@@ -121,8 +121,8 @@ def test_newer_formats(folder):
     facts = json.loads((folder / "tempoquant.json").read_text())
     (folder / "tempoquant.json").write_text(json.dumps(facts | {"format_version": 2}))
     assert "newer" in refused(folder)
-    edit(folder, lambda config: config.update(format_version=2))
-    assert "format version 2 is newer than 1" in refused(folder)
+    edit(folder, lambda config: config.update(format_version=3))
+    assert "format version 3 is newer than 2" in refused(folder)
 
 
 CHANGES = {

@@ -106,7 +106,7 @@ def test_a_layers_plain_form_is_the_layer(options, steps, activation_bits, out):
     layer = layer_of(nn.Linear(16, 8) if linear else nn.Conv2d(16, 8, 3, **options), steps, activation_bits, out)
     # Points well inside of a step: no rounding is close to turning over.
     x = torch.randn(4, 5, 16) if linear else torch.randn(4, 16, 6, 6)
-    interval = layer.input_interval().over(x)
+    interval = layer.input_interval(x)
     x = (torch.round(x / interval.scale) + 0.25 * torch.rand(x.shape)) * interval.scale
     torch.testing.assert_close(plain_layer(layer, x), simulate(layer, x), rtol=1e-5, atol=1e-5)
 
@@ -127,7 +127,7 @@ def test_a_products_plain_form_is_the_product(names, steps):
     left, right = (torch.rand(4, 2, 6, 6) if name == "p" else torch.randn(4, 2, 6, 6) for name in names)
     left, right = (
         (torch.round(x / s) + 0.25 * torch.rand(x.shape)) * s
-        for x, s in ((x, product.intervals[n]().over(x).scale) for n, x in zip(names, (left, right), strict=True))
+        for x, s in ((x, product.intervals[n](x).scale) for n, x in zip(names, (left, right), strict=True))
     )
     plain, meant = plain_product(product, names, left, right), simulate_product(product, names, left, right)
     torch.testing.assert_close(plain, meant, rtol=1e-5, atol=1e-5)

@@ -42,7 +42,8 @@ def test_an_unseen_time_step_belongs_to_its_own_group_not_to_the_nearest_rows():
     provider = grouped(clock)
     clock.set(torch.tensor(240))
     # The nearest recorded step is 300, of the second group; 240 is of the first.
-    assert int(clock.row) == 1 and provider().scale.tolist() == pytest.approx(0.1) and int(provider().zero_point) == 0
+    found = provider.current()
+    assert int(clock.row) == 1 and found.scale.tolist() == pytest.approx(0.1) and int(found.zero_point) == 0
     # Of rows, only recorded steps are known.
     assert provider.at(clock.row).scale.tolist() == pytest.approx(0.2)
 
@@ -55,11 +56,11 @@ def test_mixed_time_steps_get_an_interval_each():
     clock, net = Clock(torch.tensor([0, 300, 600, 900]), 1, "t"), Net()
     clock.attach(net)
     net(torch.zeros(3), torch.tensor([999, 10, 510]))
-    interval = grouped(clock)().over(torch.zeros(6, 2))
+    interval = grouped(clock)(torch.zeros(6, 2))
     assert interval.scale.flatten().tolist() == pytest.approx([0.4, 0.4, 0.1, 0.1, 0.3, 0.3])
     assert interval.zero_point.flatten().tolist() == [3, 3, 0, 0, 2, 2]
 
 
 def test_a_group_needs_a_time_step():
     with pytest.raises(TempoquantError, match="before the denoiser was called"):
-        grouped(Clock(torch.tensor([0, 1]), 1, "t"))()
+        grouped(Clock(torch.tensor([0, 1]), 1, "t")).current()

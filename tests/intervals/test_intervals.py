@@ -50,7 +50,7 @@ def test_mixed_time_steps_give_one_row_an_item_in_any_order():
     clock, net = _clock(0, 10, 20), Net()
     clock.attach(net)
     net(torch.zeros(3), torch.tensor([20, 0, 10]))
-    interval = _table(clock)()
+    interval = _table(clock).current()
     assert interval.scale.tolist() == pytest.approx([0.3, 0.1, 0.2])
     assert interval.zero_point.tolist() == [2, 0, 1]
     spread = interval.over(torch.zeros(6, 4, 5))
@@ -62,21 +62,21 @@ def test_an_input_that_time_steps_do_not_divide_is_refused():
     clock = _clock(0, 10)
     clock.row = torch.tensor([0, 1])
     with pytest.raises(TempoquantError, match="2 time steps cannot be spread"):
-        _table(clock)().over(torch.zeros(3, 4))
+        _table(clock)(torch.zeros(3, 4))
 
 
 def test_a_table_of_one_row_equals_a_constant():
     clock = _clock(7)
     clock.row = clock.rows(torch.tensor(900))
     qparams = QParams(torch.tensor([0.25]), torch.tensor([3]), 0, 255)
-    table, constant = TableInterval(qparams, 8, clock)(), ConstantInterval(qparams, 8)()
+    table, constant = TableInterval(qparams, 8, clock).current(), ConstantInterval(qparams, 8).current()
     assert all(torch.equal(a, b) for a, b in zip(vars(table).values(), vars(constant).values(), strict=True))
 
 
 def test_a_table_needs_a_time_step_and_the_right_length():
     clock = _clock(0, 10)
     with pytest.raises(TempoquantError, match="before the denoiser was called"):
-        _table(clock)()
+        _table(clock).current()
     with pytest.raises(TempoquantError, match="does not fit a clock of 2 rows"):
         TableInterval(QParams(torch.ones(3), torch.zeros(3), 0, 15), 4, clock)
 
@@ -87,7 +87,7 @@ def test_copies_of_a_model_have_a_clock_of_their_own():
     clock.attach(net)
     twin = copy.deepcopy(net)
     twin(torch.zeros(1), 20)
-    assert clock.row is None and float(twin.table().scale) == pytest.approx(0.3)
+    assert clock.row is None and float(twin.table.current().scale) == pytest.approx(0.3)
 
 
 def test_a_call_without_a_time_step_is_an_error():

@@ -19,7 +19,7 @@ def test_a_table_gives_the_current_rows():
     provider = table()
     for row in (2, 0, 1):
         provider.clock.row = torch.tensor(row)
-        assert provider.scalar_qparams() == ScalarQParams.of(provider())
+        assert provider.scalar_qparams() == ScalarQParams.of(provider.current())
         assert provider.scalar_qparams().output_scale == pytest.approx(1.5 * provider.scalar_qparams().scale)
     provider.clock.row = torch.tensor([0, 1])
     assert provider.scalar_qparams() is None
@@ -38,15 +38,15 @@ def test_changed_tensors_are_read_again(change):
         else:
             provider.scale.mul_(2)
     assert provider.scalar_qparams().scale == 2 * before.scale
-    assert provider.scalar_qparams() == ScalarQParams.of(provider())
+    assert provider.scalar_qparams() == ScalarQParams.of(provider.current())
 
 
 def test_constant_and_stepped_intervals_have_numbers_too():
     grid = affine_qparams(torch.tensor(-1.0), torch.tensor(3.0), 8)
     constant = ConstantInterval(grid, 8)
-    assert constant.scalar_qparams() == ScalarQParams.of(constant())
+    assert constant.scalar_qparams() == ScalarQParams.of(constant.current())
     constant.scale.mul_(3)
-    assert constant.scalar_qparams() == ScalarQParams.of(constant())
+    assert constant.scalar_qparams() == ScalarQParams.of(constant.current())
     clock = Clock(torch.tensor([10.0, 20.0]), 1, "t")
     stepped = SteppedInterval(torch.tensor([0.1, 0.2]), torch.zeros(2), torch.tensor([4, 8]), clock)
     clock.row = torch.tensor(0)

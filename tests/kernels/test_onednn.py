@@ -224,7 +224,7 @@ def test_bytes_are_those_of_quantize_with_and_without_a_compiler(layout, monkeyp
     x[0, 0, 0] = torch.arange(10) * 0.05 + 0.025
     views = {"channels_last": x.contiguous(memory_format=torch.channels_last), "strided": x[..., ::2]}
     x = (views | {"contiguous": x, "sliced": x[:, 2:4]})[layout]
-    interval = ConstantInterval(QParams(torch.tensor(0.05), torch.tensor(3), 0, 63), 6)()
+    interval = ConstantInterval(QParams(torch.tensor(0.05), torch.tensor(3), 0, 63), 6).current()
     wanted = quantize(x, interval.scale, interval.zero_point, 0, 63)
     assert compiled_passes() is not None
     for passes in (compiled_passes, lambda: None):

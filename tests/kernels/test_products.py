@@ -49,11 +49,11 @@ def test_sums_are_those_of_numpys_integers(passes):
     q, k = torch.randn(1, 5, 300) * 3, torch.randn(1, 6, 300) * 3
     sums = []
     for x, name in ((q, "q"), (k, "k")):
-        interval = product.intervals[name]()
+        interval = product.intervals[name].current()
         s, z = float(interval.scale), int(interval.zero_point)
         sums.append(np.clip(np.rint(x[0].numpy() / np.float32(s)).astype(np.int64) + z, 0, 255) - z)
     acc = torch.from_numpy(sums[0] @ sums[1].T).float()
-    wanted = (acc * product.intervals["q"]().scale) * product.intervals["k"]().scale
+    wanted = (acc * product.intervals["q"].current().scale) * product.intervals["k"].current().scale
     assert torch.equal(integer_product(product, "qk", q, k.transpose(1, 2))[0], wanted)
 
 

@@ -44,7 +44,7 @@ def test_linear_is_exact_integer_arithmetic(w_bits, symmetric, channels):
     _quantize_weight(layer, w_bits, symmetric)
     x = _seeded(5, channels, seed=1) + 1
     layer.input_interval = ConstantInterval(affine_qparams(x.min(), x.max(), 8), 8)
-    interval = layer.input_interval()
+    interval = layer.input_interval.current()
     acc = _integers(x, interval) @ layer.weight.numpy().astype(np.int64).T
     np.testing.assert_array_equal(layer(x).detach().numpy(), _scaled(acc, layer, interval, 1))
 
@@ -57,7 +57,7 @@ def test_conv_is_exact_integer_arithmetic_with_padding(w_bits, channels, options
     _quantize_weight(layer, w_bits, w_bits == 8)
     x = _seeded(2, channels, 9, 9, seed=1) + 0.3
     layer.input_interval = ConstantInterval(affine_qparams(x.min(), x.max(), 8), 8)
-    interval = layer.input_interval()
+    interval = layer.input_interval.current()
     q = _integers(x, interval)
     p, s, d = layer.padding[0], layer.stride[0], layer.dilation[0]
     q = np.pad(q, ((0, 0), (0, 0), (p, p), (p, p)))

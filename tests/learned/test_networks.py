@@ -100,10 +100,10 @@ def test_gives_what_its_generators_were_set_to_one_for_every_item():
     clock, generators = Clock(torch.tensor([0, 10, 400, 999]), 1, "t"), made()
     ours = provider(clock, generators)
     with pytest.raises(TempoquantError, match="before its generators"):
-        ours()
+        ours.current()
     generators.set(torch.tensor([999, 0, 0]))
-    assert ours().scale.shape == (3,) and ours().scale.requires_grad
-    torch.testing.assert_close(ours().scale, ours.fold().scale[[3, 0, 0]])
+    assert ours.current().scale.shape == (3,) and ours.current().scale.requires_grad
+    torch.testing.assert_close(ours.current().scale, ours.fold().scale[[3, 0, 0]])
 
 
 def test_encodings_by_hand():

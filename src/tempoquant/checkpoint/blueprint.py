@@ -10,13 +10,14 @@ from tempoquant.checkpoint.entries import check_entries
 from tempoquant.checkpoint.features import described_stand_ins
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
-from tempoquant.intervals import ConstantInterval, GroupInterval, IntervalProvider, SteppedInterval, TableInterval
+from tempoquant.intervals import IntervalProvider
 from tempoquant.layers import QuantizedLayer, quantized_layers, quantized_products
 from tempoquant.learned import kept_networks
 from tempoquant.recipe import Recipe
 from tempoquant.transforms import LayerTransform
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: up to November 2026; 2: inputs quantized per token or dynamically, weights by group, transforms."""
 QUANT_METHOD = "tempoquant"
 
 
@@ -51,7 +52,7 @@ class Blueprint:
             "time_argument": asdict(self.time_argument),
             "shared": list(self.shared),
             "projections": list(self.projections),
-            "intervals": [_describe(provider) for provider in providers],
+            "intervals": [provider.to_entry() for provider in providers],
             "layers": {
                 name: {
                     "bits": layer.weight_bits,
@@ -118,19 +119,6 @@ def _described_networks(module: nn.Module, index: Mapping[int, int]) -> list[dic
         }
         for kept, tables in kept_networks(module).items()
     ]
-
-
-def _describe(provider: IntervalProvider) -> dict[str, Any]:
-    if isinstance(provider, TableInterval | ConstantInterval):
-        kind = "table" if isinstance(provider, TableInterval) else "constant"
-        own_scale = {} if provider.output_scale is None else {"scale_out": True}
-        return {"kind": kind, "bits": provider.bits, **own_scale}
-    if isinstance(provider, GroupInterval):
-        sizes = {"groups": provider.groups, "train_timesteps": provider.train_timesteps}
-        return {"kind": "groups", "bits": provider.bits, **sizes}
-    if isinstance(provider, SteppedInterval):
-        return {"kind": "stepped", "bits": provider.bits}
-    raise FormatError(f"a {type(provider).__name__} has no form on disk")
 
 
 def is_symmetric(layer: QuantizedLayer) -> bool:

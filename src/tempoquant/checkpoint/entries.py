@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from tempoquant.errors import FormatError
-from tempoquant.numerics import VALID_BITS
+from tempoquant.errors import FormatError, unknown
+from tempoquant.extension import PROVIDERS
 from tempoquant.recipe import check_bits, refused
 
 LARGEST_FEATURE = 2**24
@@ -36,26 +36,6 @@ class LayerEntry(Entry):
     bits: Annotated[int, AfterValidator(check_bits)]
     symmetric: bool
     input: Count | None
-
-
-class IntervalEntry(Entry):
-    """An interval; its scales and zero points are tensors. ``groups`` and ``train_timesteps`` are of kind groups."""
-
-    kind: Literal["constant", "table", "groups", "stepped"]
-    bits: int
-    scale_out: bool = False
-    groups: Size | None = None
-    train_timesteps: Size | None = None
-
-    @model_validator(mode="after")
-    def _complete(self) -> "IntervalEntry":
-        if self.bits not in VALID_BITS:
-            raise ValueError(f"bits = {self.bits} is not supported: valid are 2 to 8, and 16")
-        if (self.kind == "groups") != (self.groups is not None) or (self.groups is None) != (
-            self.train_timesteps is None
-        ):
-            raise ValueError("groups and train_timesteps are needed for kind 'groups', and for it alone")
-        return self
 
 
 class StandInEntry(Entry):
@@ -111,7 +91,7 @@ class Entries(BaseModel):
     time_argument: TimeArgumentEntry
     shared: list[str]
     projections: list[str]
-    intervals: list[IntervalEntry]
+    intervals: list[dict[str, Any]]
     layers: dict[str, LayerEntry]
     attention: list[AttentionEntry]
     operands: dict[str, dict[Literal["q", "k", "v", "p"], Count]]
@@ -148,3 +128,20 @@ def check_entries(config: Mapping[str, Any]) -> None:
         Entries.model_validate(dict(config))
     except ValidationError as error:
         raise FormatError(str(refused(error, Entries, "quantization_config"))) from None
+    for i, entry in enumerate(config["intervals"]):
+        _check_interval(f"quantization_config: intervals.{i}", entry)
+
+
+def _check_interval(where: str, entry: Mapping[str, Any]) -> None:
+    """Raise FormatError unless ``entry`` has the form of its kind of provider."""
+    kind = entry.get("kind")
+    if kind not in PROVIDERS:
+        raise FormatError(
+            f"{where}.kind: {unknown('kind of interval', str(kind), PROVIDERS)} (a kind of your own is "
+            "known once the module that registers it is imported)"
+        )
+    form = PROVIDERS[kind].form
+    try:
+        form.model_validate(entry)
+    except ValidationError as error:
+        raise FormatError(str(refused(error, form, where))) from None

@@ -11,6 +11,7 @@
 | ``tempoquant.interval_zero`` | uint8 or int32 | their zero points |
 | ``tempoquant.interval_scale_out`` | float32 | output scales of the intervals that have their own (DuQ, QIL), if any |
 | ``tempoquant.interval_widths`` | uint8 | bits of every row of the intervals that are ``stepped``, if any |
+| ``tempoquant.interval_<name>`` | float32 | tensors of other provider kinds, likewise |
 | ``tempoquant.networks`` | float32 | tensors of the config's interval networks, one after another, if they are kept |
 | ``tempoquant.correction_*`` | float32 | gain (R, C), bias (R, C) and variance (R,) of a correction, if any |
 | ``tempoquant.timesteps`` | float32 (R,) | the rows' time steps |
@@ -22,7 +23,7 @@
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,17 +34,11 @@ from tempoquant.checkpoint.features import condition_tensors, feature_tensors
 from tempoquant.checkpoint.values import FLOATS
 from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
 from tempoquant.errors import FormatError
-from tempoquant.intervals import (
-    Clock,
-    ConstantInterval,
-    GroupInterval,
-    IntervalProvider,
-    SteppedInterval,
-    TableInterval,
-)
+from tempoquant.extension import PROVIDERS
+from tempoquant.intervals import Clock, IntervalProvider
 from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers
 from tempoquant.learned import KeptNetworks, kept_networks
-from tempoquant.numerics import QParams, grid, pack, unpack
+from tempoquant.numerics import QParams, pack, unpack
 from tempoquant.temporal import TemporalTable, stand_ins
 
 
@@ -63,20 +58,10 @@ def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
             tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
     scales = [layer.weight_scale for layer in layers.values()]
     zeros = [layer.weight_zero for layer in layers.values() if not is_symmetric(layer)]
-    providers: list[Any] = interval_providers(module)
     tensors[f"{PREFIX}vectors"] = joined(vectors, torch.float32)
     tensors[f"{PREFIX}weight_scale"] = joined(scales, torch.float32)
     tensors[f"{PREFIX}weight_zero"] = joined(zeros, torch.uint8)
-    tensors[f"{PREFIX}interval_scale"] = joined([p.scale for p in providers], torch.float32)
-    wide = any(p.bits > 8 for p in providers)
-    zero_points = [p.zero_point for p in providers]
-    tensors[f"{PREFIX}interval_zero"] = joined(zero_points, torch.int32 if wide else torch.uint8)
-    outs = [p.output_scale for p in providers if getattr(p, "output_scale", None) is not None]
-    if outs:
-        tensors[f"{PREFIX}interval_scale_out"] = joined(outs, torch.float32)
-    widths = [p.widths for p in providers if isinstance(p, SteppedInterval)]
-    if widths:
-        tensors[f"{PREFIX}interval_widths"] = joined(widths, torch.uint8)
+    tensors |= _interval_tensors(interval_providers(module))
     networks = [tensor for kept in kept_networks(module) for tensor in kept.tensors.values()]
     if networks:
         tensors[f"{PREFIX}networks"] = joined(networks, torch.float32)
@@ -135,6 +120,19 @@ def layout(module: nn.Module) -> str:
     return hashlib.blake2b(repr(shapes).encode(), digest_size=16).hexdigest()
 
 
+def _interval_tensors(providers: Sequence[IntervalProvider]) -> dict[str, Tensor]:
+    """Tensors of one name joined, providers in their order."""
+    parts: dict[str, list[Tensor]] = {"scale": [], "zero": []}
+    for provider in providers:
+        for name, tensor in provider.tensors().items():
+            parts.setdefault(name, []).append(tensor)
+    wide = any(provider.bits > 8 for provider in providers)
+    dtypes = {"zero": torch.int32 if wide else torch.uint8, "widths": torch.uint8}
+    return {
+        f"{PREFIX}interval_{name}": joined(tensors, dtypes.get(name, torch.float32)) for name, tensors in parts.items()
+    }
+
+
 def _is_vector(tensor: Tensor) -> bool:
     return tensor.dim() <= 1 and tensor.is_floating_point()
 
@@ -148,25 +146,8 @@ def _packed_weight(layer: QuantizedLayer) -> Tensor:
 
 
 def _provider(entry: Mapping[str, Any], reader: Reader, clock: Clock) -> IntervalProvider:
-    kind = entry["kind"]
-    count = {"constant": 1, "groups": entry.get("groups")}.get(kind) or len(clock)
-    scale, zero = reader.take("interval_scale", count), reader.take("interval_zero", count)
-    if kind == "stepped":
-        widths = reader.take("interval_widths", count)
-        _check_grid("interval_zero", zero, 2 ** widths.int() - 1)
-        if int(widths.max()) != entry["bits"]:
-            raise FormatError(
-                f"the tensor 'tempoquant.interval_widths' has no row of the interval's {entry['bits']} bits"
-            )
-        return SteppedInterval(scale, zero, widths, clock)
-    qparams = QParams(scale, zero, *grid(entry["bits"]))
-    _check_grid("interval_zero", zero, qparams.q_max)
-    if kind == "groups":
-        return GroupInterval(qparams, entry["bits"], clock, entry["train_timesteps"])
-    scale_out = reader.take("interval_scale_out", count) if entry.get("scale_out") else None
-    if kind == "table":
-        return TableInterval(qparams, entry["bits"], clock, scale_out)
-    return ConstantInterval(qparams, entry["bits"], scale_out)
+    kind = PROVIDERS[entry["kind"]]
+    return kind.from_entry(kind.form(**entry), lambda name, count: reader.take(f"interval_{name}", count), clock)
 
 
 def _check_grid(name: str, zero: Tensor, q_max: Tensor | int) -> None:
@@ -181,7 +162,7 @@ def _keep(entry: Mapping[str, Any], reader: Reader, providers: list[IntervalProv
     kept = KeptNetworks(entry["form"], {n: reader.take("networks", s.numel()).view(s) for n, s in shapes.items()})
     for number, index in entry["tables"]:
         table = providers[index]
-        if not isinstance(table, TableInterval):
+        if not table.keeps_networks:
             raise FormatError(f"the folder keeps networks of interval {index}, which is no table")
         table.networks, table.number = kept, number
 

@@ -59,6 +59,7 @@ TABLES = {
     "interval_zero": Values((torch.uint8, torch.int32), _not_negative, "0 or more"),
     "interval_scale_out": Values(FLOAT, _positive, "positive and finite"),
     "interval_widths": Values(BYTE, _widths, "2 to 8, or 16"),
+    "interval_*": Values(FLOAT, torch.isfinite, "finite"),
     "networks": Values(FLOAT, torch.isfinite, "finite"),
     "timesteps": Values(FLOAT, _ascending, "finite, each greater than the one before it"),
     "features": Values((torch.float16, torch.uint8), torch.isfinite, "finite"),

@@ -129,7 +129,7 @@ def intervals_in_use(own: QuantizedPipeline | None, layers: Sequence[str], times
         with clock.at(t.to(device_of(module))):
             for i, name in enumerate(layers):
                 parts = [p for p in module.get_submodule(name).modules() if isinstance(p, QuantizedLayer)]
-                intervals = [p.input_interval() for p in parts if p.input_interval is not None]
+                intervals = [p.input_interval.current() for p in parts if p.input_interval is not None]
                 if intervals:
                     found[i, k, 0] = min(float((v.q_min - v.zero_point) * v.scale) for v in intervals)
                     found[i, k, 1] = max(float((v.q_max - v.zero_point) * v.scale) for v in intervals)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from tempoquant.arguments import nested
-from tempoquant.intervals import Clock
+from tempoquant.intervals import Clock, IntervalProvider, has_static_scale
 from tempoquant.kernels import MIDDLE, enable_norm_fusion, padding_of, unsuitable
-from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers
+from tempoquant.layers import QuantizedLayer, QuantizedProduct, operand_qparams, quantized_layers
 from tempoquant.numerics import QParams
 from tempoquant.sampling import Denoiser
 
@@ -85,7 +85,7 @@ def plain_layer(layer: QuantizedLayer, x: Tensor) -> Tensor:
     """A layer's output: exact for constant intervals up to the order of float32 sums."""
     if layer.input_interval is None or not _fits_bytes(layer):
         return _in_float(layer, x)
-    interval = layer.input_interval()
+    interval = layer.input_interval.current()
     weight = _weight(layer)
     if interval.scale.dim() == 0:
         return layer.product(_on_grid(x, interval), weight, layer.bias)
@@ -110,8 +110,11 @@ def plain_product(product: QuantizedProduct, names: str, left: Tensor, right: Te
     ``a b + c_a sum(b) + c_b sum(a) + K c_a c_b``, K the length of the sums.
     """
     providers: list[Any] = [product.intervals[name] for name in names]
+    if not all(map(has_static_scale, providers)):
+        first, second = operand_qparams(product, names, left, right)
+        return torch.matmul(_on_grid(left, first), _on_grid(right, second))
     if any(provider.bits > 8 for provider in providers):
-        x, y = (_on_grid(v, _over(p(), v)) for p, v in zip(providers, (left, right), strict=True))
+        x, y = (_on_grid(v, _qparams(p, v)) for p, v in zip(providers, (left, right), strict=True))
         return torch.matmul(x, y)
     a, shift_a, scale_a = _signed(left, providers[0], unsigned_is_fine=True)
     b, shift_b, scale_b = _signed(right, providers[1], unsigned_is_fine=False)
@@ -127,7 +130,7 @@ def plain_product(product: QuantizedProduct, names: str, left: Tensor, right: Te
 
 def _signed(x: Tensor, provider: Any, unsigned_is_fine: bool) -> tuple[Tensor, Any, Any]:
     """``(a, c, s)`` with ``x_hat = s (a + c)``, ``a`` in bytes; c is None where it is zero at every step."""
-    interval = _over(provider(), x)
+    interval = _qparams(provider, x)
     low, high = _ends(interval)
     units = x / interval.scale
     if unsigned_is_fine and not provider.zero_point.any():
@@ -146,13 +149,17 @@ def _fits_bytes(layer: QuantizedLayer) -> bool:
 
 def _in_float(layer: QuantizedLayer, x: Tensor) -> Tensor:
     if layer.input_interval is not None:
-        x = _on_grid(x, _over(layer.input_interval(), x))
+        x = _on_grid(x, _qparams(layer.input_interval, x))
     return layer.product(x, layer.dequantized_weight(), layer.bias)
 
 
 def _weight(layer: QuantizedLayer) -> Tensor:
     assert layer.weight_scale is not None
     return layer.weight.float() * layer.weight_scale.view(-1, *(1,) * (layer.weight.dim() - 1))
+
+
+def _qparams(provider: IntervalProvider, x: Tensor) -> QParams:
+    return _over(provider.current(), x) if has_static_scale(provider) else provider(x)
 
 
 def _over(interval: QParams, x: Tensor) -> QParams:

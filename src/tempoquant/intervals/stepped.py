@@ -3,28 +3,33 @@
 import torch
 from torch import Tensor
 
-from tempoquant.errors import TempoquantError
+from tempoquant.errors import FormatError
 from tempoquant.intervals.clock import Clock
-from tempoquant.intervals.interval import IntervalProvider
+from tempoquant.intervals.provider import Form, IntervalProvider, ReadTensor, check_grid, register_provider
+from tempoquant.intervals.table import check_rows, needed_row
 from tempoquant.numerics import QParams
 
 
+@register_provider("stepped")
 class SteppedInterval(IntervalProvider):
-    """One interval and one width a row; ``bits`` is the largest of the widths.
+    """One scale and one width a row; ``bits`` is the largest of the widths.
 
     Args:
-        scale, zero: (R,) at each row's own width. widths: (R,) bits.
-        clock: the clock whose current row selects the entry.
+        scale: (R,) at each row's own width.
+        zero: (R,) zero points, likewise.
+        widths: (R,) bits.
+        clock: whose current row selects the entry.
     """
 
+    by_row = True
     scale: Tensor
     zero_point: Tensor
     widths: Tensor
 
     def __init__(self, scale: Tensor, zero: Tensor, widths: Tensor, clock: Clock):
         super().__init__(int(widths.max()), 0, 2 ** int(widths.max()) - 1)
-        if not scale.shape == zero.shape == widths.shape == (len(clock),):
-            raise TempoquantError(f"a table of {tuple(scale.shape)} does not fit a clock of {len(clock)} rows")
+        for field in (scale, zero, widths):
+            check_rows(field, clock)
         self.register_buffer("scale", scale.float())
         self.register_buffer("zero_point", zero.float())
         self.register_buffer("widths", widths.to(torch.uint8))
@@ -32,10 +37,20 @@ class SteppedInterval(IntervalProvider):
         self.clock = clock
 
     def at(self, row: Tensor | None) -> QParams:
-        if row is None:
-            raise TempoquantError("a per-step interval was asked for before the denoiser was called with a time step")
+        row = needed_row(row)
         scale = self.scale[row]
         return QParams(scale, self.zero_point[row], self.q_min, self.q_max[row])
 
-    def forward(self) -> QParams:
+    def current(self) -> QParams:
         return self.at(self.clock.row)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"scale": self.scale, "zero": self.zero_point, "widths": self.widths}
+
+    @classmethod
+    def from_entry(cls, form: Form, read: ReadTensor, clock: Clock) -> "SteppedInterval":
+        scale, zero, widths = (read(name, len(clock)) for name in ("scale", "zero", "widths"))
+        check_grid(zero, 2 ** widths.int() - 1)
+        if int(widths.max()) != form.bits:
+            raise FormatError(f"the tensor 'tempoquant.interval_widths' has no row of the interval's {form.bits} bits")
+        return cls(scale, zero, widths, clock)

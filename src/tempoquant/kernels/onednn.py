@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tempoquant.intervals import ScalarQParams
+from tempoquant.intervals import ScalarQParams, has_static_scale
 from tempoquant.kernels.norm_fusion import fused_quantize_to_uint8
 from tempoquant.kernels.operators import (
     NO_POST_OP,
@@ -79,7 +79,7 @@ class IntegerKernel:
         packed = self.packed or self._pack(layer, x.shape)
         if numbers is not None:
             return self._run(packed, x, numbers)
-        interval = layer.input_interval()
+        interval = layer.input_interval.current()
         # A batch of mixed time steps: the operators take one scale a call.
         fields = (interval.scale, interval.zero_point, interval.q_min, interval.q_max, interval.output_scale)
         groups, which = torch.unique(torch.stack(torch.broadcast_tensors(*fields)), dim=1, return_inverse=True)
@@ -148,6 +148,10 @@ def unsuitable(layer: QuantizedLayer) -> str | None:
         return "float weight"
     if interval is None:
         return "float input"
+    if interval.dynamic:
+        return "dynamic input"
+    if not has_static_scale(interval):
+        return "per-token input"
     if interval.bits > 8:
         return f"{interval.bits}-bit input"
     if layer.weight.dtype != torch.int8:

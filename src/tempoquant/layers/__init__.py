@@ -5,6 +5,7 @@ from tempoquant.layers.attention import (
     AttentionProducts,
     QuantizedProduct,
     attention_in_pieces,
+    operand_qparams,
     quantized_products,
     simulate_product,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "install_layers",
     "learn_with_gradients",
     "learning_kernels",
+    "operand_qparams",
     "places_of",
     "quantized_input",
     "quantized_layers",

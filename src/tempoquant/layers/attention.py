@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from tempoquant.graph import MATRIX_PRODUCTS, AttentionProduct
 from tempoquant.layers.simulation import EXACT, quantized_input
-from tempoquant.numerics import QParams
+from tempoquant.numerics import PerTensor, PerToken, QParams
 from tempoquant.patching import GraphRole, in_graph, opaque, surround
 from tempoquant.sharing import PerThread
 
@@ -115,7 +115,7 @@ class QuantizedProduct(nn.Module):
 def attention_in_pieces(product: QuantizedProduct, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Attention of all queries to all keys, a head and some queries at a time: sums are the same integers."""
     scores = _scores(query, key)
-    if scores <= AT_ONCE:
+    if scores <= AT_ONCE or any(map(needs_all, product.intervals.values())):
         return _attention(product, query, key, value, scale)
     if query.dim() == 4 and query.shape[1] > 1:
         heads = zip(query.split(1, 1), key.split(1, 1), value.split(1, 1), strict=True)
@@ -129,6 +129,12 @@ def _attention(product: QuantizedProduct, query: Tensor, key: Tensor, value: Ten
     return product.product("pv", scores.softmax(-1), value)
 
 
+def needs_all(provider: Any) -> bool:
+    """Whether a part of a tensor would be quantized in another way than within the whole."""
+    # One scale of the input itself follows all of it; a stored one a token follows the token's place.
+    return provider.dynamic != (provider.granularity == PerToken())
+
+
 def _scores(query: Tensor, key: Tensor) -> int:
     return query.shape[:-1].numel() * key.shape[-2]
 
@@ -140,10 +146,21 @@ def quantized_products(module: nn.Module) -> dict[str, QuantizedProduct]:
 
 def simulate_product(product: QuantizedProduct, names: str, left: Tensor, right: Tensor) -> Tensor:
     """``left @ right`` with both operands quantized: exact integers, then ``(acc * s) * s``, in left's dtype."""
-    a, b = (product.intervals[name]().over(x) for name, x in zip(names, (left, right), strict=True))
+    a, b = operand_qparams(product, names, left, right)
     x, y = product.centred(left, a), product.centred(right, b)
     acc = torch.matmul(x, y) if _fits_float32(x, a, b) else torch.matmul(x.double(), y.double()).float()
     return ((acc * _aligned(a.output_scale, acc)) * _aligned(b.output_scale, acc)).to(left.dtype)
+
+
+def operand_qparams(product: QuantizedProduct, names: str, left: Tensor, right: Tensor) -> tuple[QParams, QParams]:
+    """The parameters of both operands of ``left @ right``, shaped to broadcast against them.
+
+    Tokens are rows of the left operand and columns of the right one, so that scales factor out of the sums.
+    """
+    first, second = (product.intervals[name] for name in names)
+    if second.granularity == PerTensor():
+        return first(left), second(right)
+    return first(left), second(right.transpose(-2, -1)).map(lambda f: f if f.dim() < 2 else f.transpose(-2, -1))
 
 
 def _fits_float32(x: Tensor, a: QParams, b: QParams) -> bool:
@@ -156,7 +173,7 @@ def _fits_float32(x: Tensor, a: QParams, b: QParams) -> bool:
 
 
 def _aligned(scale: Tensor, acc: Tensor) -> Tensor:
-    return scale if scale.dim() == 0 else scale.reshape(-1, *(1,) * (acc.dim() - 1))
+    return scale if scale.dim() in (0, acc.dim()) else scale.reshape(-1, *(1,) * (acc.dim() - 1))
 
 
 class AttentionProducts(nn.Module):

@@ -30,7 +30,7 @@ def simulate(layer: "QuantizedLayer", x: Tensor) -> Tensor:
     """
     if layer.input_interval is None:
         return layer.product(x, layer.dequantized_weight().to(x.dtype), layer.bias)
-    interval = layer.input_interval().over(x)
+    interval = layer.input_interval(x)
     centred = quantized_input(x, interval)
     if layer.weight_scale is None:
         on_grid = (centred * interval.output_scale).to(layer.weight.dtype)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tempoquant.layers.attention import QuantizedProduct, simulate_product
 from tempoquant.layers.layer import QuantizedLayer
 from tempoquant.layers.simulation import simulate
+from tempoquant.numerics import PerTensor
 
 
 def straight_through(layer: QuantizedLayer, x: Tensor) -> Tensor:
@@ -20,8 +21,14 @@ def straight_through(layer: QuantizedLayer, x: Tensor) -> Tensor:
 def straight_through_product(product: QuantizedProduct, names: str, left: Tensor, right: Tensor) -> Tensor:
     """``left @ right`` with both operands quantized, with gradients."""
     providers: Any = product.intervals
-    x, y = (providers[name].fake_quantize(x) for name, x in zip(names, (left, right), strict=True))
-    return torch.matmul(x, y).to(left.dtype)
+    first, second = (providers[name] for name in names)
+    y = second.fake_quantize(right) if second.granularity == PerTensor() else _by_columns(second, right)
+    return torch.matmul(first.fake_quantize(left), y).to(left.dtype)
+
+
+def _by_columns(provider: Any, right: Tensor) -> Tensor:
+    """The right operand of a product, whose tokens are its columns, quantized."""
+    return provider.fake_quantize(right.transpose(-2, -1)).transpose(-2, -1)
 
 
 def learn_with_gradients(module: nn.Module, learn: bool = True) -> None:

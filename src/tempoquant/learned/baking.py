@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import FormatError
-from tempoquant.intervals import Clock, ConstantInterval, SteppedInterval, TableInterval
+from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider
 from tempoquant.learned.bank import Bank, LearnedInterval
 from tempoquant.learned.draws import Draws
 from tempoquant.learned.kept import KeptNetworks, kept_networks
@@ -20,9 +21,9 @@ from tempoquant.temporal import TemporalTable
 def can_bake(module: nn.Module) -> bool:
     """Whether everything in ``module`` that has rows was made by networks that it keeps."""
     parts = list(module.modules())
-    tables = [part for part in parts if isinstance(part, TableInterval)]
-    fixed = any(isinstance(part, SteppedInterval | TemporalTable) for part in parts)
-    return bool(tables) and not fixed and all(table.networks is not None for table in tables)
+    tables: list[Any] = [part for part in parts if isinstance(part, IntervalProvider) and part.by_row]
+    fixed = any(isinstance(part, TemporalTable) for part in parts)
+    return bool(tables) and not fixed and all(p.keeps_networks and p.networks is not None for p in tables)
 
 
 @torch.inference_mode(False)

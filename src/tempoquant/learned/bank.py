@@ -117,13 +117,13 @@ class LearnedInterval(IntervalProvider):
             raise TempoquantError("a learned interval was asked for without a time step")
         return self._of(self.bank(self.clock.timesteps.to(row.device)[row]))
 
-    def forward(self) -> QParams:
+    def current(self) -> QParams:
         if self.bank.current is None:
             raise TempoquantError("a learned interval was asked for before its bank was set to a time step")
         return self._of(self.bank.current)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        return self.bank.scheme.fake_quantize(x, self().over(x), self.bank.draws.now)
+        return self.bank.scheme.fake_quantize(x, self(x), self.bank.draws.now)
 
     def _of(self, found: Tensor) -> QParams:
         return self.bank.interval(self.index, self.bank.values(self.index, found), self.q_min, self.q_max)

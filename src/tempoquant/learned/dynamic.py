@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import TempoquantError
-from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, fake_quantize
+from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider
 from tempoquant.learned.bank import Bank, LearnedInterval
 from tempoquant.numerics import SMALLEST_SCALE, QParams
 
@@ -17,6 +17,7 @@ STATISTICS = 4
 class RangeInterval(IntervalProvider):
     """The smallest step that clips nothing of an item, at the calibrated zero point."""
 
+    dynamic = True
     zero_point: Tensor
 
     def __init__(self, start: ConstantInterval):
@@ -26,16 +27,13 @@ class RangeInterval(IntervalProvider):
     def at(self, row: Tensor | None) -> QParams:
         raise TempoquantError("an interval from the input's range is known once there is an input")
 
-    def of(self, x: Tensor) -> QParams:
-        """The interval of every item of an input (B, ...), (B,)."""
+    def forward(self, x: Tensor) -> QParams:
+        """The interval of every item of an input, (B, ...)."""
         rows = x.detach().float().flatten(1)
         above = rows.amax(1).clamp(min=0) / (self.q_max - self.zero_point).clamp(min=1)
         below = -rows.amin(1).clamp(max=0) / (self.zero_point - self.q_min).clamp(min=1)
         scale = torch.maximum(above, below).clamp(min=SMALLEST_SCALE)
-        return QParams(scale, self.zero_point, self.q_min, self.q_max)
-
-    def fake_quantize(self, x: Tensor) -> Tensor:
-        return fake_quantize(x, self.of(x).over(x))
+        return QParams(scale, self.zero_point, self.q_min, self.q_max).over(x)
 
 
 class StatisticsInterval(LearnedInterval):
@@ -44,20 +42,24 @@ class StatisticsInterval(LearnedInterval):
     Whether it also sees the time step is its architecture's encoding.
     """
 
+    dynamic = True
+
     def __init__(self, start: ConstantInterval, bank: Bank, index: int, clock: Clock):
         super().__init__(start, bank, index, clock)
         if bank.generators is None or bank.generators.architecture.statistics != STATISTICS:
             raise TempoquantError("the bank has no networks of the input's statistics")
 
-    def fake_quantize(self, x: Tensor) -> Tensor:
+    def current(self) -> QParams:
+        raise TempoquantError("an interval from the input's statistics is known once there is an input")
+
+    def forward(self, x: Tensor) -> QParams:
         bank, timestep = self.bank, self.clock.timestep
         assert bank.generators is not None and timestep is not None
         seen = statistics(x)
         timestep = timestep if timestep.dim() == 0 else timestep.repeat_interleave(len(seen) // len(timestep))
         which = range(self.index, bank.count * len(bank.scheme.fields), bank.count)
         values = tuple(bank.generators.of_input(i, seen, timestep.to(x.device), bank.draws.now) for i in which)
-        interval = bank.interval(self.index, values, self.q_min, self.q_max)
-        return bank.scheme.fake_quantize(x, interval.over(x), bank.draws.now)
+        return bank.interval(self.index, values, self.q_min, self.q_max).over(x)
 
 
 def statistics(x: Tensor) -> Tensor:

@@ -70,6 +70,7 @@ def kept_networks(module: nn.Module) -> dict[KeptNetworks, list[TableInterval]]:
     """All networks that ``module`` keeps, in module order, each with the tables that are its own."""
     found: dict[KeptNetworks, list[TableInterval]] = {}
     for part in module.modules():
-        if isinstance(part, TableInterval) and isinstance(part.networks, KeptNetworks):
-            found.setdefault(part.networks, []).append(part)
+        networks = getattr(part, "networks", None)
+        if isinstance(networks, KeptNetworks):
+            found.setdefault(networks, []).append(part)  # type: ignore[arg-type]
     return found

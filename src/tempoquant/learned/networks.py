@@ -181,7 +181,7 @@ class GeneratedInterval(IntervalProvider):
             raise TempoquantError("a generated interval was asked for without a time step")
         return self._of(self.generators(self.clock.timesteps.to(row.device)[row])[self.index])
 
-    def forward(self) -> QParams:
+    def current(self) -> QParams:
         if self.generators.current is None:
             raise TempoquantError("a generated interval was asked for before its generators were set to a time step")
         return self._of(self.generators.current[self.index])

@@ -17,6 +17,7 @@ from tempoquant.numerics.spec import (
     PerTensor,
     PerToken,
     QuantSpec,
+    Registered,
     Schedule,
     StepGroups,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "PerToken",
     "QParams",
     "QuantSpec",
+    "Registered",
     "Schedule",
     "StepGroups",
     "affine_qparams",

@@ -89,8 +89,18 @@ class Generated:
         return f"generated ({self.kind})"
 
 
+@dataclass(frozen=True)
+class Registered:
+    """Scales of a provider kind of a user's own, by the name it is registered under."""
+
+    kind: str
+
+    def __str__(self) -> str:
+        return self.kind
+
+
 Granularity = PerTensor | PerChannel | PerGroup | PerToken
-Schedule = Constant | PerStep | StepGroups | Generated
+Schedule = Constant | PerStep | StepGroups | Generated | Registered
 
 
 @dataclass(frozen=True)
@@ -169,7 +179,7 @@ def _dynamic_alone(spec: Any) -> dict[str, Any]:
 
 
 def _tokens_by_step(spec: Any) -> dict[str, Any]:
-    wrong = isinstance(spec.granularity, PerToken) and isinstance(spec.schedule, StepGroups | Generated)
+    wrong = spec.granularity == PerToken() and spec.schedule not in (Constant(), PerStep())
     return {"schedule": PerStep()} if wrong else {}
 
 

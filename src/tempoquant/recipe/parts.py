@@ -4,9 +4,10 @@ import re
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from tempoquant.extension import ACTIVATION_RANGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS
+from tempoquant.errors import unknown
+from tempoquant.extension import ACTIVATION_RANGES, PROVIDERS, WEIGHT_RANGES, WEIGHT_ROUNDINGS, is_foreign
 from tempoquant.numerics.spec import (
     Constant,
     Generated,
@@ -16,6 +17,7 @@ from tempoquant.numerics.spec import (
     PerTensor,
     PerToken,
     QuantSpec,
+    Registered,
     Schedule,
     StepGroups,
 )
@@ -118,13 +120,25 @@ class Weights(Part):
         return bits >= 8 if self.symmetric is None else self.symmetric
 
 
+STEPS = ("constant", "per-step", "groups", "generator")
+
+
+def _check_steps(name: str, info: ValidationInfo) -> str:
+    """One of :data:`STEPS`, or the provider kind of a plugin, which a stored recipe does without until it runs."""
+    kinds = [kind for kind, provider in PROVIDERS.items() if is_foreign(provider)]
+    if name not in (*STEPS, *kinds) and not (info.context or {}).get("stored"):
+        raise unknown("schedule", name, (*STEPS, *kinds))
+    return name
+
+
 class Activations(Part):
     """Activation quantization of image-dependent layers: how a range is chosen, and whether it moves with the step.
 
     Attributes:
         symmetric: zero points in the middle of the grid (softmax outputs stay unsigned).
         steps: one interval; one a time step; one for each of ``groups`` equal runs of training time steps; or those of
-            a network of the time step, which must learn (``generator``: TDQ's, or its thin one).
+            a network of the time step, which must learn (``generator``: TDQ's, or its thin one); or the provider kind
+            that a plugin registered under this name.
         keep_generators: keep the networks beside the tables that they became, for other schedules.
         granularity: one scale a tensor, or one a token of the inputs of Linear layers (all axes but the last), and of
             q, k and the softmax output where scales are dynamic; all other inputs have one a tensor.
@@ -137,7 +151,7 @@ class Activations(Part):
     bits: int = 8
     symmetric: bool = False
     range: Annotated[str, registered(ACTIVATION_RANGES)] = "minmax"
-    steps: Literal["constant", "per-step", "groups", "generator"] = "constant"
+    steps: Annotated[str, AfterValidator(_check_steps)] = "constant"
     groups: Count = 4
     generator: Literal["tdq", "thin"] = "tdq"
     # Left out where it says nothing: runs begun, and folders made, before there was such an entry are of equal recipes.
@@ -181,7 +195,7 @@ class Activations(Part):
             "groups": StepGroups(self.groups),
             "generator": Generated(self.generator),
         }
-        return schedules[self.steps]
+        return schedules.get(self.steps, Registered(self.steps))
 
     def spec(self, bits: int | None = None, *, tokens: bool = True) -> QuantSpec:
         """What quantizes an activation.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import TempoquantError
-from tempoquant.intervals import Clock, KeepsPrecision, SteppedInterval, TableInterval
+from tempoquant.intervals import Clock, KeepsPrecision
 from tempoquant.numerics import affine_qparams, dequantize, quantize
 
 BITS = 8
@@ -89,4 +89,4 @@ class TemporalTable(KeepsPrecision):
 
 def has_tables(module: nn.Module) -> bool:
     """Whether anything in ``module`` has a row a time step."""
-    return any(isinstance(part, TableInterval | SteppedInterval | TemporalTable) for part in module.modules())
+    return any(getattr(part, "by_row", False) for part in module.modules())
