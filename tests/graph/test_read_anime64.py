@@ -9,7 +9,7 @@ import torch
 
 from graph_models import probe_of
 from tempoquant.graph import AttentionProduct, Category, TimeArgument, Unit, read_denoiser
-from tempoquant.temporal.verify import temporal_program
+from tempoquant.temporal.program_check import temporal_program
 
 FOLDER = os.environ.get("TEMPOQUANT_ANIME64")
 if FOLDER is None:

@@ -9,7 +9,7 @@ from graph_models import Plain, labels, probe_of, prompts, text_conditional, tra
 from tempoquant.graph import Probe, read_denoiser, reader
 from tempoquant.graph.probing import smaller
 from tempoquant.temporal import verify
-from tempoquant.temporal.verify import temporal_program
+from tempoquant.temporal.program_check import temporal_program
 
 
 @pytest.mark.parametrize(("side", "less"), [(16, 16), (31, 31), (32, 16), (48, 16), (64, 16), (96, 24)])

@@ -8,7 +8,7 @@ from conditional_models import dit_pipeline
 from tempoquant.intervals import TableInterval
 from tempoquant.layers import QuantizedLayer, QuantizedProduct
 from tempoquant.methods import method_recipe
-from tempoquant.temporal.cached import CachedLayer, stand_ins
+from tempoquant.temporal.replacements import CachedLayer, stand_ins
 from tiny import small_recipe, unet_pipeline
 
 pytestmark = pytest.mark.usefixtures("brief")

@@ -16,8 +16,8 @@ from tempoquant.layers import QuantizedLayer
 from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
 from tempoquant.sampling.denoiser import Denoiser
-from tempoquant.temporal.cache import cache_is_nearer
-from tempoquant.temporal.cached import CachedLayer, DeadLayer, stand_ins
+from tempoquant.temporal.feature_cache import cache_is_nearer
+from tempoquant.temporal.replacements import CachedLayer, DeadLayer, stand_ins
 from tiny import Bare, bare_denoiser, small_recipe, unet_pipeline
 
 pytestmark = pytest.mark.usefixtures("brief")
@@ -137,7 +137,7 @@ def test_selection_takes_the_cache_where_it_is_nearer_and_keeps_the_layer_elsewh
         seen.append((full, own, cached))
         return len(seen) != 3
 
-    monkeypatch.setattr("tempoquant.temporal.cache.cache_is_nearer", nearer)
+    monkeypatch.setattr("tempoquant.temporal.feature_cache.cache_is_nearer", nearer)
     made = tempoquant.quantize(unet_pipeline(), small_recipe("tfmq-select"))
     found, names = stand_ins(made.denoiser.module), made.blueprint.projections
     assert names[2] == kept and {*found} == {*names} - {kept}

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 import tempoquant
 from conditional_models import dit_pipeline, text_pipeline
 from tempoquant.errors import InputError
-from tempoquant.temporal.cached import CachedLayer, DeadLayer, stand_ins
+from tempoquant.temporal.replacements import CachedLayer, DeadLayer, stand_ins
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 CLASSES = {"class_labels": [1, 2], "guidance_scale": 2.0}

@@ -14,8 +14,8 @@ from conditional_models import dit_pipeline, large_text_pipeline
 from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Probe, read_denoiser
 from tempoquant.intervals import Clock, Conditions
-from tempoquant.temporal.cached import CachedLayer, DeadLayer, stand_ins
-from tempoquant.temporal.freeze import freeze_schedule
+from tempoquant.temporal.replacements import CachedLayer, DeadLayer, stand_ins
+from tempoquant.temporal.frozen_schedule import freeze_schedule
 from tiny import small_recipe
 from transformer_models import dit, flux, made, pixart, qwen_image, sd3
 

@@ -11,7 +11,7 @@ from graph_models import Plain, labels, probe_of, prompts, text_conditional, tra
 from tempoquant.errors import TempoquantError
 from tempoquant.graph import Probe, read_denoiser
 from tempoquant.temporal.program import TemporalProgram
-from tempoquant.temporal.verify import temporal_program
+from tempoquant.temporal.program_check import temporal_program
 
 ROWS = (3, 250, 700, 3, 901)
 

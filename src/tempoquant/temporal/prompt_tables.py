@@ -19,7 +19,7 @@ from tempoquant.arguments import equal, named_arguments
 from tempoquant.graph import map_kind, tensors_in
 from tempoquant.patching import GraphRole, Undo, in_graph, surround
 from tempoquant.sharing import PerThread, SharedBlock
-from tempoquant.temporal.cached import StandIn, parameter_count
+from tempoquant.temporal.replacements import StandIn, parameter_count
 
 
 @dataclass(frozen=True)

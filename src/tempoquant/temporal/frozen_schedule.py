@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tempoquant.errors import InputError
 from tempoquant.graph import removing
 from tempoquant.intervals import Clock, Conditions
-from tempoquant.temporal.cached import drop_dead_layers, replace_with_tables, stand_ins
+from tempoquant.temporal.replacements import drop_dead_layers, replace_with_tables, stand_ins
 from tempoquant.temporal.dependence import (
     arguments_of,
     followed_arguments,

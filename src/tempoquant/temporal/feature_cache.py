@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals import Clock
 from tempoquant.recipe import Temporal
-from tempoquant.temporal.cached import drop_dead_layers, replace_with_tables
+from tempoquant.temporal.replacements import drop_dead_layers, replace_with_tables
 from tempoquant.temporal.program import TemporalProgram
 from tempoquant.temporal.table import TemporalTable
 
