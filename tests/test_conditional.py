@@ -22,8 +22,8 @@ from tempoquant.pipelines.prompts import read_prompts
 from tempoquant.progress import Silent
 from tempoquant.reconstruction.lockstep import doubled
 from tempoquant.stages import probe_of, record_trajectories
-from tempoquant.temporal.recorded_inputs import distinct_conditions, most_conditions, temporal_inputs
 from tempoquant.temporal.program_check import temporal_program
+from tempoquant.temporal.recorded_inputs import distinct_conditions, most_conditions, temporal_inputs
 
 pytestmark = pytest.mark.usefixtures("brief")
 STEPS, SAMPLES = 3, 4

@@ -176,7 +176,7 @@ class QuantizedPipeline:
                 return denoiser(sample, t, **row)
 
         block = denoiser.module, blueprint.shared, blueprint.projections, self.clock
-        removed = freeze_schedule(*block, run, storage, given, known=conditioning is not None)
+        removed = freeze_schedule(*block, run, storage, given, closed=conditioning is not None)
         self.clock.frozen = True
         self.facts["frozen_parameters"] = removed
         self.drop_generators()

@@ -123,10 +123,10 @@ def test_the_nearer_one_is_chosen():
     full = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     # Squared errors over all rows: 0.04 + 0.01, and 0.04.
     two, one = full + torch.tensor([[0.2, 0.0], [0.0, 0.1]]), full + torch.tensor([[0.0, 0.2], [0.0, 0.0]])
-    assert cache_is_nearer(full, own=two, cached=one) and not cache_is_nearer(full, own=one, cached=two)
+    assert cache_is_nearer(full, quantized=two, cached=one) and not cache_is_nearer(full, quantized=one, cached=two)
     # An error at one step counts, however good the others are.
-    assert not cache_is_nearer(full, own=full + 0.1, cached=full + torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
-    assert cache_is_nearer(full, own=full, cached=full)
+    assert not cache_is_nearer(full, quantized=full + 0.1, cached=full + torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+    assert cache_is_nearer(full, quantized=full, cached=full)
 
 
 def test_selection_takes_the_cache_where_it_is_nearer_and_keeps_the_layer_elsewhere(monkeypatch):

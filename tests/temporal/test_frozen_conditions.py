@@ -14,8 +14,8 @@ from conditional_models import dit_pipeline, large_text_pipeline
 from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Probe, read_denoiser
 from tempoquant.intervals import Clock, Conditions
-from tempoquant.temporal.replacements import CachedLayer, DeadLayer, stand_ins
 from tempoquant.temporal.frozen_schedule import freeze_schedule
+from tempoquant.temporal.replacements import CachedLayer, DeadLayer, stand_ins
 from tiny import small_recipe
 from transformer_models import dit, flux, made, pixart, qwen_image, sd3
 
@@ -43,7 +43,7 @@ def frozen_case(case):
 
     clock.attach(case.module)
     block = case.module, graph.shared, graph.projections, clock
-    removed = freeze_schedule(*block, run, "float16", case.conditions, known=True)
+    removed = freeze_schedule(*block, run, "float16", case.conditions, closed=True)
     return before, graph, clock, removed
 
 

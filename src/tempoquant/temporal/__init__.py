@@ -1,14 +1,14 @@
 """The temporal information block: its program, its finite set of activations, cached features, frozen schedules."""
 
 from tempoquant.temporal.feature_cache import cache_features
-from tempoquant.temporal.replacements import CachedLayer, DeadLayer, StandIn, install_stand_ins, stand_ins
 from tempoquant.temporal.finite_set import finite_set_calibration
 from tempoquant.temporal.frozen_schedule import freeze_schedule
-from tempoquant.temporal.recorded_inputs import most_conditions, temporal_inputs
 from tempoquant.temporal.program import TemporalProgram
-from tempoquant.temporal.prompt_tables import PromptTables, restart_call
-from tempoquant.temporal.table import TemporalTable, has_tables
 from tempoquant.temporal.program_check import temporal_program
+from tempoquant.temporal.prompt_tables import PromptTables, restart_call
+from tempoquant.temporal.recorded_inputs import most_conditions, temporal_inputs
+from tempoquant.temporal.replacements import CachedLayer, DeadLayer, StandIn, install_stand_ins, stand_ins
+from tempoquant.temporal.table import TemporalTable, has_tables
 
 __all__ = [
     "CachedLayer",

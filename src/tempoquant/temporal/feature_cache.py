@@ -1,4 +1,4 @@
-"""Temporal features computed ahead, and the choice between them and the quantized layers that would compute them.
+"""Temporal features computed ahead by the block's program, and the choice between them and the quantized layers.
 
 Huang et al., Temporal Feature Matters (TPAMI 2025; arXiv 2407.19547): cache-based maintenance, and disturbance-aware
 selection.
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals import Clock
 from tempoquant.recipe import Temporal
-from tempoquant.temporal.replacements import drop_dead_layers, replace_with_tables
+from tempoquant.temporal.feature_tables import install_feature_tables
 from tempoquant.temporal.program import TemporalProgram
 from tempoquant.temporal.table import TemporalTable
 
@@ -25,45 +25,53 @@ def cache_features(
     temporal: Temporal,
     run: Callable[[], Tensor],
 ) -> None:
-    """Replace temporal layers of ``module`` by what they put out at every row, as the recipe says; h if all g_i are.
+    """Replace the projections g_i of ``module`` that the recipe chooses by tables; h too, if all of them are.
 
     Args:
         module: the denoiser, its temporal layers calibrated (or float, where they are never to run).
-        externals: recorded inputs of the temporal block, one a row of ``clock``.
+        program: its temporal information block, of the full-precision denoiser.
+        externals: recorded inputs of the block, one a row of ``clock``.
+        clock: of ``module``.
+        temporal: the recipe's part; without ``cache`` nothing is replaced.
         run: one call of the denoiser.
+
+    Raises:
+        TempoquantError: a layer puts out several features a call, or one beyond float16's range.
     """
     if temporal.cache is None:
         return
-    full = _features(program, externals, program.modules)
-    own = full if temporal.never_runs else _quantized(module, program, externals, clock)
-    source = own if temporal.cache_features == "quantized" else full
-    made = {n: TemporalTable.of(source[n], temporal.cache, clock) for n in program.projections}
-    rows = torch.arange(len(clock))
+    full = _program_features(program, externals, program.modules)
+    quantized = full
+    if not temporal.never_runs:
+        with clock.at(clock.timesteps):
+            layers = {name: module.get_submodule(name) for name in program.layers}
+            quantized = _program_features(program, externals, layers)
+    source = quantized if temporal.cache_features == "quantized" else full
+    chosen = list(program.projections)
     if temporal.cache_choice == "least-error":
-        made = {n: table for n, table in made.items() if cache_is_nearer(full[n], own[n], table.at(rows))}
-    replace_with_tables(module, made)
-    if len(made) == len(program.projections):
-        replace_with_tables(module, {n: TemporalTable.of(source[n], temporal.cache, clock) for n in program.shared})
-        drop_dead_layers(module, program.shared, run)
+        rows = torch.arange(len(clock))
+        stored = {name: TemporalTable.of(source[name], temporal.cache, clock).at(rows) for name in chosen}
+        chosen = [name for name in chosen if cache_is_nearer(full[name], quantized[name], stored[name])]
+    feeding = program.shared if len(chosen) == len(program.projections) else ()
+    features = {name: source[name] for name in (*chosen, *feeding)}
+    install_feature_tables(module, features, temporal.cache, clock, feeding, run)
 
 
-def cache_is_nearer(full: Tensor, own: Tensor, cached: Tensor) -> bool:
-    """Whether the cached features (R, d) have no larger error over all rows than the quantized layers' own.
+def cache_is_nearer(full: Tensor, quantized: Tensor, cached: Tensor) -> bool:
+    """Whether cached features have no larger error over all rows than those that the quantized layers compute.
 
     The error is ``sum_t ||emb_t - emb^q_t||^2`` of one projection (disturbance-aware selection).
+
+    Args:
+        full: (R, ...) in full precision.
+        quantized: likewise, computed by the quantized layers.
+        cached: likewise, as they are stored.
     """
-    errors = [(found.double() - full.double()).square().sum() for found in (cached, own)]
+    errors = [(features.double() - full.double()).square().sum() for features in (cached, quantized)]
     return bool(errors[0] <= errors[1])
 
 
-def _quantized(
-    module: nn.Module, program: TemporalProgram, externals: Mapping[str, Tensor], clock: Clock
-) -> dict[str, Tensor]:
-    with clock.at(clock.timesteps):
-        return _features(program, externals, {name: module.get_submodule(name) for name in program.layers})
-
-
-def _features(
+def _program_features(
     program: TemporalProgram, externals: Mapping[str, Tensor], layers: Mapping[str, nn.Module]
 ) -> dict[str, Tensor]:
     """Every temporal layer's output at every row, (R, ...) float32."""

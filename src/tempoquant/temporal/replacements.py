@@ -82,6 +82,8 @@ def drop_dead_layers(module: nn.Module, names: Collection[str], run: Callable[[]
     Args:
         run: one call of the denoiser.
     """
+    if not names:
+        return
     shapes: dict[str, tuple[int, ...]] = {}
 
     def measure(name: str) -> Callable[..., None]:
