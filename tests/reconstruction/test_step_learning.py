@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from tempoquant.intervals import Clock, ConstantInterval, GroupInterval, TableInterval
-from tempoquant.layers import simulate, to_quantized
+from tempoquant.layers import Site, simulate, to_quantized
 from tempoquant.learned.networks import ARCHITECTURES
 from tempoquant.numerics import QParams
 from tempoquant.randomness import generator
 from tempoquant.reconstruction.effort import StepEffort
-from tempoquant.reconstruction.step_learning import Call, Site, StepLearner, with_scale
+from tempoquant.reconstruction.step_learning import Call, StepLearner, with_scale
 
 STEPS = torch.tensor([0, 300, 600, 900])
 ROWS, RELATIVE = 32, StepEffort(iterations=60, batch=8, lr=3e-2, generator_lr=1e-2)
@@ -49,7 +49,7 @@ def test_learning_lowers_the_units_loss_and_moves_scales_only():
     assert learner.loss() < 0.5 * before
     assert all(torch.equal(s.provider.zero_point, z) for s, z in zip(sites, zeros, strict=True))
     assert all(float(s.provider.scale) < 2.0 and not s.provider.scale.requires_grad for s in sites)
-    assert all(site.place.kernel is simulate for site in sites)
+    assert all(site.holder.kernel is simulate for site in sites)
 
 
 def test_steps_that_make_the_unit_worse_are_not_kept():

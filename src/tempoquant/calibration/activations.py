@@ -9,7 +9,7 @@ from tempoquant.calibration.observe import observed, product_sites
 from tempoquant.calibration.range_observer import VALUES, RangeObserver
 from tempoquant.graph import Category
 from tempoquant.intervals import Clock, ConstantInterval, GroupInterval, IntervalProvider, TableInterval, group_of
-from tempoquant.layers import AttentionProducts, QuantizedLayer
+from tempoquant.layers import AttentionProducts, QuantizedLayer, numbered_products, operand_name
 from tempoquant.planning import LayerPlan
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Activations, Recipe
@@ -51,10 +51,10 @@ def calibrate_activations(
         steps = "constant" if plans[name].category is Category.CONSTANT else recipe.activations.steps
         layer.input_interval = interval(name, plans[name].activation_bits, steps)
     if recipe.attention.quantize and recipe.activations.bits != FLOAT_BITS:
-        for owner, products in attention.items():
-            for i, product in enumerate(products.products):
-                widths = dict.fromkeys("qkv", recipe.activations.bits) | {"p": recipe.attention.softmax_bits}
-                product.intervals = nn.ModuleDict({o: interval(f"{owner}:{i}:{o}", w) for o, w in widths.items()})
+        widths = dict.fromkeys("qkv", recipe.activations.bits) | {"p": recipe.attention.softmax_bits}
+        for owner, index, product in numbered_products(attention):
+            named = {operand: operand_name(owner, index, operand) for operand in widths}
+            product.intervals = nn.ModuleDict({o: interval(name, widths[o]) for o, name in named.items()})
 
 
 def _provider(

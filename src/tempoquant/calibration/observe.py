@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tempoquant.layers import OPERANDS, AttentionProducts, QuantizedLayer
+from tempoquant.layers import OPERANDS, AttentionProducts, QuantizedLayer, numbered_products, operand_name
 
 See = Callable[[str, Tensor], None]
 
@@ -18,14 +18,14 @@ def observed(
 ) -> Iterator[None]:
     """Within the block, ``see(site, x)`` is called with the input of every quantizer of every call.
 
-    Sites are layer names, and ``owner:index:operand`` for attention products (see :func:`product_sites`).
+    Sites are layer names, and those of attention operands (see :func:`product_sites`).
     """
     handles = [
         layer.register_forward_pre_hook(_layer_hook(name, see), with_kwargs=True) for name, layer in layers.items()
     ]
-    products: list[Any] = [(owner, i, p) for owner, a in attention.items() for i, p in enumerate(a.products)]
-    for owner, i, product in products:
-        product.watch = partial(_operand, see, owner, i)
+    products = list(numbered_products(attention))
+    for owner, index, product in products:
+        product.watch = partial(_operand, see, owner, index)
     try:
         yield
     finally:
@@ -37,11 +37,12 @@ def observed(
 
 def product_sites(attention: Mapping[str, AttentionProducts]) -> list[str]:
     """The sites of all attention operands, four a product."""
-    return [f"{o}:{i}:{name}" for o, a in attention.items() for i in range(len(a.products)) for name in OPERANDS]
+    products = numbered_products(attention)
+    return [operand_name(owner, index, operand) for owner, index, _ in products for operand in OPERANDS]
 
 
 def _operand(see: See, owner: str, index: int, name: str, x: Tensor) -> None:
-    see(f"{owner}:{index}:{name}", x)
+    see(operand_name(owner, index, name), x)
 
 
 def _layer_hook(name: str, see: See) -> Callable[[Any, tuple, dict], None]:

@@ -4,7 +4,7 @@ At every time step the activations take the smallest candidate width b whose qua
 the forward process: ``SNR_Q,b(t) = |e|^2 / |q_b - e|^2 > a_bar / (1 - a_bar)``; the largest where none does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,23 +14,25 @@ from torch import Tensor, nn
 
 from tempoquant.correction.measure import Trajectories, compare_predictions
 from tempoquant.intervals import Clock, IntervalProvider, SteppedInterval
-from tempoquant.layers import QuantizedLayer, QuantizedProduct
+from tempoquant.layers import Site, layer_sites, quantized_layers, quantized_products
 from tempoquant.numerics import QParams, affine_qparams
 from tempoquant.pipelines import Model
 from tempoquant.progress import Progress
 
 
 @dataclass(frozen=True)
-class Site:
+class SteppedSite:
     """A quantizer whose width may change with the step.
 
     Attributes:
-        provider: its interval as calibrated. widths: bits at every candidate. put: installs another provider.
+        site: where its provider is.
+        provider: as calibrated.
+        widths: bits at every candidate.
     """
 
+    site: Site
     provider: IntervalProvider
     widths: tuple[int, ...]
-    put: Callable[[IntervalProvider], None]
 
 
 def set_step_bits(
@@ -77,23 +79,24 @@ def smallest_sufficient(snr: Tensor, forward: Tensor) -> Tensor:
     return enough.int().argmax(0)
 
 
-def stepped_sites(module: nn.Module, candidates: Sequence[int], widths: Mapping[str, Sequence[int]]) -> list[Site]:
+def stepped_sites(
+    module: nn.Module, candidates: Sequence[int], widths: Mapping[str, Sequence[int]]
+) -> list[SteppedSite]:
     """Layer inputs whose width is not the same at all candidates, and q, k and v of every attention product.
 
     Softmax outputs keep their own bits.
     """
-    sites = []
-    for name, part in module.named_modules():
-        if isinstance(part, QuantizedLayer) and part.input_interval is not None and len(set(widths[name])) > 1:
-            put = partial(setattr, part, "input_interval")
-            sites.append(Site(part.input_interval, tuple(widths[name]), put))
-        elif isinstance(part, QuantizedProduct) and part.intervals:
-            intervals: Any = part.intervals
-            sites += [Site(intervals[o], tuple(candidates), partial(intervals.__setitem__, o)) for o in "qkv"]
-    return sites
+    inputs = [site for site in layer_sites(quantized_layers(module)) if len(set(widths[site.name])) > 1]
+    operands = [
+        Site(f"{name}.{operand}", product.intervals, operand)
+        for name, product in quantized_products(module).items()
+        for operand in ("qkv" if product.intervals else "")
+    ]
+    chosen = [(site, widths[site.name]) for site in inputs] + [(site, candidates) for site in operands]
+    return [SteppedSite(site, site.provider, tuple(bits)) for site, bits in chosen]
 
 
-def install(sites: Sequence[Site], clock: Clock, choice: Tensor) -> None:
+def install(sites: Sequence[SteppedSite], clock: Clock, choice: Tensor) -> None:
     """Give every site the interval of the chosen candidate (R,) at each row; equal ones stay shared."""
     made: dict[tuple[int, tuple[int, ...]], SteppedInterval] = {}
     for site in sites:
@@ -104,7 +107,7 @@ def install(sites: Sequence[Site], clock: Clock, choice: Tensor) -> None:
             rows = [(tables[b].scale[r], tables[b].zero_point[r]) for r, b in enumerate(bits.tolist())]
             scale, zero = (torch.stack(field) for field in zip(*rows, strict=True))
             made[key] = SteppedInterval(scale, zero.float(), bits, clock)
-        site.put(made[key])
+        site.site.provider = made[key]
 
 
 def at_width(provider: IntervalProvider, rows: int, bits: int) -> QParams:

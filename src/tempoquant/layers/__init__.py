@@ -12,6 +12,7 @@ from tempoquant.layers.attention import (
 from tempoquant.layers.install import install_attention, install_layers, places_of
 from tempoquant.layers.layer import QuantConv2d, QuantizedLayer, QuantLinear, quantized_layers, to_quantized
 from tempoquant.layers.simulation import quantized_input, simulate
+from tempoquant.layers.sites import Site, layer_sites, numbered_products, operand_name, operand_sites
 from tempoquant.layers.straight_through import (
     learn_with_gradients,
     straight_through,
@@ -26,12 +27,17 @@ __all__ = [
     "QuantLinear",
     "QuantizedLayer",
     "QuantizedProduct",
+    "Site",
     "attention_in_pieces",
     "install_attention",
     "install_layers",
+    "layer_sites",
     "learn_with_gradients",
     "learning_kernels",
+    "numbered_products",
+    "operand_name",
     "operand_qparams",
+    "operand_sites",
     "places_of",
     "quantized_input",
     "quantized_layers",

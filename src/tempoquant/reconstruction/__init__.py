@@ -3,7 +3,6 @@
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import Effort, effort
 from tempoquant.reconstruction.lockstep import doubled
-from tempoquant.reconstruction.step_learning import Site
 from tempoquant.reconstruction.steps import StepStage, learn_activation_steps
 from tempoquant.reconstruction.tiar import tiar
 from tempoquant.reconstruction.tuning import Tuner
@@ -11,7 +10,6 @@ from tempoquant.reconstruction.weights import WeightStage, reconstruct_units, ro
 
 __all__ = [
     "Effort",
-    "Site",
     "StepStage",
     "Tuner",
     "UnitCache",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.intervals import Clock, IntervalProvider, TableInterval
-from tempoquant.layers import learning_kernels
+from tempoquant.layers import Site, learning_kernels
 from tempoquant.learned import Architecture, GeneratedInterval, IntervalNetworks, KeptNetworks, keep_in, keep_step_sizes
 from tempoquant.numerics import SMALLEST_SCALE, QParams
 from tempoquant.randomness import generator
@@ -17,23 +17,6 @@ from tempoquant.reconstruction.rounding import reconstruction_loss
 from tempoquant.reconstruction.unit import first_tensor, hard_loss
 
 NORM = 2.4
-
-
-@dataclass
-class Site:
-    """One quantized activation: the attribute of a module that holds its interval provider."""
-
-    name: str
-    place: nn.Module
-    attribute: str
-
-    @property
-    def provider(self) -> Any:
-        return getattr(self.place, self.attribute)
-
-    @provider.setter
-    def provider(self, provider: IntervalProvider) -> None:
-        setattr(self.place, self.attribute, provider)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch import nn
 
 from tempoquant.graph import Unit
 from tempoquant.intervals import Clock
-from tempoquant.layers import AttentionProducts
+from tempoquant.layers import AttentionProducts, Site, layer_sites, operand_sites
 from tempoquant.learned import ARCHITECTURES, STEP_SIZES, Architecture, KeptNetworks, keep_in
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
-from tempoquant.reconstruction.step_learning import Call, Site, StepLearner, kept_in, with_scale
+from tempoquant.reconstruction.step_learning import Call, StepLearner, kept_in, with_scale
 from tempoquant.reconstruction.unit import first_tensor
 from tempoquant.reconstruction.weights import WeightStage
 
@@ -48,13 +48,9 @@ class StepStage:
 
     def sites(self, unit: Unit) -> list[Site]:
         """The quantized activations of a unit: inputs of its layers, operands of products that run inside of it."""
-        layers = [(name, self.weights.layers[name]) for name in unit.layers if name in self.weights.layers]
-        found = [Site(name, layer, "input_interval") for name, layer in layers if layer.input_interval is not None]
-        for owner, attention in self.attention.items():
-            if f"{owner}.".startswith(f"{unit.name}."):
-                products: Any = enumerate(attention.products)
-                found += [Site(f"{owner}:{i}:{o}", p.intervals, o) for i, p in products for o in p.intervals]
-        return found
+        layers = {name: self.weights.layers[name] for name in unit.layers if name in self.weights.layers}
+        inside = {o: products for o, products in self.attention.items() if f"{o}.".startswith(f"{unit.name}.")}
+        return layer_sites(layers) + operand_sites(inside)
 
     def restore(self, unit: str, sites: list[Site]) -> bool:
         """Set the step sizes of a unit that an earlier run finished; False if none did."""

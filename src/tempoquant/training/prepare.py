@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tempoquant.graph import Category
 from tempoquant.intervals import Clock, ConstantInterval
-from tempoquant.layers import AttentionProducts, QuantizedLayer, learn_with_gradients
+from tempoquant.layers import AttentionProducts, QuantizedLayer, Site, layer_sites, learn_with_gradients, operand_sites
 from tempoquant.learned import (
     ARCHITECTURES,
     SCHEMES,
@@ -24,7 +24,6 @@ from tempoquant.learned import (
 )
 from tempoquant.planning import LayerPlan
 from tempoquant.recipe import FLOAT_BITS, Recipe, Training
-from tempoquant.reconstruction import Site
 from tempoquant.training.weights import LowRank, WeightQuantizer, fold_weight, train_weight
 
 
@@ -145,15 +144,9 @@ def _sites(
     layers: Mapping[str, QuantizedLayer], attention: Mapping[str, AttentionProducts], plans: Mapping[str, LayerPlan]
 ) -> list[Site]:
     """Activations that learn; what never changes has no batch that could be told its time steps."""
-    found = [
-        Site(name, layer, "input_interval")
-        for name, layer in layers.items()
-        if isinstance(layer.input_interval, ConstantInterval) and plans[name].category is not Category.CONSTANT
-    ]
-    for owner, owned in attention.items():
-        products: Any = enumerate(owned.products)
-        found += [Site(f"{owner}:{i}:{o}", p.intervals, o) for i, p in products for o in p.intervals]
-    return found
+    varying = {name: layer for name, layer in layers.items() if plans[name].category is not Category.CONSTANT}
+    inputs = [site for site in layer_sites(varying) if isinstance(site.provider, ConstantInterval)]
+    return inputs + operand_sites(attention)
 
 
 def _from_inputs(sites: list[Site]) -> bool:
