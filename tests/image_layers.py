@@ -22,9 +22,9 @@ class Rows(nn.Module):
 class Volume(nn.Module):
     """A convolution over two slices of two channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, convolution: type[nn.Module] = nn.Conv3d) -> None:
         super().__init__()
-        self.part = nn.Conv3d(2, 2, 3, padding=1, bias=False)
+        self.part = convolution(2, 2, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.part(x.unflatten(1, (2, 2))).flatten(1, 2)

@@ -108,7 +108,7 @@ def _range(result: Any, rows: Any, *_: Any) -> bool:
 
 def _rounding(result: Any, weight: Any, qparams: Any, *_: Any) -> bool:
     integers, grid = _two(result)
-    q = integers + grid.zero_point.view(-1, 1)
+    q = integers + grid.zero_point.repeat_interleave(integers.shape[1] // grid.zero_point.shape[1], 1)
     whole = bool((integers == integers.round()).all() and (q >= grid.q_min).all() and (q <= grid.q_max).all())
     same = bool((grid.zero_point == qparams.zero_point).all()) and _ends(grid) == _ends(qparams)
     return whole and same and integers.shape == weight.shape and grid.scale.shape == qparams.scale.shape
@@ -138,9 +138,9 @@ WEIGHT_ROUNDINGS = Registry(
     "weight rounding", "(integers, qparams): whole q - z within the grid, and its scale", _rounding
 )
 """``weights.rounding``: ``f(weight (C, K), qparams, quantized (M, K), full (M, K)) -> integers (C, K), qparams`` of one
-layer. ``qparams`` is the grid (scale and zero (C,), q_min, q_max); ``quantized`` and ``full`` are the same M of the
-layer's input vectors in the partly quantized and in the full-precision network. ``integers`` are ``q - z``; the scale
-of the returned grid may be another."""
+layer. ``qparams`` is the grid: scale and zero (C, G), for G groups of K / G consecutive weights (1: per channel), q_min
+and q_max. ``quantized`` and ``full`` are the same M of the layer's input vectors in the partly quantized and in the
+full-precision network. ``integers`` are ``q - z``; the scale of the returned grid may be another."""
 
 
 @dataclass(frozen=True)

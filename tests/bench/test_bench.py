@@ -133,7 +133,7 @@ def test_the_papers_schedule_is_measured(place):
 
 
 def test_what_no_recipe_can_quantize_stands_in_the_policy(place):
-    volume = "nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Conv3d(2, 2, 3, padding=1), nn.Flatten(1, 2))"
+    volume = "nn.Sequential(nn.Unflatten(1, (2, 4)), nn.ConvTranspose3d(2, 2, 3, padding=1), nn.Flatten(1, 2))"
     deep = f"def deep():\n    made = make()\n    made.module.middle = {volume}\n    return made\n"
     (place / "mine.py").write_text(f"{MODEL}\n\n{deep}")
     runs = [{"method": "rtn", "bits": ["W4A8"]}]
@@ -144,8 +144,8 @@ def test_what_no_recipe_can_quantize_stands_in_the_policy(place):
     share = f"{100 * other / (other + ours):.1f} % of the arithmetic"
     assert record["policy"]["short"] == "all layers of Linear and Conv2d"
     assert record["policy"]["full"].startswith(
-        "every Linear and Conv2d at the row's bits; float: middle.1 (Conv3d) (this kind of layer is not supported, "
-        f"{share}); attention products quantized"
+        "every Linear and Conv2d at the row's bits; float: middle.1 (ConvTranspose3d) "
+        f"(this kind of layer is not supported, {share}); attention products quantized"
     )
     assert (
         run_bench(experiment(runs=runs), place / "plain")

@@ -16,12 +16,17 @@ from torch import nn
 from tempoquant import Denoiser
 
 
+class Smoothed(nn.Conv1d):
+    def forward(self, input):
+        return nn.functional.avg_pool1d(super().forward(input), 3, 1, 1)
+
+
 class Signals(nn.Module):
     def __init__(self, mixed):
         super().__init__()
         self.time = nn.Linear(2, 4)
         self.first = nn.Linear(8, 8) if mixed else nn.Identity()
-        self.down, self.up = nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 3, padding=1)
+        self.down, self.up = Smoothed(4, 4, 3, padding=1), Smoothed(4, 4, 3, padding=1)
 
     def forward(self, sample, timestep):
         emb = self.time((timestep.float()[:, None] * torch.tensor([0.1, 0.01])).sin())
@@ -62,13 +67,14 @@ def run(tmp_path, monkeypatch, brief, capfd):
 
 def test_the_shares_are_printed_stored_and_warned_of(run):
     code, out, err = run("mine.py:mixed", "--json", "q.json")
-    # A Linear of 8 x 8 for each of four rows, the time's of 2 x 4; beside two Conv1d of 4 x 4 x 3 at eight places.
+    # A Linear of 8 x 8 for each of four rows, the time's of 2 x 4; two convolutions of 4 x 4 x 3 at eight places.
     macs = 4 * 64 + 8, 4 * 64 + 8 + 2 * 8 * 48
     assert code == 0 and f"25.6 % of {macs[1]:,} multiply-accumulates" in out
-    assert "74.4 % of the arithmetic" in out and "up (Conv1d)" in out
+    assert "74.4 % of the arithmetic" in out and "up (Smoothed)" in out
     warned = [line for line in err.splitlines() if "warning" in line]
     assert (
-        len(warned) == 1 and "25.6 % of the arithmetic is quantized; float are down (Conv1d), up (Conv1d)" in warned[0]
+        len(warned) == 1
+        and "25.6 % of the arithmetic is quantized; float are down (Smoothed), up (Smoothed)" in warned[0]
     )
     found = json.loads(Path("q.json").read_text())["coverage"]
     assert (found["quantized_macs"], found["macs"]) == macs
@@ -79,5 +85,8 @@ def test_a_model_of_other_layers_is_refused_in_one_line(run):
     code, out, err = run("mine.py:signals")
     lines = [line for line in err.splitlines() if "ETA" not in line]
     assert (code, out, len(lines)) == (2, "", 1)
-    assert "quantizes no layer of this denoiser that sees the sample: only Linear and Conv2d are supported" in lines[0]
+    assert (
+        "quantizes no layer of this denoiser that sees the sample: layers of other kinds stay float: down (Smoothed)"
+        in lines[0]
+    )
     assert not Path("out").exists() and not Path("out.partial").exists()

@@ -91,7 +91,7 @@ def test_class_conditional_unet():
     assert of(graph, Category.TEMPORAL_CONDITION) == [*PROJECTIONS]
     assert (graph.shared, graph.projections) == (TIME_MLP, PROJECTIONS)
     assert graph.shared_inputs == (PROJECTIONS,)
-    assert graph.unsupported == {"class_embedding": "Embedding"}
+    assert graph.unsupported == {} and graph.lookups == {"class_embedding": 32}
 
 
 BLOCKS = (

@@ -154,11 +154,13 @@ def test_layers_of_other_kinds_are_named():
     class Other(Plain):
         def __init__(self) -> None:
             super().__init__()
-            self.one, self.up, self.table = nn.Conv1d(4, 4, 1), nn.ConvTranspose2d(4, 4, 1), nn.Embedding(2, 2)
+            self.up, self.bag, self.rnn = nn.ConvTranspose3d(4, 4, 1), nn.EmbeddingBag(2, 2), nn.GRU(2, 2)
+            self.table = nn.Embedding(2, 2, max_norm=1.0)
 
     assert read_denoiser(probe_of(Other())).unsupported == {
-        "one": "Conv1d",
-        "up": "ConvTranspose2d",
+        "up": "ConvTranspose3d",
+        "bag": "EmbeddingBag",
+        "rnn": "GRU",
         "table": "Embedding",
     }
 

@@ -88,7 +88,7 @@ def test_a_linear_gives_simulations_bits(shape, bias):
 
 def test_sums_are_those_of_int32_arithmetic():
     layer = quantized(nn.Linear(4000, 8, bias=False), 8, True)
-    layer.weight_scale = torch.ones(8)
+    layer.weight_scale = torch.ones(8, 1)
     layer.input_interval = ConstantInterval(QParams(torch.tensor(1.0), torch.tensor(0), 0, 255), 8)
     x = torch.full((3, 4000), 255.0)
     acc = x.numpy().astype(np.int32) @ layer.weight.numpy().astype(np.int32).T

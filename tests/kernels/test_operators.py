@@ -6,8 +6,7 @@ import torch
 from tempoquant.intervals import ConstantInterval
 from tempoquant.kernels import onednn as native
 from tempoquant.kernels.operators import apply_scale_and_bias, scales_apply_in_order
-from tempoquant.layers import simulate
-from tempoquant.layers.layer import QuantConv2d, QuantLinear
+from tempoquant.layers import QuantConv1d, QuantConv2d, QuantLinear, simulate
 from tempoquant.numerics import QParams
 
 
@@ -16,7 +15,7 @@ def quantized(layer):
     channels = layer.weight.shape[0]
     integers = torch.randint(-8, 8, layer.weight.shape, generator=draw)
     scale = torch.rand(channels, generator=draw) * 0.01 + 1e-3
-    layer.set_weight(integers.float(), QParams(scale, torch.full((channels,), 8), 0, 15), 4)
+    layer.set_weight(integers.float(), QParams(scale[:, None], torch.full((channels, 1), 8), 0, 15), 4)
     layer.input_interval = ConstantInterval(QParams(torch.tensor(0.0371), torch.tensor(113), 0, 255), 8)
     return layer.requires_grad_(False)
 
@@ -25,6 +24,8 @@ LAYERS = {
     "linear": (lambda: QuantLinear(64, 48), (128, 64)),
     "linear of sequences": (lambda: QuantLinear(64, 48), (2, 16, 64)),
     "linear without bias": (lambda: QuantLinear(64, 48, bias=False), (128, 64)),
+    "signal": (lambda: QuantConv1d(64, 32, 3, stride=2, padding=1), (2, 64, 9)),
+    "signal of groups": (lambda: QuantConv1d(64, 32, 3, groups=2, dilation=2), (2, 64, 9)),
     "convolution": (lambda: QuantConv2d(64, 32, 3, padding=1), (2, 64, 8, 8)),
     "convolution without bias": (lambda: QuantConv2d(64, 32, 1, bias=False), (2, 64, 8, 8)),
 }

@@ -98,8 +98,3 @@ def test_quantized_weight_is_a_real_parameter_of_integers():
     _quantize_weight(layer, 4, False)
     assert isinstance(layer.weight, nn.Parameter) and layer.weight.dtype == torch.int8
     assert copy.deepcopy(layer).weight.dtype == torch.int8
-
-
-def test_only_linear_and_conv2d():
-    with pytest.raises(TypeError, match="Conv1d cannot be quantized"):
-        to_quantized(nn.Conv1d(1, 1, 1))

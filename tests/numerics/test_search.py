@@ -57,4 +57,4 @@ def test_constant_and_zero_rows_stay_finite(bits):
     weight = torch.stack([torch.zeros(9), torch.full((9,), 3.0), torch.full((9,), -2.0)])
     qparams = weight_qparams(weight, bits, symmetric=False, search="mse")
     integers = nearest(weight, qparams)
-    torch.testing.assert_close(integers * qparams.scale[:, None], weight)
+    torch.testing.assert_close(integers * qparams.scale, weight)

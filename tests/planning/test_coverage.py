@@ -69,14 +69,9 @@ class Standardized(nn.Conv2d):
 KIND, OUTSIDE = "this kind of layer is not supported", "outside of any layer"
 # By hand: name, kind, reason, parameters, multiply-accumulates.
 INSIDE: dict[str, tuple[Any, list[tuple]]] = {
-    "Conv1d": (
-        lambda: Rows(nn.Conv1d(4, 4, 3, padding=1)),
-        [("inner.part", "Conv1d", KIND, 4 * 4 * 3 + 4, PIXELS * 4 * 4 * 3)],
-    ),
-    "Conv3d": (Volume, [("inner.part", "Conv3d", KIND, 2 * 2 * 27, 2 * PIXELS * 2 * 2 * 27)]),
-    "ConvTranspose2d": (
-        Decoder,
-        [("inner.part", "ConvTranspose2d", KIND, 4 * 4 * 4 + 4, 16 * 4 * 4 * 4)],
+    "ConvTranspose3d": (
+        lambda: Volume(nn.ConvTranspose3d),
+        [("inner.part", "ConvTranspose3d", KIND, 2 * 2 * 27, 2 * PIXELS * 2 * 2 * 27)],
     ),
     # Three gates of 4 x 4 for the input and the state, and two biases each.
     "GRU": (
@@ -217,6 +212,22 @@ def test_the_quantized_module_agrees(model, method, options):
     assert any(product.intervals for product in products) == (len(in_float) == len(names))
 
 
+# By hand: parameters and multiply-accumulates of the weights, all of which are quantized.
+KINDS = {
+    "Conv1d": (lambda: Rows(nn.Conv1d(4, 4, 3, padding=1)), 4 * 4 * 3, PIXELS * 4 * 4 * 3),
+    "Conv3d": (Volume, 2 * 2 * 27, 2 * PIXELS * 2 * 2 * 27),
+    "ConvTranspose2d": (Decoder, 4 * 4 * 4, 16 * 4 * 4 * 4),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_of_every_kind_are_quantized(kind):
+    make, parameters, macs = KINDS[kind]
+    found = covered(denoiser(Mixed(make())), small_recipe("rtn"))
+    assert rows(found) == []
+    assert (found["quantized_parameters"], found["quantized_macs"]) == (WEIGHTS + parameters, MACS + macs)
+
+
 def test_weights_alone_count_where_the_recipe_keeps_activations():
     found = covered(bare_denoiser(), small_recipe("rtn", activations=32))
     assert found["quantized_macs"] == found["macs"] and rows(found) == []
@@ -256,12 +267,14 @@ def test_an_embedding_of_the_time_step():
 
 def test_little_is_quantized_of_a_denoiser_and_a_warning_says_so(tmp_path):
     with pytest.warns(UserWarning) as caught:
-        made = tempoquant.quantize(denoiser(Mixed(Volume())), small_recipe("rtn"), out=tmp_path / "out")
+        made = tempoquant.quantize(
+            denoiser(Mixed(Volume(nn.ConvTranspose3d))), small_recipe("rtn"), out=tmp_path / "out"
+        )
     # 4632 of 4632 + 13824 multiply-accumulates.
     line = next(str(w.message) for w in caught if "arithmetic" in str(w.message))
     assert line == (
-        "25.1 % of the arithmetic is quantized; float are inner.part (Conv3d) (this kind of layer is not supported, "
-        "74.9 % of the arithmetic)"
+        "25.1 % of the arithmetic is quantized; float are inner.part (ConvTranspose3d) "
+        "(this kind of layer is not supported, 74.9 % of the arithmetic)"
     )
     facts = json.loads((tmp_path / "out" / "tempoquant.json").read_text())
     assert facts["coverage"] == made.facts["coverage"] and facts["coverage"]["quantized_macs"] == MACS
@@ -275,13 +288,20 @@ def test_what_a_recipe_keeps_is_not_warned_of():
         tempoquant.quantize(bare_denoiser(), small_recipe("rtn", weights=32, activations=32))
 
 
+class Smoothed(nn.Conv1d):
+    """A convolution of a forward of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.avg_pool1d(super().forward(input), 3, 1, 1)
+
+
 class Signals(nn.Module):
-    """A policy of Conv1d alone, for trajectories (B, 4, 8)."""
+    """A policy of layers with a forward of their own, for trajectories (B, 4, 8)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.time = nn.Linear(2, 4)
-        self.down, self.up = nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 3, padding=1)
+        self.down, self.up = Smoothed(4, 4, 3, padding=1), Smoothed(4, 4, 3, padding=1)
 
     def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
         angle = timestep.float()[:, None] * torch.tensor([0.1, 0.01])
@@ -289,8 +309,8 @@ class Signals(nn.Module):
 
 
 def test_a_denoiser_without_a_layer_to_quantize_is_refused_before_any_work(tmp_path):
-    line = r"^rtn W4A8 quantizes no layer of this denoiser that sees the sample: only Linear and Conv2d are supported, "
-    with pytest.raises(InputError, match=line + r"not down \(Conv1d\), up \(Conv1d\)$"):
+    line = r"^rtn W4A8 quantizes no layer of this denoiser that sees the sample: layers of other kinds stay float: "
+    with pytest.raises(InputError, match=line + r"down \(Smoothed\), up \(Smoothed\)$"):
         tempoquant.quantize(denoiser(Signals(), (4, 8)), small_recipe("rtn"), out=tmp_path / "out")
     assert not any(tmp_path.iterdir())
     images = tuple({"match": name, "weight_bits": 32, "activation_bits": 32} for name in ("first", "middle", "last"))
@@ -299,11 +319,11 @@ def test_a_denoiser_without_a_layer_to_quantize_is_refused_before_any_work(tmp_p
 
 
 def test_the_lines_of_a_terminal():
-    found = covered(denoiser(Mixed(Volume())), small_recipe("rtn"))
+    found = covered(denoiser(Mixed(Volume(nn.ConvTranspose3d))), small_recipe("rtn"))
     assert coverage_lines(found) == [
         "quantized: 44.2 % of 217 parameters, 25.1 % of 18,456 multiply-accumulates of a call",
-        "float: 74.9 % of the arithmetic, 49.8 % of the parameters: inner.part (Conv3d): " + KIND,
+        "float: 74.9 % of the arithmetic, 49.8 % of the parameters: inner.part (ConvTranspose3d): " + KIND,
         "float: 6.0 % of the parameters: 2 Linear, 2 Conv2d: bias",
     ]
-    assert arithmetic_in_float(found) == [f"inner.part (Conv3d) ({KIND}, 74.9 % of the arithmetic)"]
+    assert arithmetic_in_float(found) == [f"inner.part (ConvTranspose3d) ({KIND}, 74.9 % of the arithmetic)"]
     assert arithmetic_in_float(covered(bare_denoiser(), small_recipe("rtn"))) == []

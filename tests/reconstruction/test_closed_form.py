@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from tempoquant.layers import to_quantized
 from tempoquant.numerics.weights import nearest, weight_qparams
 from tempoquant.randomness import generator
 from tempoquant.reconstruction.gptq import Moments, compensated_rounding, fitted_scale, gram
-from tempoquant.reconstruction.inputs import input_vectors
 
 
 def _normal(*shape, key=0):
@@ -27,17 +27,18 @@ def _correlated(count, width):
 )
 def test_patches_times_weight_is_the_convolution(layer):
     x = _normal(2, 3, 7, 7)
-    vectors = input_vectors(layer, x, 10_000, generator(0))
+    vectors = to_quantized(layer).input_vectors(x, 10_000, generator(0))
     output = layer(x).permute(0, 2, 3, 1).reshape(-1, 4)
     torch.testing.assert_close(vectors @ layer.weight.flatten(1).T + layer.bias, output, rtol=1e-4, atol=1e-5)
 
 
 def test_drawn_vectors_are_the_same_positions_for_both_streams():
     layer, x = nn.Conv2d(3, 4, 3, padding=1), _normal(4, 3, 8, 8)
-    first, second = (input_vectors(layer, v, 20, generator(5)) for v in (x, 2 * x))
+    first, second = (to_quantized(layer).input_vectors(v, 20, generator(5)) for v in (x, 2 * x))
     assert first.shape == (20, 27)
     torch.testing.assert_close(2 * first, second)
-    assert input_vectors(nn.Linear(3, 1), x.permute(0, 2, 3, 1), 7, generator(1)).shape == (7, 3)
+    rows = to_quantized(nn.Linear(3, 1)).input_vectors(x.permute(0, 2, 3, 1), 7, generator(1))
+    assert rows.shape == (7, 3)
 
 
 def test_one_step_of_compensation_by_hand():
@@ -53,10 +54,10 @@ def test_one_step_of_compensation_by_hand():
 def test_beats_rounding_to_nearest_on_its_own_inputs(bits):
     weight, x = _normal(16, 200, key=9), _correlated(400, 200)
     grid = weight_qparams(weight, bits, False, "mse")
-    scale = grid.scale[:, None]
+    scale = grid.scale
     plain = nearest(weight, grid)
     rounded = compensated_rounding(weight, Moments.of(weight, x, None), grid)
-    assert rounded.min() >= -grid.zero_point.max() and (rounded + grid.zero_point[:, None]).max() <= grid.q_max
+    assert rounded.min() >= -grid.zero_point.max() and (rounded + grid.zero_point).max() <= grid.q_max
     assert _error(weight, rounded * scale, x) < 0.5 * _error(weight, plain * scale, x)
 
 
@@ -64,7 +65,7 @@ def test_uses_the_full_precision_stream_as_target():
     weight, full = _normal(16, 100, key=9), _correlated(2000, 100)
     quantized = full @ (torch.eye(100) + 0.05 * _normal(100, 100, key=4))
     grid = weight_qparams(weight, 8, False, "minmax")
-    scale = grid.scale[:, None]
+    scale = grid.scale
     blind = compensated_rounding(weight, Moments.of(weight, quantized, None), grid) * scale
     aware = compensated_rounding(weight, Moments.of(weight, quantized, full), grid) * scale
     assert _error(weight, aware, quantized, full) < 0.5 * _error(weight, blind, quantized, full)
@@ -82,7 +83,7 @@ def test_fitted_scale_is_the_least_squares_solution():
 
 
 def test_channels_without_integers_keep_their_scale():
-    weight, x, scale = _normal(1, 8), _correlated(50, 8), torch.tensor([0.5])
+    weight, x, scale = _normal(1, 8), _correlated(50, 8), torch.tensor([[0.5]])
     assert torch.equal(fitted_scale(weight, torch.zeros(1, 8), Moments.of(weight, x, None), scale), scale)
 
 
@@ -126,7 +127,9 @@ def test_rounds_as_optimal_brain_quantization_does():
     damped = moments.gram.double() + 0.01 * moments.gram.diagonal().mean() * torch.eye(300)
     cross = (full - quantized).double().T @ quantized.double() / 900
     moved = weight.double() @ (torch.eye(300) + cross @ torch.linalg.inv(damped))
-    expected = _optimal_brain_quantization(moved, damped, grid.scale.double(), grid.zero_point.double(), grid.q_max)
+    expected = _optimal_brain_quantization(
+        moved, damped, grid.scale[:, 0].double(), grid.zero_point[:, 0].double(), grid.q_max
+    )
     same = compensated_rounding(weight, moments, grid) == expected
     # float32 and float64 part where a value lies on the edge of two integers, and in that channel from there on.
     assert same.float().mean() > 0.98

@@ -8,8 +8,7 @@ import tempoquant
 from tempoquant.layers import QuantizedLayer, to_quantized
 from tempoquant.numerics.weights import weight_qparams
 from tempoquant.randomness import generator
-from tempoquant.reconstruction.effort import EFFORTS
-from tempoquant.reconstruction.unit import compensate, compensate_about_mean
+from tempoquant.reconstruction.unit import LayerRounding, compensate, compensate_about_mean
 from tiny import small_recipe, unet_pipeline
 
 
@@ -24,7 +23,7 @@ def shifted_layer() -> tuple[QuantizedLayer, torch.Tensor, torch.Tensor]:
 
 def errors(layer, integers, grid, shift, quantized, full):
     """The error of the layer's output in float64, (200, 12)."""
-    weight = integers.double() * grid.scale.double()[:, None]
+    weight = integers.double() * grid.scale.double()
     return full.double() @ layer.weight.double().T - quantized.double() @ weight.T - shift
 
 
@@ -32,11 +31,10 @@ def errors(layer, integers, grid, shift, quantized, full):
 def test_no_mean_error_is_left(rounding):
     layer, quantized, full = shifted_layer()
     grid = weight_qparams(layer.weight.detach(), 4, False, "mse")
-    given = (layer, layer.weight.detach(), grid, quantized, full, EFFORTS["fast"], ("key",), rounding)
-    plain, plain_grid = compensate(*given)
-    integers, fitted, shift = compensate_about_mean(*given)
-    before = errors(layer, plain, plain_grid, 0, quantized, full)
-    after = errors(layer, integers, fitted, shift.double(), quantized, full)
+    job = LayerRounding(layer, layer.weight.detach(), grid, quantized, full, 8, ("key",), rounding)
+    plain, about_mean = compensate(job), compensate_about_mean(job)
+    before = errors(layer, plain.integers, plain.qparams, 0, quantized, full)
+    after = errors(layer, about_mean.integers, about_mean.qparams, about_mean.bias_shift.double(), quantized, full)
     assert after.mean(0).abs().max() < 1e-5 < 1e-3 < before.mean(0).abs().max()
     # The spread gains too where rounding knows of its inputs: what the bias takes off is not rounded for.
     assert after.square().mean() < before.square().mean()

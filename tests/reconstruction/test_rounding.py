@@ -1,32 +1,33 @@
 import pytest
 import torch
 
+from tempoquant.numerics import RowLayout
 from tempoquant.numerics.weights import nearest, weight_qparams
 from tempoquant.randomness import generator
 from tempoquant.reconstruction.effort import effort
 from tempoquant.reconstruction.rounding import SoftRounding, beta_at, reconstruction_loss
 
 WEIGHT = torch.randn(6, 3, 3, 3, generator=generator("rounding"))
-GRID = weight_qparams(WEIGHT, 4, False, "minmax")
-SCALE = GRID.scale.view(-1, 1, 1, 1)
+LAYOUT = RowLayout(tuple(WEIGHT.shape))
+BY_CHANNEL = weight_qparams(WEIGHT, 4, False, "minmax")
+GRID = LAYOUT.grid(BY_CHANNEL)
 
 
 def test_starts_at_the_weight_itself():
-    zero = GRID.zero_point.view(-1, 1, 1, 1)
-    inside = torch.clamp(WEIGHT, -zero * SCALE, (15 - zero) * SCALE)
+    inside = torch.clamp(WEIGHT, -GRID.zero_point * GRID.scale, (15 - GRID.zero_point) * GRID.scale)
     torch.testing.assert_close(SoftRounding(WEIGHT, GRID).weight().detach(), inside, rtol=1e-4, atol=1e-5)
 
 
 def test_hard_rounding_at_the_start_is_rounding_to_nearest():
-    fraction = (WEIGHT / SCALE).frac().abs()
+    fraction = (WEIGHT / GRID.scale).frac().abs()
     off_ties = (fraction - 0.5).abs() > 1e-3
-    assert torch.equal(SoftRounding(WEIGHT, GRID).integers()[off_ties], nearest(WEIGHT, GRID)[off_ties])
+    assert torch.equal(SoftRounding(WEIGHT, GRID).integers()[off_ties], nearest(WEIGHT, BY_CHANNEL)[off_ties])
 
 
 def test_starts_at_given_integers_even_far_from_the_weight():
-    start = nearest(WEIGHT, GRID)
+    start = nearest(WEIGHT, BY_CHANNEL)
     start.view(-1)[::7] += 2
-    start = torch.clamp(start, -GRID.zero_point.view(-1, 1, 1, 1), 15 - GRID.zero_point.view(-1, 1, 1, 1))
+    start = torch.clamp(start, -GRID.zero_point, 15 - GRID.zero_point)
     assert torch.equal(SoftRounding(WEIGHT, GRID, start).integers(), start)
 
 

@@ -46,7 +46,9 @@ def test_an_outlier_channel_no_longer_widens_the_grid():
 
     def error(x, weight):
         grid = affine_qparams(x.min(), x.max(), 8)
-        on_grid = dequantize(quantize(x, grid.scale, grid.zero, grid.q_min, grid.q_max), grid.scale, grid.zero)
+        on_grid = dequantize(
+            quantize(x, grid.scale, grid.zero_point, grid.q_min, grid.q_max), grid.scale, grid.zero_point
+        )
         return float(((on_grid - x) @ weight.T).square().mean())
 
     weight = layer.weight.detach()

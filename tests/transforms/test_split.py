@@ -55,8 +55,8 @@ def test_hand_worked_integers_of_a_bimodal_input():
     parts = quantized(layer, ["layer.first", "layer.second"], x, 4)
     # First: weights of step 45 / 15 = 3, inputs likewise. Second: step 0.03, and 0.45 / 15 = 0.03.
     assert parts.first.weight.tolist() == [[10, -5]] and parts.second.weight.tolist() == [[10, -5]]
-    torch.testing.assert_close(parts.first.weight_scale, torch.tensor([3.0]))
-    torch.testing.assert_close(parts.second.weight_scale, torch.tensor([0.03]))
+    torch.testing.assert_close(parts.first.weight_scale, torch.tensor([[3.0]]))
+    torch.testing.assert_close(parts.second.weight_scale, torch.tensor([[0.03]]))
     # (10 * 10 + 5 * 5) * 3 * 3 + 0.5 + (10 * 10 - 5 * 5) * 0.03 * 0.03, and 0.5 + (5 * 10 + 5 * 5) * 0.03 * 0.03.
     torch.testing.assert_close(parts(x), torch.tensor([[1125.5675], [0.5675]]))
     whole = quantized(layer, ["layer"], x, 4)

@@ -57,6 +57,7 @@ class Blueprint:
                 name: {
                     "bits": layer.weight_bits,
                     "symmetric": is_symmetric(layer),
+                    **({"group_size": layer.group_size} if layer.group_size is not None else {}),
                     "input": None if layer.input_interval is None else index[id(layer.input_interval)],
                 }
                 for name, layer in quantized_layers(module).items()

@@ -31,11 +31,16 @@ class TimeArgumentEntry(Entry):
 
 
 class LayerEntry(Entry):
-    """A quantized layer; ``input`` is the place of its input's interval in the list of intervals."""
+    """A quantized layer.
+
+    ``input`` is the place of its input's interval in the list of intervals, ``group_size`` how many input channels
+    share a scale of its weight (all of an output channel, if it is absent).
+    """
 
     bits: Annotated[int, AfterValidator(check_bits)]
     symmetric: bool
     input: Count | None
+    group_size: Size | None = None
 
 
 class StandInEntry(Entry):

@@ -5,7 +5,7 @@
 | ``<layer>.weight`` | uint8 (bytes,) | a quantized weight's ``q``, packed at its width |
 | ``<name>`` | its own | any other tensor with two or more dimensions, or not float |
 | ``tempoquant.vectors`` | float32 | all other float vectors (biases, norms), in order of their names in the module |
-| ``tempoquant.weight_scale`` | float32 | scales of quantized weights, C_out each, in order of the config's layers |
+| ``tempoquant.weight_scale`` | float32 | (C_out, G) scales of each quantized weight, in order of the config's layers |
 | ``tempoquant.weight_zero`` | uint8 | zero points of those that are not symmetric |
 | ``tempoquant.interval_scale`` | float32 | scales of the config's intervals: one, one a row, or one a group |
 | ``tempoquant.interval_zero`` | uint8 or int32 | their zero points |
@@ -24,6 +24,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -139,7 +140,7 @@ def _is_vector(tensor: Tensor) -> bool:
 
 def _packed_weight(layer: QuantizedLayer) -> Tensor:
     assert layer.weight_zero is not None
-    q = layer.weight.detach().int() + layer.weight_zero.view(-1, *(1,) * (layer.weight.dim() - 1))
+    q = layer.weight.detach().int() + layer.layout.broadcast(layer.weight_zero)
     if layer.weight_bits == 16:
         return torch.stack([q.flatten() & 255, q.flatten() >> 8], dim=1).flatten().to(torch.uint8)
     return pack(q, layer.weight_bits)
@@ -170,31 +171,34 @@ def _keep(entry: Mapping[str, Any], reader: Reader, providers: list[IntervalProv
 def _fill_layer(
     layer: QuantizedLayer, name: str, entry: Mapping[str, Any], reader: Reader, rest: dict[str, Tensor]
 ) -> None:
-    bits, shape = entry["bits"], layer.weight.shape
+    bits, layout = entry["bits"], layer.layout
     if bits == 32:
         return
+    size = entry.get("group_size") or layout.input_channels
+    if layout.input_channels % size:
+        raise FormatError(f"layers.{name}.group_size = {size} does not divide {layout.input_channels} input channels")
+    grid = layout.output_channels, layout.input_channels // size
     packed = rest.pop(f"{name}.weight", None)
     if packed is None or packed.dtype != torch.uint8:
         raise FormatError(f"the folder has no tensor {name + '.weight'!r} of packed integers (uint8)")
-    scale = reader.take("weight_scale", shape[0])
-    symmetric = torch.full((shape[0],), 2 ** (bits - 1), dtype=torch.int32)
-    zero = symmetric if entry["symmetric"] else reader.take("weight_zero", shape[0]).to(torch.int32)
+    scale = reader.take("weight_scale", prod(grid)).view(grid)
+    symmetric = torch.full(grid, 2 ** (bits - 1), dtype=torch.int32)
+    zero = symmetric if entry["symmetric"] else reader.take("weight_zero", prod(grid)).view(grid).to(torch.int32)
     _check_grid("weight_zero", zero, 2**bits - 1)
-    centred = _centred(packed, bits, zero, shape, entry["symmetric"])
+    centred = _centred(packed, bits, layout.broadcast(zero), layer.weight.shape, entry["symmetric"])
     layer.set_weight(centred, QParams(scale, zero, 0, 2**bits - 1), bits)
 
 
 def _centred(packed: Tensor, bits: int, zero: Tensor, shape: torch.Size, symmetric: bool) -> Tensor:
-    """``q - z`` of a packed weight, of its ``shape``."""
-    column = zero.view(-1, *(1,) * (len(shape) - 1))
+    """``q - z`` of a packed weight, of its ``shape``; ``zero`` broadcasts against it."""
     if bits == 16:
         pairs = unpack(packed, 8, 2 * shape.numel()).view(-1, 2).to(torch.int32)
-        return (pairs[:, 0] | (pairs[:, 1] << 8)).view(shape) - column
+        return (pairs[:, 0] | (pairs[:, 1] << 8)).view(shape) - zero
     q = unpack(packed, bits, shape.numel()).view(shape)
     if bits == 8 and not symmetric:
-        return q.to(torch.int16) - column.to(torch.int16)
+        return q.to(torch.int16) - zero.to(torch.int16)
     # Differences fit int8, so bytes that wrap around hold them: nothing wider than the weight is made while loading.
-    return (q - column.to(torch.uint8)).view(torch.int8)
+    return (q - zero.to(torch.uint8)).view(torch.int8)
 
 
 def _fill_plain(module: nn.Module, reader: Reader, rest: dict[str, Tensor]) -> None:

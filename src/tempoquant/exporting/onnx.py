@@ -15,6 +15,7 @@ from tempoquant.errors import FormatError, InputError
 from tempoquant.exporting.extras import needed
 from tempoquant.exporting.targets import ExportTarget, register_target
 from tempoquant.exporting.traceable import INPUTS, OUTPUT, PlainGraph
+from tempoquant.layers import quantized_layers
 
 MODEL = "model.onnx"
 OPSET = 20
@@ -43,7 +44,12 @@ def write_onnx(graph: PlainGraph, example: tuple[Tensor, ...], folder: Path) -> 
             dynamo=False,
         )
     model = onnx.load(str(folder / MODEL))
-    _int8_weights(model.graph, onnx)
+    per_channel = {
+        f"module.{name}.weight"
+        for name, layer in quantized_layers(graph.module).items()
+        if layer.weight_groups == 1 and layer.kind.output_axis == 0
+    }
+    _int8_weights(model.graph, onnx, per_channel)
     onnx.save(model, str(folder / MODEL))
 
 
@@ -61,9 +67,17 @@ def _silence() -> Iterator[None]:
         os.close(nothing)
 
 
-def _int8_weights(graph: Any, onnx: Any) -> None:
-    """Give every int8 weight a DequantizeLinear of its own, in the place of a cast and a product with its scale."""
-    stored = {entry.name for entry in graph.initializer if entry.data_type == onnx.TensorProto.INT8}
+def _int8_weights(graph: Any, onnx: Any, per_channel: set[str]) -> None:
+    """Give int8 weights a DequantizeLinear of their own, in the place of a cast and a product with the scale.
+
+    Args:
+        graph: changed in place.
+        onnx: the module.
+        per_channel: names of weights (C_out, ...) with one scale a channel, (C_out, 1); others stay as they are.
+    """
+    initializers = {entry.name: entry for entry in graph.initializer}
+    int8 = {name for name, entry in initializers.items() if entry.data_type == onnx.TensorProto.INT8}
+    stored = int8 & per_channel
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
@@ -76,6 +90,8 @@ def _int8_weights(graph: Any, onnx: Any) -> None:
             made = onnx.helper.make_node(
                 "DequantizeLinear", [weight, f"{weight}_scale"], list(product.output), f"{weight}_dequantized", axis=0
             )
+            # The operator takes scales of one dimension.
+            del initializers[f"{weight}_scale"].dims[1:]
             position = list(graph.node).index(product)
             graph.node.remove(product)
             graph.node.remove(cast)

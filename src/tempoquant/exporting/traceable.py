@@ -86,14 +86,13 @@ def plain_layer(layer: QuantizedLayer, x: Tensor) -> Tensor:
     if layer.input_interval is None or not _fits_bytes(layer):
         return _in_float(layer, x)
     interval = layer.input_interval.current()
-    weight = _weight(layer)
+    weight = layer.dequantized_weight()
     if interval.scale.dim() == 0:
         return layer.product(_on_grid(x, interval), weight, layer.bias)
     spread = _over(interval, x)
     low, high = _ends(spread)
-    if isinstance(layer, nn.Conv2d):
-        rows, columns = padding_of(layer)
-        x = pad(x, (columns, columns, rows, rows))
+    if layer.kind.spatial:
+        x = pad(x, [end for side in reversed(padding_of(layer)) for end in (side, side)])
     units = (x * (1 / spread.scale) + spread.zero_point).clamp(low, high)
     q = torch.fake_quantize_per_tensor_affine(units, 1.0, 0, 0, BYTE)
     acc = _unpadded(layer, q, weight)
@@ -153,11 +152,6 @@ def _in_float(layer: QuantizedLayer, x: Tensor) -> Tensor:
     return layer.product(x, layer.dequantized_weight(), layer.bias)
 
 
-def _weight(layer: QuantizedLayer) -> Tensor:
-    assert layer.weight_scale is not None
-    return layer.weight.float() * layer.weight_scale.view(-1, *(1,) * (layer.weight.dim() - 1))
-
-
 def _qparams(provider: IntervalProvider, x: Tensor) -> QParams:
     return _over(provider.current(), x) if has_static_scale(provider) else provider(x)
 
@@ -188,7 +182,8 @@ def _on_grid(x: Tensor, interval: QParams) -> Tensor:
     return on_grid if interval.output_scale is interval.scale else on_grid * (float(interval.output_scale) / scale)
 
 
-def _unpadded(layer: QuantizedLayer, q: Tensor, weight: Tensor) -> Tensor:
-    if isinstance(layer, nn.Conv2d):
-        return nn.functional.conv2d(q, weight, None, layer.stride, 0, layer.dilation, layer.groups)
-    return layer.product(q, weight)
+def _unpadded(layer: Any, q: Tensor, weight: Tensor) -> Tensor:
+    if not layer.kind.spatial:
+        return layer.product(q, weight)
+    convolution = nn.functional.conv1d if layer.kind.spatial == 1 else nn.functional.conv2d
+    return convolution(q, weight, None, layer.stride, 0, layer.dilation, layer.groups)

@@ -1,6 +1,7 @@
 """Reading a denoiser without knowing its class. A leaf."""
 
 from tempoquant.graph.arithmetic import count_arithmetic
+from tempoquant.graph.kinds import KINDS, StockKind, add_kind, kind_of, stock_kind_of
 from tempoquant.graph.nested import find_kind, map_kind, tensors_in
 from tempoquant.graph.probing import SHAPE_ERRORS, removing, sealed_around, smaller
 from tempoquant.graph.products import MATRIX_PRODUCTS
@@ -19,6 +20,7 @@ from tempoquant.graph.types import (
 )
 
 __all__ = [
+    "KINDS",
     "MATRIX_PRODUCTS",
     "SHAPE_ERRORS",
     "AttentionProduct",
@@ -31,11 +33,14 @@ __all__ = [
     "Ref",
     "Rows",
     "Source",
+    "StockKind",
     "TimeArgument",
     "Unit",
+    "add_kind",
     "batched",
     "count_arithmetic",
     "find_kind",
+    "kind_of",
     "map_kind",
     "needed_ops",
     "numbers_in",
@@ -45,6 +50,7 @@ __all__ = [
     "same_path",
     "sealed_around",
     "smaller",
+    "stock_kind_of",
     "tensors_in",
     "trace_forward",
 ]

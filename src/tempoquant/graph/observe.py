@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError, NumericsError
+from tempoquant.graph.kinds import is_strided, kind_of
 from tempoquant.graph.nested import first_argument
-from tempoquant.graph.probing import KINDS, fingerprint, quantizable_layers, removing, run_example
+from tempoquant.graph.probing import fingerprint, quantizable_layers, removing, run_example
 from tempoquant.graph.repeatable import check_repeatable
 from tempoquant.graph.types import Category, LayerInfo, Probe
 
@@ -136,9 +137,10 @@ def _check_mixed(probe: Probe, t: list[float], *alone: Tensor) -> None:
 
 
 def _describe(name: str, layer: nn.Module, category: Category, order: int, calls: int) -> LayerInfo:
-    kind = next(k for cls, k in KINDS.items() if isinstance(layer, cls))
-    strided = kind == "conv2d" and max(layer.stride) > 1  # type: ignore[arg-type]
-    return LayerInfo(name, kind, category, order, calls, tuple(layer.weight.shape), strided)  # type: ignore[arg-type]
+    kind = kind_of(layer)
+    assert kind is not None
+    shape = tuple(layer.get_parameter("weight").shape)
+    return LayerInfo(name, kind.name, category, order, calls, shape, kind.input_channels(layer), is_strided(layer))
 
 
 def _shared_inputs(layers: list[LayerInfo], runs: list[Run]) -> tuple[tuple[str, ...], ...]:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.graph.kinds import stock_kind_of
 from tempoquant.graph.types import Probe
 from tempoquant.predictions import call_denoiser, step_name
 
-KINDS: dict[type[nn.Module], str] = {nn.Linear: "linear", nn.Conv2d: "conv2d"}
 SEALED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """Modules that may hand the weights inside them to one native operator, which knows no integers."""
 BATCH = 2
@@ -21,19 +21,20 @@ SHAPE_ERRORS = (RuntimeError, TypeError, ValueError, IndexError)
 """What a function raises when it is given shapes that it cannot take."""
 
 
-def quantizable_layers(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
-    """Every Linear and Conv2d by name that computes as the stock layer does, and not inside a :data:`SEALED` module."""
+def quantizable_layers(module: nn.Module, looks_up: bool = False) -> dict[str, nn.Module]:
+    """Every layer of :data:`~tempoquant.graph.kinds.KINDS`, by name, that computes as its class does.
+
+    Layers inside a :data:`SEALED` module are left out.
+
+    Args:
+        looks_up: those whose input is indices (Embedding), instead of those that multiply their input.
+    """
+    kinds = ((name, part, stock_kind_of(part)) for name, part in module.named_modules())
     return {
         name: part
-        for name, part in module.named_modules()
-        if isinstance(part, nn.Linear | nn.Conv2d) and _is_stock(part) and sealed_around(module, name) is None
+        for name, part, kind in kinds
+        if kind is not None and kind.looks_up == looks_up and sealed_around(module, name) is None
     }
-
-
-def _is_stock(layer: nn.Module) -> bool:
-    """Whether a layer has neither a forward of its own nor a weight that is computed from others."""
-    own = type(layer).forward not in (nn.Linear.forward, nn.Conv2d.forward) or "forward" in vars(layer)
-    return not own and "weight" in layer._parameters
 
 
 def sealed_around(module: nn.Module, name: str) -> str | None:

@@ -1,11 +1,14 @@
 """Reading a denoiser: everything the other rooms need to know of its structure, from example inputs alone."""
 
+from collections.abc import Collection
+
 from torch import nn
 
 from tempoquant.errors import InputError
 from tempoquant.graph.attention import attention_products
+from tempoquant.graph.kinds import KINDS
 from tempoquant.graph.observe import observe_layers
-from tempoquant.graph.probing import KINDS, SEALED, quantizable_layers, sealed_around, smaller
+from tempoquant.graph.probing import SEALED, quantizable_layers, sealed_around, smaller
 from tempoquant.graph.slicing import split_block
 from tempoquant.graph.splits import split_points
 from tempoquant.graph.time_argument import time_argument
@@ -13,9 +16,9 @@ from tempoquant.graph.trace import trace_forward
 from tempoquant.graph.types import DenoiserGraph, Probe
 from tempoquant.graph.units import reconstruction_units
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-LAYERS = (*KINDS, *CONVOLUTIONS, *RECURRENT, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, *SEALED)
+WITHOUT_KIND = (nn.ConvTranspose3d, *RECURRENT, nn.Bilinear, nn.EmbeddingBag, *SEALED)
+"""Classes of layers with weights that have no kind."""
 
 
 def read_denoiser(probe: Probe) -> DenoiserGraph:
@@ -46,11 +49,19 @@ def read_denoiser(probe: Probe) -> DenoiserGraph:
         attention=attention,
         unreached=unreached,
         time_argument=time_argument(probe),
+        lookups=_lookups(probe.module, observed.called),
     )
 
 
+def _lookups(module: nn.Module, called: Collection[str]) -> dict[str, int]:
+    """Layers whose input is indices, by name, and the length of a row; those that are called."""
+    layers = quantizable_layers(module, looks_up=True)
+    return {name: layer.get_parameter("weight").shape[1] for name, layer in layers.items() if name in called}
+
+
 def _other_layers(module: nn.Module) -> dict[str, str]:
-    """The class of every layer with weights but stock Linear and Conv2d, by name; the outermost of nested ones."""
-    stock = quantizable_layers(module)
-    others = {n: part for n, part in module.named_modules() if n not in stock and isinstance(part, LAYERS)}
+    """The class of every layer with weights that cannot be quantized, by name; the outermost of nested ones."""
+    stock = quantizable_layers(module) | quantizable_layers(module, looks_up=True)
+    classes = (*KINDS, *WITHOUT_KIND)
+    others = {n: part for n, part in module.named_modules() if n not in stock and isinstance(part, classes)}
     return {n: type(part).__name__ for n, part in others.items() if sealed_around(module, n) in (None, n)}

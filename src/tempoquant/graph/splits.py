@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.graph.kinds import kind_of
 from tempoquant.graph.nested import first_argument
-from tempoquant.graph.probing import fingerprint, quantizable_layers, removing
+from tempoquant.graph.probing import fingerprint, removing
 from tempoquant.graph.types import Category, LayerInfo, Probe
 from tempoquant.graph.watch import Frame, watch_forward
 
@@ -52,18 +53,21 @@ def _joined_inputs(probe: Probe, layers: tuple[LayerInfo, ...], variant: int) ->
                 prints = fingerprint(parts[0]), fingerprint(parts[1])
                 known[fingerprint(out)] = Joined(axis, parts[0].shape[axis], prints)
 
-    def looking(name: str, kind: str) -> Any:
+    def looking(name: str, axis: int) -> Any:
         def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
             x: Tensor = first_argument(args, kwargs)
             joined = known.get(fingerprint(x))
-            if joined is not None and joined.axis == (1 if kind == "conv2d" else x.dim() - 1):
+            if joined is not None and joined.axis == x.dim() + axis:
                 found[name] = joined
 
         return look
 
-    modules = quantizable_layers(probe.module)
-    image = [layer for layer in layers if layer.category is Category.IMAGE]
-    hooks = [modules[la.name].register_forward_pre_hook(looking(la.name, la.kind), with_kwargs=True) for la in image]
+    image = {layer.name: probe.module.get_submodule(layer.name) for layer in layers if layer.category is Category.IMAGE}
+    hooks = [
+        layer.register_forward_pre_hook(looking(name, kind.channel_axis), with_kwargs=True)
+        for name, layer in image.items()
+        if (kind := kind_of(layer)) is not None
+    ]
     with removing(hooks):
         watch_forward(probe, see, variant)
     return found

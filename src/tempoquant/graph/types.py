@@ -43,10 +43,17 @@ class Probe:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One Linear or Conv2d that executes.
+    """One layer of a kind that can be quantized, which executes and multiplies its input.
 
     Attributes:
-        order: position in execution. calls: how often one forward calls it. strided: a convolution that downsamples.
+        name: of the module.
+        kind: name of its :class:`~tempoquant.graph.kinds.StockKind`.
+        category: what its input depends on.
+        order: position in execution.
+        calls: how often one forward calls it.
+        shape: of the weight.
+        channels: input channels that one output channel sees.
+        strided: a convolution that downsamples.
     """
 
     name: str
@@ -55,6 +62,7 @@ class LayerInfo:
     order: int
     calls: int
     shape: tuple[int, ...]
+    channels: int
     strided: bool = False
 
 
@@ -111,7 +119,7 @@ class DenoiserGraph:
 
     Attributes:
         layers: in execution order. unused: layers that never ran. unsupported: layers of other kinds with weights, and
-            their class.
+            their class. lookups: layers that execute and are given indices (Embedding), by name, with their row length.
         shared, projections: the temporal information block: h, and every g_i.
         shared_inputs: groups of temporal layers whose inputs are bit-identical.
         units: reconstruction units in execution order. splits: channel where a concatenated input's skip part begins.
@@ -129,3 +137,4 @@ class DenoiserGraph:
     attention: tuple[AttentionProduct, ...]
     unreached: tuple[str, ...]
     time_argument: TimeArgument
+    lookups: dict[str, int]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tempoquant.graph import KINDS
 from tempoquant.intervals import ScalarQParams, has_static_scale
 from tempoquant.kernels.norm_fusion import fused_quantize_to_uint8
 from tempoquant.kernels.operators import (
@@ -24,12 +25,15 @@ from tempoquant.kernels.packed import keep_packed
 from tempoquant.layers import QuantizedLayer, simulate
 
 LARGEST_SUM = 2.0**31
+OPERATORS = tuple(KINDS[stock] for stock in (nn.Linear, nn.Conv1d, nn.Conv2d))
+"""Kinds of layers that the operators compute."""
 
 
 class Packed(NamedTuple):
     """What a layer gives its operator at every call: all but the input.
 
     ``finish``: weight scale and bias, where the operator would not apply them in the order of a layer's meaning.
+    ``geometry``: of a convolution; that of a Conv1d is one of height 1.
     """
 
     weight: Tensor
@@ -106,8 +110,9 @@ class IntegerKernel:
         q = fused_quantize_to_uint8(x, numbers)
         given = (numbers.output_scale, int(numbers.zero_point), packed.weight, packed.scale, packed.zeros, packed.bias)
         if packed.geometry is not None:
-            q = q.contiguous(memory_format=torch.channels_last)
+            q = (q.unsqueeze(2) if x.dim() == 3 else q).contiguous(memory_format=torch.channels_last)
             out = ops.qconv2d_pointwise(q, *given, *packed.geometry, 1.0, 0, torch.float32, *NO_POST_OP)
+            out = out.squeeze(2) if x.dim() == 3 else out
         else:
             flat = q.reshape(-1, q.shape[-1])
             out = ops.qlinear_pointwise(flat, *given, 1.0, 0, torch.float32, *NO_POST_OP)
@@ -118,22 +123,26 @@ class IntegerKernel:
         return out if x.dtype == torch.float32 else out.to(x.dtype)
 
 
-def packed_layer(layer: QuantizedLayer, shape: torch.Size) -> Packed:
+def packed_layer(layer: Any, shape: torch.Size) -> Packed:
     """A layer in the layout that the operators want for inputs of ``shape``."""
-    weight, scale, finish = layer.weight.detach(), layer.weight_scale, None
-    assert scale is not None
+    assert layer.weight_scale is not None
+    weight, scale, finish = layer.weight.detach(), layer.weight_scale.flatten(), None
     zeros = torch.zeros(weight.shape[0], dtype=torch.int32)
     bias = None if layer.bias is None else layer.bias.detach().float()
     if not scales_apply_in_order():
         # By a weight scale of one the operator gives acc * s_x, whichever its order is.
         scale, bias, finish = torch.ones_like(scale), None, (scale, bias)
-    if not isinstance(layer, nn.Conv2d):
+    if layer.kind.spatial == 0:
         return Packed(ops.qlinear_prepack(weight, None), scale, zeros, bias, None, finish)
-    geometry = (list(layer.stride), padding_of(layer), list(layer.dilation), layer.groups)
-    return Packed(packed_convolution(weight, scale, geometry, shape), scale, zeros, bias, geometry, finish)
+    geometry = [list(layer.stride), padding_of(layer), list(layer.dilation), layer.groups]
+    if layer.kind.spatial == 1:
+        weight, shape = weight.unsqueeze(2), torch.Size([*shape[:2], 1, *shape[2:]])
+        geometry = [[1, *geometry[0]], [0, *geometry[1]], [1, *geometry[2]], layer.groups]
+    packed = packed_convolution(weight, scale, tuple(geometry), shape)
+    return Packed(packed, scale, zeros, bias, tuple(geometry), finish)
 
 
-def padding_of(layer: nn.Conv2d) -> list[int]:
+def padding_of(layer: Any) -> list[int]:
     """The padding of both sides as numbers: ``padding="same"`` is spelled out."""
     if not isinstance(layer.padding, str):
         return list(layer.padding)
@@ -141,7 +150,7 @@ def padding_of(layer: nn.Conv2d) -> list[int]:
     return [span // 2 for span in spans] if layer.padding == "same" else [0, 0]
 
 
-def unsuitable(layer: QuantizedLayer) -> str | None:
+def unsuitable(layer: Any) -> str | None:
     """Why a layer cannot run in uint8 x int8; None if it can."""
     interval = layer.input_interval
     if layer.weight_scale is None:
@@ -152,13 +161,17 @@ def unsuitable(layer: QuantizedLayer) -> str | None:
         return "dynamic input"
     if not has_static_scale(interval):
         return "per-token input"
+    if layer.weight_groups > 1:
+        return "grouped weight"
     if interval.bits > 8:
         return f"{interval.bits}-bit input"
     if layer.weight.dtype != torch.int8:
         return "weight differences beyond int8"
     if layer.weight.device.type != "cpu":
         return f"on {layer.weight.device.type}"
-    if isinstance(layer, nn.Conv2d):
+    if layer.kind not in OPERATORS:
+        return f"no operator for {layer.kind.name}"
+    if layer.kind.spatial:
         if layer.padding_mode != "zeros":
             return f"{layer.padding_mode} padding"
         if layer.padding == "same" and any(

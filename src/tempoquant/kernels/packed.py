@@ -39,8 +39,8 @@ class PackedWeight(Tensor):
     def plain(self) -> Tensor:
         """The weight itself, in its stock layout."""
         weight = self.packed.to_dense()
-        # Matrices are packed the other way round.
-        return (weight.T if weight.dim() == 2 else weight).contiguous()
+        # Matrices are packed the other way round, weights of a Conv1d as those of height 1.
+        return (weight.T if weight.dim() == 2 else weight).reshape(self.shape).contiguous()
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""Quantized Linear, Conv2d and attention products. They call a kernel; simulation is the default one."""
+"""Quantized layers and attention products. They call a kernel; simulation is the default one."""
 
 from tempoquant.layers.attention import (
     OPERANDS,
@@ -10,7 +10,20 @@ from tempoquant.layers.attention import (
     simulate_product,
 )
 from tempoquant.layers.install import install_attention, install_layers, places_of
-from tempoquant.layers.layer import QuantConv2d, QuantizedLayer, QuantLinear, quantized_layers, to_quantized
+from tempoquant.layers.kinds import (
+    LAYER_KINDS,
+    QuantConv1d,
+    QuantConv2d,
+    QuantConv3d,
+    QuantConvTranspose1d,
+    QuantConvTranspose2d,
+    QuantEmbedding,
+    QuantLinear,
+    layer_kind,
+    stock_product,
+    to_quantized,
+)
+from tempoquant.layers.layer import QuantizedLayer, quantized_layers
 from tempoquant.layers.simulation import quantized_input, simulate
 from tempoquant.layers.sites import Site, layer_sites, numbered_products, operand_name, operand_sites
 from tempoquant.layers.straight_through import (
@@ -21,9 +34,15 @@ from tempoquant.layers.straight_through import (
 from tempoquant.layers.temporary import learning_kernels, temporary_kernels
 
 __all__ = [
+    "LAYER_KINDS",
     "OPERANDS",
     "AttentionProducts",
+    "QuantConv1d",
     "QuantConv2d",
+    "QuantConv3d",
+    "QuantConvTranspose1d",
+    "QuantConvTranspose2d",
+    "QuantEmbedding",
     "QuantLinear",
     "QuantizedLayer",
     "QuantizedProduct",
@@ -31,6 +50,7 @@ __all__ = [
     "attention_in_pieces",
     "install_attention",
     "install_layers",
+    "layer_kind",
     "layer_sites",
     "learn_with_gradients",
     "learning_kernels",
@@ -44,6 +64,7 @@ __all__ = [
     "quantized_products",
     "simulate",
     "simulate_product",
+    "stock_product",
     "straight_through",
     "straight_through_product",
     "temporary_kernels",

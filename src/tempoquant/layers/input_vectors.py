@@ -1,43 +1,84 @@
-"""A layer's input as vectors that its weight multiplies: what the closed-form reconstruction needs of it."""
+"""A layer's input as the vectors that its weight multiplies: what the closed-form reconstruction needs of it."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def input_vectors(layer: nn.Module, x: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """At most ``most`` input vectors of a layer, drawn without replacement: (M, K), K = weight.numel() / C_out.
+def linear_vectors(x: Tensor, most: int, rng: torch.Generator) -> Tensor:
+    """At most ``most`` rows of (..., C_in), drawn without replacement: (M, C_in)."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.shape[0] <= most else rows[torch.randperm(rows.shape[0], generator=rng)[:most]]
 
-    For a convolution an input vector is the patch under one output position, padding included. The same generator
-    state draws the same positions for any input of the same shape.
+
+def conv_vectors(layer: Any, x: Tensor, most: int, rng: torch.Generator) -> Tensor:
+    """At most ``most`` patches under an output position of a convolution, its padding included: (M, C_in * kernel).
 
     Args:
-        layer: Linear, or Conv2d of one group.
-        x: (..., C_in), or (B, C_in, H, W).
+        layer: Conv1d, Conv2d or Conv3d of one group.
+        x: (B, C_in, ...).
+        most: patches; more are drawn from, without replacement.
+        rng: draws the positions; the same state draws the same ones for any input of the same shape.
     """
-    if isinstance(layer, nn.Conv2d):
-        return _patches(layer, x, most, generator)
-    rows = x.reshape(-1, x.shape[-1])
-    return rows if rows.shape[0] <= most else rows[torch.randperm(rows.shape[0], generator=generator)[:most]]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = nn.functional.pad(x, layer._reversed_padding_repeated_twice, mode)
+    taps = (range(0, d * k, d) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    return _gather(padded, _Windows(tuple(taps), layer.stride), most, rng)
 
 
-def _patches(layer: nn.Conv2d, x: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    (top, left), (down, right) = _padding(layer), layer.stride
+def transposed_conv_vectors(layer: Any, x: Tensor, most: int, rng: torch.Generator) -> Tensor:
+    """The same for a transposed convolution of one group.
+
+    It is a convolution of the input with zeros between its positions, by the kernel in the reverse order.
+    """
+    spaced = x
+    for axis, stride in enumerate(layer.stride, 2):
+        spaced = _spaced(spaced, axis, stride)
+    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    ends = zip(reach, layer.padding, layer.output_padding, strict=True)
+    pads = [end for r, p, more in reversed([*ends]) for end in (r - p, r - p + more)]
+    taps = (range(r, -1, -d) for r, d in zip(reach, layer.dilation, strict=True))
+    return _gather(nn.functional.pad(spaced, pads), _Windows(tuple(taps), (1,) * len(reach)), most, rng)
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Where patches lie: by dimension, the offsets that a patch takes and the distance between patches."""
+
+    taps: tuple[range, ...]
+    strides: tuple[int, ...]
+
+    def places(self, sides: tuple[int, ...]) -> list[int]:
+        """How many patches fit each side."""
+        spans = [max(taps) for taps in self.taps]
+        return [(side - span - 1) // s + 1 for side, span, s in zip(sides, spans, self.strides, strict=True)]
+
+
+def _gather(padded: Tensor, windows: _Windows, most: int, rng: torch.Generator) -> Tensor:
+    """Patches of (B, C, ...), (M, C * taps)."""
     # Channels last: a patch is then a few contiguous runs of memory.
-    padded = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
-    images, height, width, channels = padded.shape
-    below, beside = (range(0, d * k, d) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
-    rows, columns = (height - below[-1] - 1) // down + 1, (width - beside[-1] - 1) // right + 1
-    count = images * rows * columns
-    chosen = torch.arange(count) if count <= most else torch.randperm(count, generator=generator)[:most]
-    image, place = chosen // (rows * columns), chosen % (rows * columns)
-    corner = (image * height + place // columns * down) * width + place % columns * right
-    under = torch.tensor([down_by * width + right_by for down_by in below for right_by in beside])
-    pixels = padded.reshape(-1, channels)[(corner[:, None] + under).flatten()]
+    images, *sides, channels = padded.movedim(1, -1).shape
+    grid = (images, *windows.places(tuple(sides)))
+    count = prod(grid)
+    chosen = torch.arange(count) if count <= most else torch.randperm(count, generator=rng)[:most]
+    corner, *places = torch.unravel_index(chosen, grid)
+    under = torch.zeros(1, dtype=torch.long)
+    for side, place, taps, stride in zip(sides, places, windows.taps, windows.strides, strict=True):
+        corner = corner * side + place * stride
+        under = (under[:, None] * side + torch.tensor([*taps])).flatten()
+    pixels = padded.movedim(1, -1).reshape(-1, channels)[(corner[:, None] + under).flatten()]
     return pixels.view(len(chosen), len(under), channels).transpose(1, 2).flatten(1)
 
 
-def _padding(layer: nn.Conv2d) -> tuple[int, int]:
-    if isinstance(layer.padding, str):
-        spans = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        return (spans[0] // 2, spans[1] // 2) if layer.padding == "same" else (0, 0)
-    return layer.padding  # type: ignore[return-value]
+def _spaced(x: Tensor, axis: int, stride: int) -> Tensor:
+    """``x`` with ``stride - 1`` zeros between its positions along ``axis``."""
+    if stride == 1:
+        return x
+    shape = list(x.shape)
+    shape[axis] = (shape[axis] - 1) * stride + 1
+    out = x.new_zeros(shape)
+    out[(slice(None),) * axis + (slice(None, None, stride),)] = x
+    return out

@@ -7,17 +7,22 @@ from torch import nn
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct
 from tempoquant.layers.attention import AttentionProducts
-from tempoquant.layers.layer import QuantConv2d, QuantLinear, to_quantized
+from tempoquant.layers.kinds import to_quantized
+from tempoquant.layers.layer import QuantizedLayer
 
 
-def install_layers(module: nn.Module, names: Iterable[str]) -> dict[str, QuantLinear | QuantConv2d]:
-    """Replace the named Linear and Conv2d layers by quantizable ones; they compute as before until told otherwise.
+def install_layers(module: nn.Module, names: Iterable[str]) -> dict[str, QuantizedLayer]:
+    """Replace the named layers by quantizable ones, which compute as before until weight or input are quantized.
+
+    Args:
+        module: changed in place.
+        names: of layers of some kind, each once.
 
     Returns:
-        The new layers by name, in the given order.
+        The new layers by name, in the order of ``names``.
 
     Raises:
-        FormatError: a name is not a Linear or Conv2d of ``module``.
+        FormatError: a name is not a layer of ``module`` that can be quantized.
     """
     places = places_of(module)
     installed = {}
@@ -26,7 +31,7 @@ def install_layers(module: nn.Module, names: Iterable[str]) -> dict[str, QuantLi
             stock = module.get_submodule(name)
             installed[name] = to_quantized(stock)
         except (AttributeError, TypeError):
-            raise FormatError(f"the denoiser has no Linear or Conv2d called {name!r}") from None
+            raise FormatError(f"the denoiser has no layer called {name!r} that can be quantized") from None
         for parent, child in places[id(stock)]:
             setattr(parent, child, installed[name])
     return installed

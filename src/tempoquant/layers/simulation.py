@@ -1,12 +1,15 @@
 """Simulation: the integer computation of a quantized layer, carried out exactly on integer-valued floats.
 
-A layer's meaning is ``(acc * s_x) * s_w + b`` in float32, where ``acc`` is the exact integer sum. A float32 sum of
+A layer's meaning is ``(acc * s_x) * s_w + b`` in float32, where ``acc`` is the exact integer sum; with groups of inputs
+it is ``sum over g of (acc_g * s_x) * s_w[:, g]``, added up in the order of the groups, then the bias. A float32 sum of
 integers is exact while every partial sum stays below 2^24, so input channels are split into as few parts as keep that
 bound, and the parts are added in float64.
 """
 
+import functools
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,16 +32,29 @@ def simulate(layer: "QuantizedLayer", x: Tensor) -> Tensor:
     it is the float product with the dequantized weight, with a float weight the product with the dequantized input.
     """
     if layer.input_interval is None:
-        return layer.product(x, layer.dequantized_weight().to(x.dtype), layer.bias)
+        return layer.product(x, layer.dequantized_weight().to(layer.output_dtype(x)), layer.bias)
     interval = layer.input_interval(x)
     centred = quantized_input(x, interval)
     if layer.weight_scale is None:
         on_grid = (centred * interval.output_scale).to(layer.weight.dtype)
         return layer.product(on_grid, layer.weight, layer.bias).to(x.dtype)
-    acc = exact_product(layer, centred, float((interval.q_max - interval.q_min).max()))
-    shape = (-1,) + (1,) * (layer.weight.dim() - 2)
-    out = (acc * interval.output_scale) * layer.weight_scale.view(shape)
-    return (out if layer.bias is None else out + layer.bias.view(shape)).to(x.dtype)
+    span = float((interval.q_max - interval.q_min).max())
+    out = sum_of_groups(layer, exact_sums(layer, centred, span), interval.output_scale)
+    return (out if layer.bias is None else out + layer.over_output(layer.bias)).to(x.dtype)
+
+
+def sum_of_groups(layer: "QuantizedLayer", sums: Iterable[Tensor], scale: Tensor) -> Tensor:
+    """``sum over g of (acc_g * s_x) * s_w[:, g]`` in float32, in the order of the groups.
+
+    Args:
+        layer: its weight scales are (C_out, G).
+        sums: G exact sums, each of the output's shape.
+        scale: s_x, which broadcasts against the output.
+    """
+    assert layer.weight_scale is not None
+    scales = layer.weight_scale.unbind(1)
+    parts = ((acc * scale) * layer.over_output(s_w) for acc, s_w in zip(sums, scales, strict=True))
+    return functools.reduce(torch.add, parts)
 
 
 def quantized_input(x: Tensor, interval: QParams) -> Tensor:
@@ -47,35 +63,57 @@ def quantized_input(x: Tensor, interval: QParams) -> Tensor:
     return q.sub_(interval.zero_point)
 
 
-def exact_product(layer: "QuantizedLayer", centred: Tensor, span: float) -> Tensor:
-    """The integer sums of a layer, exact, rounded once to float32.
+class Run(NamedTuple):
+    """Input channels that are summed together.
+
+    Attributes:
+        bounds: ends of the parts whose float32 sums are exact, in ascending order.
+        in_float64: there are too many of these, so that one sum in float64 is faster.
+    """
+
+    bounds: list[int]
+    in_float64: bool
+
+
+def exact_sums(layer: "QuantizedLayer", centred: Tensor, span: float) -> Iterator[Tensor]:
+    """The integer sums of a layer over each group of inputs, exact, rounded once to float32.
 
     Args:
+        layer: with an integer weight.
         centred: ``q_x - z_x``, integer-valued, at most ``span`` in magnitude.
+        span: of the input's grid.
     """
-    weight = layer.weight
     if span not in layer.exact_parts:
-        layer.exact_parts[span] = _parts_of(layer, span)
-    bounds = layer.exact_parts[span]
-    if bounds is None:
-        return layer.product(centred.double(), weight.double()).float()
-    if len(bounds) == 2:
-        return layer.product(centred, weight.float())
-    axis = 1 if weight.dim() == 4 else -1
+        layer.exact_parts[span] = _runs_of(layer, span)
+    return (_sum_over(layer, centred, run) for run in layer.exact_parts[span])
+
+
+def _sum_over(layer: "QuantizedLayer", centred: Tensor, run: Run) -> Tensor:
+    dtype = torch.float64 if run.in_float64 else torch.float32
+    weight, layout = layer.weight, layer.layout
     parts = (
-        layer.product(centred.narrow(axis, start, stop - start), weight[:, start:stop].float())
-        for start, stop in pairwise(bounds)
+        layer.product(layer.over_channels(centred, *ends).to(dtype), layout.over_channels(weight, *ends).to(dtype))
+        for ends in pairwise(run.bounds)
     )
-    total = next(parts).double()
-    for part in parts:
-        total += part
+    total = next(parts)
+    if len(run.bounds) > 2:
+        total = total.double()
+        for part in parts:
+            total += part
     return total.float()
 
 
-def _parts_of(layer: "QuantizedLayer", span: float) -> list[int] | None:
-    weight = layer.weight
-    bounds = channel_parts(span * weight.double().abs().view(*weight.shape[:2], -1).sum(2))
-    return None if bounds and len(bounds) > 2 and getattr(layer, "groups", 1) != 1 else bounds
+def _runs_of(layer: "QuantizedLayer", span: float) -> list[Run]:
+    """For each group of inputs of the layer's weight, the channels that it sums."""
+    layout, groups = layer.layout, layer.weight_groups
+    rows = layout.to_rows(layer.weight.double().abs())
+    reach = span * rows.view(len(rows), layout.input_channels, -1).sum(2)
+    width, runs = layout.input_channels // groups, []
+    for start in range(0, layout.input_channels, width):
+        bounds = channel_parts(reach[:, start : start + width])
+        ends = [0, width] if bounds is None else bounds
+        runs.append(Run([start + end for end in ends], bounds is None))
+    return runs
 
 
 def channel_parts(reach: Tensor) -> list[int] | None:

@@ -15,7 +15,7 @@ def straight_through(layer: QuantizedLayer, x: Tensor) -> Tensor:
     """A layer's output with gradients; equal to simulation's up to the order of float32 sums."""
     if layer.input_interval is not None:
         x = layer.input_interval.fake_quantize(x).to(x.dtype)
-    return layer.product(x, layer.dequantized_weight().to(x.dtype), layer.bias)
+    return layer.product(x, layer.dequantized_weight().to(layer.output_dtype(x)), layer.bias)
 
 
 def straight_through_product(product: QuantizedProduct, names: str, left: Tensor, right: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from tempoquant.numerics.affine import SMALLEST_SCALE, QParams, affine_qparams, dequantize, grid, quantize
 from tempoquant.numerics.hadamard import ROTATION_GROUPS, regular_hadamard, rotate
 from tempoquant.numerics.packing import pack, packed_size, unpack
+from tempoquant.numerics.rows import RowLayout
 from tempoquant.numerics.search import minmax_range, mse_range, percentile_range
 from tempoquant.numerics.spec import (
     GROUP_SIZES,
@@ -21,7 +22,7 @@ from tempoquant.numerics.spec import (
     Schedule,
     StepGroups,
 )
-from tempoquant.numerics.weights import nearest, weight_qparams
+from tempoquant.numerics.weights import nearest, over_rows, weight_qparams
 
 __all__ = [
     "GROUP_SIZES",
@@ -40,6 +41,7 @@ __all__ = [
     "QParams",
     "QuantSpec",
     "Registered",
+    "RowLayout",
     "Schedule",
     "StepGroups",
     "affine_qparams",
@@ -48,6 +50,7 @@ __all__ = [
     "minmax_range",
     "mse_range",
     "nearest",
+    "over_rows",
     "pack",
     "packed_size",
     "percentile_range",

@@ -2,15 +2,15 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from torch import nn
 
-from tempoquant.graph import AttentionProduct, DenoiserGraph, Probe, Source, count_arithmetic, sealed_around
-from tempoquant.planning.plan import LayerPlan, plan_layers
+from tempoquant.graph import AttentionProduct, DenoiserGraph, Probe, Source, count_arithmetic, kind_of, sealed_around
+from tempoquant.planning.plan import LayerPlan, plan_layers, ungrouped
 from tempoquant.planning.reading import Reading
 from tempoquant.recipe import FLOAT_BITS, Recipe
 
@@ -62,14 +62,23 @@ class Coverage:
     """What is quantized of a denoiser, part by part.
 
     Where a recipe quantizes weights alone, arithmetic with a quantized weight counts as quantized.
+
+    Attributes:
+        parts: of the denoiser.
+        ungrouped: quantized layers whose inputs the recipe's groups of weights do not divide: one scale a channel.
     """
 
     parts: tuple[Part, ...]
+    ungrouped: tuple[str, ...] = ()
 
     def without(self, names: Collection[str]) -> "Coverage":
         """The coverage of what is left where these modules are replaced by tables."""
         inside = tuple(f"{name}." for name in names)
-        return Coverage(tuple(p for p in self.parts if p.name not in names and not p.name.startswith(inside)))
+
+        def stays(name: str) -> bool:
+            return name not in names and not name.startswith(inside)
+
+        return Coverage(tuple(p for p in self.parts if stays(p.name)), tuple(n for n in self.ungrouped if stays(n)))
 
     def to_dict(self) -> dict[str, Any]:
         """Totals, what is quantized of them, and all that is float, largest share first: plain JSON data."""
@@ -94,6 +103,7 @@ class Coverage:
                 }
                 for p in rest
             ],
+            **({"ungrouped": list(self.ungrouped)} if self.ungrouped else {}),
         }
 
 
@@ -117,7 +127,8 @@ def coverage_of(probe: Probe, reading: Reading) -> Coverage:
         elif numbers or macs:
             why = _reason(name, part, graph, macs)
             parts.append(Part(name, type(part).__name__, numbers, macs, numbers, macs, why))
-    return Coverage(tuple(parts))
+    planned = reading.plans(recipe)
+    return Coverage(tuple(parts), ungrouped(planned, reading.graph, recipe))
 
 
 def warn_of_float(coverage: Coverage) -> None:
@@ -147,7 +158,11 @@ def coverage_lines(found: Mapping[str, Any]) -> list[str]:
             if any(part[unit] for part in parts)
         ]
         lines.append(f"float: {', '.join(shares)}: {_named(parts)}: {reason}")
-    return [*lines, *([f"float: {len(groups) - GROUPS_SHOWN} more reasons"] if len(groups) > GROUPS_SHOWN else [])]
+    if len(groups) > GROUPS_SHOWN:
+        lines.append(f"float: {len(groups) - GROUPS_SHOWN} more reasons")
+    if found.get("ungrouped"):
+        lines.append(f"one weight scale a channel, since groups do not divide its inputs: {_few(found['ungrouped'])}")
+    return lines
 
 
 def arithmetic_in_float(found: Mapping[str, Any]) -> list[str]:
@@ -163,7 +178,10 @@ def _layer(layer: nn.Module, plan: LayerPlan, recipe: Recipe, sizes: Mapping[str
     """A layer that executes and can be quantized, as it is planned."""
     biases = sum(size for name, size in sizes.items() if name != "weight")
     weights = 0 if plan.weight_bits != FLOAT_BITS else sizes.get("weight", 0)
-    widths = ((recipe.weights.bits, plan.weight_bits), (recipe.activations.bits, plan.activation_bits))
+    widths = [(recipe.weights.bits, plan.weight_bits)]
+    layer_kind = kind_of(layer)
+    if layer_kind is not None and not layer_kind.looks_up:
+        widths.append((recipe.activations.bits, plan.activation_bits))
     kept = plan.in_float or any(own == FLOAT_BITS != usual for usual, own in widths)
     reason = Reason.RECIPE if kept or weights else Reason.BIAS if biases else None
     kind = type(layer).__name__
@@ -172,7 +190,8 @@ def _layer(layer: nn.Module, plan: LayerPlan, recipe: Recipe, sizes: Mapping[str
 
 def _reason(name: str, part: nn.Module, graph: DenoiserGraph, macs: int) -> Reason:
     """Why a module's own parameters and arithmetic are float, where it is no layer that can be quantized."""
-    if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+    kind = kind_of(part)
+    if (kind is not None and kind.looks_up) or isinstance(part, nn.EmbeddingBag):
         return Reason.EMBEDDING
     if name in graph.unused or (name in graph.unsupported and not macs):
         return Reason.UNUSED
@@ -223,6 +242,12 @@ def _named(parts: Collection[Mapping[str, Any]]) -> str:
     if len(parts) <= PARTS_NAMED:
         return ", ".join(f"{part['name'] or 'the denoiser itself'} ({part['kind']})" for part in parts)
     return ", ".join(f"{count} {kind}" for kind, count in Counter(part["kind"] for part in parts).most_common())
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - PARTS_NAMED} more" if len(names) > PARTS_NAMED else ""
+    return ", ".join(names[:PARTS_NAMED]) + more
 
 
 def _percent(part: int, whole: int) -> str:

@@ -1,7 +1,7 @@
 """What happens to every layer, decided once from the recipe and the graph."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tempoquant.errors import InputError
 from tempoquant.graph import Category, DenoiserGraph
@@ -13,13 +13,23 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Bits of one layer; 32 means float."""
+    """What happens to one layer.
+
+    Attributes:
+        name: of the layer.
+        category: what its input depends on.
+        weight_bits: width of the weight; 32 is float.
+        activation_bits: width of the input; 32 is float.
+        symmetric: the weight's zero points are in the middle of the grid.
+        group_size: input channels that share a scale of the weight; None: all, one scale an output channel.
+    """
 
     name: str
     category: Category
     weight_bits: int
     activation_bits: int
     symmetric: bool
+    group_size: int | None = None
 
     @property
     def in_float(self) -> bool:
@@ -41,10 +51,9 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
     """
     check_cache(graph, recipe)
     roles = layer_roles(graph)
+    names = {**roles, **dict.fromkeys(graph.lookups, frozenset[str]())}
     for override in recipe.policy:
-        if not override.match.startswith("@") and not any(
-            override.matches(layer.name, roles[layer.name]) for layer in graph.layers
-        ):
+        if not override.is_role and not any(override.matches(name, found) for name, found in names.items()):
             raise InputError(f"policy pattern {override.match!r} matches no layer of this denoiser")
     plans = {}
     for layer in graph.layers:
@@ -57,6 +66,16 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
         symmetric = recipe.symmetric(weight_bits)
         plans[layer.name] = LayerPlan(layer.name, layer.category, weight_bits, activation_bits, symmetric)
     _check_image_layers(graph, recipe, plans)
+    return plans | _lookup_plans(graph, recipe)
+
+
+def _lookup_plans(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
+    """Plans of the layers that are given indices, where the policy gives their weight bits; others stay float."""
+    plans = {}
+    for name in graph.lookups:
+        if any(override.weight_bits is not None and override.matches(name, frozenset()) for override in recipe.policy):
+            bits, _ = recipe.bits_of(name)
+            plans[name] = LayerPlan(name, Category.CONDITION, bits, FLOAT_BITS, recipe.symmetric(bits))
     return plans
 
 
@@ -65,15 +84,43 @@ def quantized_names(plans: Mapping[str, LayerPlan]) -> list[str]:
     return [name for name, plan in plans.items() if not plan.in_float]
 
 
+def grouped_plans(plans: Mapping[str, LayerPlan], graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
+    """``plans`` with the recipe's groups of weights, in layers that have several of them.
+
+    Args:
+        plans: of the layers of ``graph``, by name.
+        graph: with the parts of transformed layers in their place.
+        recipe: whose ``weights.group_size`` is applied.
+    """
+    size, channels = recipe.weights.group_size, _input_channels(graph)
+    if size is None:
+        return dict(plans)
+    several = {name for name in plans if channels[name] % size == 0 and channels[name] > size}
+    return {name: replace(plan, group_size=size) if name in several else plan for name, plan in plans.items()}
+
+
+def ungrouped(plans: Mapping[str, LayerPlan], graph: DenoiserGraph, recipe: Recipe) -> tuple[str, ...]:
+    """Layers with a quantized weight that keep one scale a channel: the group size does not divide their inputs."""
+    size, channels = recipe.weights.group_size, _input_channels(graph)
+    if size is None:
+        return ()
+    return tuple(name for name, p in plans.items() if p.weight_bits != FLOAT_BITS and channels[name] % size)
+
+
+def _input_channels(graph: DenoiserGraph) -> dict[str, int]:
+    """Input channels that one output channel sees, by layer; of a look-up, the length of a row."""
+    return {layer.name: layer.channels for layer in graph.layers} | graph.lookups
+
+
 def _check_image_layers(graph: DenoiserGraph, recipe: Recipe, plans: Mapping[str, LayerPlan]) -> None:
     image = [plan for plan in plans.values() if plan.category is Category.IMAGE]
     in_float = all(plan.in_float for plan in image)
     if in_float and (recipe.weights.bits, recipe.activations.bits) != (FLOAT_BITS, FLOAT_BITS):
         others = ", ".join(f"{name} ({kind})" for name, kind in list(graph.unsupported.items())[:NAMED])
-        why = "its policy keeps all in float" if image else f"only Linear and Conv2d are supported, not {others}"
+        why = "its policy keeps all in float" if image else f"layers of other kinds stay float: {others}"
         raise InputError(
             f"{recipe.name} quantizes no layer of this denoiser that sees the sample"
-            + (f": {why}" if image or others else ": it has no Linear or Conv2d that does")
+            + (f": {why}" if image or others else ": none of its layers does")
         )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tempoquant.graph import AttentionProduct, DenoiserGraph, Probe, read_denoiser
-from tempoquant.planning.plan import LayerPlan, plan_layers, settled
+from tempoquant.planning.plan import LayerPlan, grouped_plans, plan_layers, settled
 from tempoquant.planning.transforms import layer_transforms, transformed_graph, transformed_plans
 from tempoquant.recipe import Recipe
 from tempoquant.transforms import LayerTransform
@@ -29,7 +29,8 @@ class Reading:
 
     def plans(self, recipe: Recipe) -> dict[str, LayerPlan]:
         """What happens to every layer; policies name layers as they are in the original."""
-        return transformed_plans(plan_layers(self.original, recipe), self.transforms)
+        plans = transformed_plans(plan_layers(self.original, recipe), self.transforms)
+        return grouped_plans(plans, self.graph, recipe)
 
 
 def read(probe: Probe, recipe: Recipe) -> Reading:

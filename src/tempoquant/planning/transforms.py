@@ -9,7 +9,7 @@ from tempoquant.errors import InputError
 from tempoquant.graph import DenoiserGraph, LayerInfo
 from tempoquant.planning.plan import LayerPlan, layer_roles
 from tempoquant.recipe import Recipe, Rotation
-from tempoquant.transforms import LayerTransform, Rotate, Split
+from tempoquant.transforms import LayerTransform, Rotate, Split, is_transformable
 
 
 def layer_transforms(
@@ -17,7 +17,7 @@ def layer_transforms(
 ) -> tuple[LayerTransform, ...]:
     """The transforms that ``recipe`` asks for, in the order in which they are installed.
 
-    Layers that stay float, temporal layers and convolutions of channel groups stay as they are.
+    Layers that stay float, temporal layers and those that no transform can replace stay as they are.
 
     Args:
         module: the denoiser.
@@ -32,7 +32,7 @@ def layer_transforms(
     free = [
         name
         for name, plan in plans.items()
-        if not plan.in_float and not plan.temporal and getattr(modules[name], "groups", 1) == 1
+        if not plan.in_float and not plan.temporal and is_transformable(modules[name])
     ]
     # Layers behind skip connections (Q-Diffusion, ICCV 2023, section 4.2): a grid for each of their two inputs.
     split = [name for name in free if recipe.weights.split_shortcuts and name in graph.splits]
@@ -48,7 +48,7 @@ def _rotations(
     recipe: Recipe,
 ) -> Iterator[LayerTransform]:
     """Rotations of layers and of the parts of split ones; the last rule that matches a layer decides."""
-    roles, channels = layer_roles(graph), {layer.name: layer.shape[1] for layer in parts.layers}
+    roles, channels = layer_roles(graph), {layer.name: layer.channels for layer in parts.layers}
     groups: dict[str, int] = {}
     for rule in recipe.transforms:
         matched = [name for name in roles if rule.matches(name, roles[name])]
@@ -105,4 +105,4 @@ def _parts(layer: LayerInfo, transform: LayerTransform) -> list[LayerInfo]:
     if layer.name != transform.layer:
         return [layer]
     names, shapes = transform.transform.part_names(layer.name), transform.transform.part_shapes(layer.shape)
-    return [replace(layer, name=name, shape=shape) for name, shape in zip(names, shapes, strict=True)]
+    return [replace(layer, name=n, shape=shape, channels=shape[1]) for n, shape in zip(names, shapes, strict=True)]

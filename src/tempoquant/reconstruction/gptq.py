@@ -11,9 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tempoquant.numerics import QParams, quantize
+from tempoquant.numerics import QParams, over_rows, quantize
 
 BLOCK = 128
+GRAM_NUMBERS = 2**24
+"""Numbers of the small Gram matrices that scales are fitted by, at a time."""
+SCALE_SWEEPS = 4
+"""Passes over the groups of a weight whose scales are fitted one after another."""
 GRAM_BLOCK = 512
 
 
@@ -65,7 +69,7 @@ def compensated_rounding(weight: Tensor, moments: Moments, qparams: QParams, dam
     Args:
         weight: (C_out, K) float32, full precision.
         moments: of the layer's inputs.
-        qparams: scale and zero point (C_out,), fixed.
+        qparams: scale and zero point (C_out, G), fixed: G groups of K / G consecutive weights.
         damping: share of the mean diagonal that is added to the Gram matrix: invertible however few inputs made it.
 
     Returns:
@@ -80,8 +84,17 @@ def compensated_rounding(weight: Tensor, moments: Moments, qparams: QParams, dam
     if moments.drift is not None:
         columns = columns + torch.cholesky_solve(moments.drift[order], lower)
     result = torch.empty_like(columns)
-    result[order] = _sweep(columns, lower, qparams)
+    result[order] = _sweep(columns, lower, _by_column(qparams, order))
     return result.T.contiguous()
+
+
+def _by_column(qparams: QParams, order: Tensor) -> QParams:
+    """Scale and zero point of every column in ``order``, (K, C_out): that of the group it belongs to."""
+
+    def columns(part: Tensor) -> Tensor:
+        return over_rows(part, len(order)).expand(-1, len(order)).T[order]
+
+    return qparams.map(columns)
 
 
 def _sweep(columns: Tensor, lower: Tensor, qparams: QParams) -> Tensor:
@@ -91,6 +104,11 @@ def _sweep(columns: Tensor, lower: Tensor, qparams: QParams) -> Tensor:
     ``L[i, i] e[i] + sum over j > i of L[j, i] e[j]``: each is made least by rounding column i with what the columns
     before it in this order have left there. This is GPTQ's rule without the inverse of G (LDLQ: Chee et al., QuIP,
     NeurIPS 2023, theorem 6).
+
+    Args:
+        columns: of the weight, in the order of ``lower``.
+        lower: (K, K), L.
+        qparams: of every column, (K, C_out).
 
     Returns:
         (K, C_out) of ``q - z``.
@@ -103,24 +121,52 @@ def _sweep(columns: Tensor, lower: Tensor, qparams: QParams) -> Tensor:
         inner = lower[start:stop, start:stop]
         for i in range(stop - start - 1, -1, -1):
             at = start + i
-            wanted = columns[at] + left[i] / inner[i, i]
-            result[at] = quantize(wanted, scale, zero, qparams.q_min, qparams.q_max) - zero
-            errors[at] = columns[at] - result[at] * scale
+            target = columns[at] + left[i] / inner[i, i]
+            result[at] = quantize(target, scale[at], zero[at], qparams.q_min, qparams.q_max) - zero[at]
+            errors[at] = columns[at] - result[at] * scale[at]
             left[:i].addr_(inner[i, :i], errors[at])
     return result
 
 
 def fitted_scale(weight: Tensor, integers: Tensor, moments: Moments, scale: Tensor) -> Tensor:
-    """The scale of every output channel with the least output error for given integers: (C_out,).
+    """The scales of every output channel with the least output error for given integers: (C_out, G).
 
-    Minimizes ``|w X_f - s q X_q|^2`` over s; channels whose optimum is not within a factor of two of ``scale`` (all
-    integers zero, say) keep it.
+    Minimizes ``|w X_f - sum over g of s_g q_g X_q|^2`` over one s_g after another (Gauss-Seidel), so that no step
+    raises it. One whose optimum is not within a factor of two of ``scale`` (all integers zero, say) stays as it is.
+
+    Args:
+        weight: (C_out, K) float32, full precision.
+        integers: (C_out, K), ``q - z``.
+        moments: of the layer's inputs.
+        scale: (C_out, G), where it begins.
     """
     target = weight @ moments.gram
     if moments.drift is not None:
         target = target + moments.drift.T
-    numerator = (target * integers).sum(1)
-    denominator = ((integers @ moments.gram) * integers).sum(1)
-    fitted = numerator / denominator.clamp(min=1e-20)
-    sane = (fitted > 0.5 * scale) & (fitted < 2 * scale)
-    return torch.where(sane, fitted, scale)
+    channels = max(1, GRAM_NUMBERS // scale.shape[1] ** 2)
+    parts = zip(target.split(channels), integers.split(channels), scale.split(channels), strict=True)
+    return torch.cat([_fitted(t, q, s, moments.gram) for t, q, s in parts])
+
+
+def _fitted(target: Tensor, integers: Tensor, scale: Tensor, gram: Tensor) -> Tensor:
+    """:func:`fitted_scale` of some channels; ``target`` (C, K) are their ``X_q^T X_f w / M``."""
+    products = (target * integers).view(*scale.shape, -1).sum(2)
+    grams = _group_grams(integers, gram, scale.shape[1])
+    fitted = scale.clone()
+    for _ in range(SCALE_SWEEPS):
+        for g, start in enumerate(scale.unbind(1)):
+            own = grams[:, g, g]
+            others = (grams[:, g] * fitted).sum(1) - own * fitted[:, g]
+            best = (products[:, g] - others) / own.clamp(min=1e-20)
+            sane = (best > 0.5 * start) & (best < 2 * start)
+            fitted[:, g] = torch.where(sane, best, fitted[:, g])
+    return fitted
+
+
+def _group_grams(integers: Tensor, gram: Tensor, groups: int) -> Tensor:
+    """``q_g G[g, h] q_h`` for every output channel and pair of groups: (C, G, G)."""
+    width = integers.shape[1] // groups
+    rows = []
+    for part, block in zip(integers.split(width, 1), gram.split(width, 0), strict=True):
+        rows.append(((part @ block) * integers).view(len(integers), groups, width).sum(2))
+    return torch.stack(rows, 1)

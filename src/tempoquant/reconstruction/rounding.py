@@ -17,16 +17,16 @@ class SoftRounding(nn.Module):
     ``h(alpha) = clamp(sigmoid(alpha) (zeta - gamma) + gamma, 0, 1)`` with gamma = -0.1 and zeta = 1.1.
 
     Args:
-        weight: (C_out, ...) full precision.
-        qparams: scale and zero point (C_out,), fixed.
-        start: integers ``q - z`` to start from (error-compensated ones, say), or None to start at the weight itself.
+        weight: full precision, any shape.
+        qparams: fixed; scale and zero point broadcast against the weight.
+        start: integers ``q - z`` of the weight's shape to start from (error-compensated ones, say), or None to start
+            at the weight itself.
     """
 
     def __init__(self, weight: Tensor, qparams: QParams, start: Tensor | None = None):
         super().__init__()
-        shape = (-1,) + (1,) * (weight.dim() - 1)
-        self.scale = qparams.scale.view(shape)
-        zero = qparams.zero_point.float().view(shape)
+        self.scale = qparams.scale
+        zero = qparams.zero_point.float()
         self.low, self.high = qparams.q_min - zero, qparams.q_max - zero
         units = weight / self.scale
         if start is None:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
+from tempoquant.layers import stock_product
 from tempoquant.numerics import QParams
 from tempoquant.progress import Progress
 from tempoquant.reconstruction.effort import Effort
 from tempoquant.reconstruction.rounding import SoftRounding
-from tempoquant.reconstruction.unit import compensate, penalty
+from tempoquant.reconstruction.unit import LayerRounding, compensate, penalty
 from tempoquant.temporal import TemporalProgram
 
 
@@ -35,14 +35,16 @@ def tiar(
         program: the temporal information block as a function of its externals.
         externals: recorded values, R rows each.
         layers: temporal layers by name; those without a grid stay float.
-        weights: full-precision weights of all of them. grids: scale and zero point of those that are rounded.
+        weights: full-precision weights of all of them.
+        grids: of those that are rounded, (C_out, G).
+        effort: iterations and step size.
         seed: keys the random draws.
     """
     inputs: dict[str, Tensor] = {}
 
     def exact(name: str, x: Tensor) -> Tensor:
         inputs[name] = x
-        return linear(x, weights[name], layers[name].bias)
+        return stock_product(layers[name], x, weights[name], layers[name].bias)
 
     targets = program.run(externals, exact)
     fitted = dict(grids)
@@ -50,10 +52,11 @@ def tiar(
     def rounded(name: str, x: Tensor) -> Tensor:
         layer = layers[name]
         if name in grids and effort.compensate:
-            integers, fitted[name] = compensate(
-                layer, weights[name], grids[name], x, inputs[name], effort, (seed, "tiar", name)
-            )
-            layer.set_weight(integers, fitted[name], _bits(grids[name]))
+            key = (seed, "tiar", name)
+            job = LayerRounding(layer, weights[name], grids[name], x, inputs[name], effort.vectors, key)
+            rounded = compensate(job)
+            fitted[name] = rounded.qparams
+            layer.set_weight(rounded.integers, rounded.qparams, _bits(rounded.qparams))
         return layer(x)
 
     program.run(externals, rounded)
@@ -71,16 +74,16 @@ def _learn(
     progress: Progress,
 ) -> None:
     starts = {n: layers[n].weight.float() if effort.compensate else None for n in grids}
-    roundings = {n: SoftRounding(weights[n], grids[n], starts[n]) for n in grids}
+    roundings = {n: SoftRounding(weights[n], layers[n].layout.grid(grids[n]), starts[n]) for n in grids}
 
     def soft(name: str, x: Tensor) -> Tensor:
         weight = roundings[name].weight() if name in roundings else weights[name]
-        return linear(x, weight, layers[name].bias)
+        return stock_product(layers[name], x, weight, layers[name].bias)
 
     def hard(name: str, x: Tensor) -> Tensor:
         rounding = roundings.get(name)
         weight = weights[name] if rounding is None else rounding.integers() * rounding.scale
-        return linear(x, weight, layers[name].bias)
+        return stock_product(layers[name], x, weight, layers[name].bias)
 
     optimizer = torch.optim.Adam([r.alpha for r in roundings.values()], lr=effort.lr)
     before = (

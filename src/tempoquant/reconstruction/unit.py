@@ -1,19 +1,19 @@
 """Reconstructing one unit: closed-form rounding of its layers in order, then learned rounding of all together."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tempoquant.extension import WEIGHT_ROUNDINGS
 from tempoquant.layers import QuantizedLayer, temporary_kernels
-from tempoquant.numerics import QParams, nearest
+from tempoquant.numerics import QParams, RowLayout, nearest
 from tempoquant.randomness import generator
 from tempoquant.reconstruction.effort import Effort
 from tempoquant.reconstruction.gptq import Moments, compensated_rounding, fitted_scale
-from tempoquant.reconstruction.inputs import input_vectors
 from tempoquant.reconstruction.lockstep import take_rows
 from tempoquant.reconstruction.rounding import SoftRounding, beta_at, reconstruction_loss
 
@@ -21,74 +21,99 @@ MOST_VECTORS = 32_768
 CHUNK = 32
 
 
-def compensate(
-    layer: QuantizedLayer,
-    weight: Tensor,
-    qparams: QParams,
-    quantized: Tensor,
-    full: Tensor,
-    effort: Effort,
-    key: tuple,
-    rounding: str = "reconstruct",
-) -> tuple[Tensor, QParams]:
-    """Integers and scale of one layer from its inputs in both streams.
+@dataclass(frozen=True)
+class LayerRounding:
+    """One layer that is rounded from its own inputs.
 
-    Args:
-        weight: full precision. qparams: its grid.
-        quantized, full: the layer's input in the quantized and the full-precision stream, same shape.
+    Attributes:
+        layer: whose inputs these are.
+        weight: full precision, of the stock shape.
+        qparams: its grid, (C_out, G).
+        quantized: the layer's input in the quantized stream.
+        full: in the full-precision stream, of the same shape; the same tensor where these do not differ.
+        vectors: most input vectors that are drawn, as a multiple of their length K.
         key: names the random draw of input vectors.
-        rounding: a name of :data:`WEIGHT_ROUNDINGS`; grouped convolutions are rounded to nearest whatever it is.
-
-    Returns:
-        ``q - z`` of the weight's shape, and the grid with the scale fitted to them.
+        method: a name of :data:`WEIGHT_ROUNDINGS`. A layer without input vectors is rounded to nearest whatever it is.
     """
-    if _is_grouped(layer):
-        return nearest(weight, qparams), qparams
-    x, y = _vectors(layer, quantized, full, effort, key)
-    integers, fitted = WEIGHT_ROUNDINGS[rounding](weight.flatten(1), qparams, x, y)
-    return integers.view_as(weight), fitted
+
+    layer: QuantizedLayer
+    weight: Tensor
+    qparams: QParams
+    quantized: Tensor
+    full: Tensor
+    vectors: int
+    key: tuple
+    method: str = "reconstruct"
+
+    @property
+    def rows(self) -> Tensor:
+        """The weight as (C_out, K)."""
+        return self.layer.layout.to_rows(self.weight)
+
+    def input_vectors(self) -> tuple[Tensor, Tensor]:
+        """The layer's input vectors at the same places of both streams, (M, K) each; one tensor where these are one."""
+        most = min(MOST_VECTORS, self.vectors * max(self.layer.layout.row_length, 256))
+        x = self.layer.input_vectors(self.quantized, most, generator(*self.key))
+        return x, x if self.full is self.quantized else self.layer.input_vectors(self.full, most, generator(*self.key))
 
 
-def compensate_about_mean(
-    layer: QuantizedLayer,
-    weight: Tensor,
-    qparams: QParams,
-    quantized: Tensor,
-    full: Tensor,
-    effort: Effort,
-    key: tuple,
-    rounding: str = "reconstruct",
-) -> tuple[Tensor, QParams, Tensor]:
+@dataclass(frozen=True)
+class Rounded:
+    """What a layer's weight has become.
+
+    Attributes:
+        integers: ``q - z``, integer-valued float32 of the stock shape.
+        qparams: the grid, its scale fitted to them, (C_out, G).
+        bias_shift: what to add to the bias, (C_out,), or None.
+    """
+
+    integers: Tensor
+    qparams: QParams
+    bias_shift: Tensor | None = None
+
+
+def round_nearest_in(layout: RowLayout, weight: Tensor, qparams: QParams) -> Tensor:
+    """``q - z`` of rounding to nearest, of the weight's stock shape; ``qparams`` are (C_out, G)."""
+    return layout.from_rows(nearest(layout.to_rows(weight), qparams))
+
+
+def compensate(job: LayerRounding) -> Rounded:
+    """Integers and scale of one layer from its inputs in both streams."""
+    if not job.layer.has_input_vectors:
+        return Rounded(round_nearest_in(job.layer.layout, job.weight, job.qparams), job.qparams)
+    integers, fitted = WEIGHT_ROUNDINGS[job.method](job.rows, job.qparams, *job.input_vectors())
+    return Rounded(job.layer.layout.from_rows(integers), fitted)
+
+
+def compensate_about_mean(job: LayerRounding) -> Rounded:
     """As :func:`compensate`, for a layer whose bias may change with its weight.
 
     What the bias can take off need not be rounded for: the least error of ``W x + b`` over both is that of the
     deviations of x from its mean, with ``b' = b + W E[x_f] - W_q E[x_q]``.
-
-    Returns:
-        ``q - z``, the grid, and what to add to the bias, (C_out,).
     """
-    if _is_grouped(layer):
-        return nearest(weight, qparams), qparams, weight.new_zeros(weight.shape[0])
-    x, y = _vectors(layer, quantized, full, effort, key)
+    if not job.layer.has_input_vectors:
+        return replace(compensate(job), bias_shift=job.weight.new_zeros(job.layer.layout.output_channels))
+    x, y = job.input_vectors()
     mean_x, mean_y = x.mean(0), y.mean(0)
     centred = x - mean_x
     full_centred = centred if y is x else y - mean_y
-    integers, fitted = WEIGHT_ROUNDINGS[rounding](weight.flatten(1), qparams, centred, full_centred)
-    shift = weight.flatten(1) @ mean_y - (integers @ mean_x) * fitted.scale
-    return integers.view_as(weight), fitted, shift
+    rows = job.rows
+    integers, fitted = WEIGHT_ROUNDINGS[job.method](rows, job.qparams, centred, full_centred)
+    shift = rows @ mean_y - output_of_groups(integers, fitted.scale, mean_x)
+    return Rounded(job.layer.layout.from_rows(integers), fitted, shift)
 
 
-def _is_grouped(layer: QuantizedLayer) -> bool:
-    return getattr(layer, "groups", 1) != 1
+def output_of_groups(integers: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+    """``sum over g of s_g q_g x_g`` for one input vector: (C_out,).
 
-
-def _vectors(
-    layer: QuantizedLayer, quantized: Tensor, full: Tensor, effort: Effort, key: tuple
-) -> tuple[Tensor, Tensor]:
-    """The layer's input vectors at the same places of both streams, (M, K) each; one tensor where these are one."""
-    most = min(MOST_VECTORS, effort.vectors * max(layer.weight[0].numel(), 256))
-    x = input_vectors(layer, quantized, most, generator(*key))
-    return x, x if full is quantized else input_vectors(layer, full, most, generator(*key))
+    Args:
+        integers: (C_out, K), ``q - z``.
+        scale: (C_out, G).
+        x: (K,).
+    """
+    if scale.shape[1] == 1:
+        return (integers @ x) * scale[:, 0]
+    return ((integers * x).view(*scale.shape, -1).sum(2) * scale).sum(1)
 
 
 @WEIGHT_ROUNDINGS.register("reconstruct")
@@ -104,52 +129,69 @@ def _nearest(weight: Tensor, qparams: QParams, quantized: Tensor, full: Tensor) 
     return nearest(weight, qparams), qparams
 
 
+class LearnedLayer(NamedTuple):
+    """A layer whose rounding learns: it, its full-precision weight (of the stock shape), and its grid (C_out, G)."""
+
+    layer: QuantizedLayer
+    weight: Tensor
+    qparams: QParams
+
+    def soft_rounding(self) -> SoftRounding:
+        """Starts from the layer's integers, or from the weight while it has none."""
+        start = self.layer.weight.float() if self.layer.weight_scale is not None else None
+        return SoftRounding(self.weight, self.layer.layout.grid(self.qparams), start)
+
+
+class UnitCall(NamedTuple):
+    """N rows of a unit's call in the quantized stream, and its full-precision output."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+    target: Tensor
+
+
 def learn_rounding(
-    module: nn.Module,
-    layers: Mapping[str, QuantizedLayer],
-    weights: Mapping[str, Tensor],
-    grids: Mapping[str, QParams],
-    call: tuple[tuple, dict[str, Any]],
-    target: Tensor,
-    effort: Effort,
-    key: tuple,
+    module: nn.Module, layers: Mapping[str, LearnedLayer], call: UnitCall, effort: Effort, key: tuple
 ) -> dict[str, Tensor]:
-    """AdaRound over all layers of a unit against its full-precision output; integers by layer name.
+    """AdaRound over all layers of a unit against its full-precision output.
 
     Layers that already hold integers start from them, and keep them if the learned ones have no lower hard loss.
 
     Args:
-        module: the unit. layers: those of its layers that learn. weights, grids: full precision and grid by name.
-        call: (args, kwargs) of the unit in the quantized stream, N rows. target: its full-precision output.
+        module: the unit.
+        layers: those of its layers that learn, by name.
+        call: of the unit.
+        effort: iterations, batch and step size.
         key: names the random draws.
+
+    Returns:
+        Integers ``q - z`` of the stock shape by layer name; nothing for layers that had none and gained nothing.
     """
-    starts = {n: l.weight.float() if l.weight_scale is not None else None for n, l in layers.items()}
-    roundings = {n: SoftRounding(weights[n], grids[n], starts[n]) for n in layers}
-    known = all(start is not None for start in starts.values())
-    before = hard_loss(module, call, target) if known else float("inf")
-    soft: Any = {layer: partial(_soft, roundings[name]) for name, layer in layers.items()}
+    starts = {n: l.layer.weight.float() for n, l in layers.items() if l.layer.weight_scale is not None}
+    roundings = {name: learned.soft_rounding() for name, learned in layers.items()}
+    before = hard_loss(module, call[:2], call.target) if len(starts) == len(layers) else float("inf")
+    soft: Any = {learned.layer: partial(_soft, roundings[name]) for name, learned in layers.items()}
     with torch.enable_grad(), temporary_kernels(soft):
-        _optimize(module, roundings, call, target, effort, key)
-    learned = {n: r.integers() for n, r in roundings.items()}
-    with temporary_kernels({layer: _fixed(learned[n] * roundings[n].scale) for n, layer in layers.items()}):
-        after = hard_loss(module, call, target)
-    return learned if after <= before else {n: s for n, s in starts.items() if s is not None}
+        _optimize(module, roundings, call, effort, key)
+    integers = {n: r.integers() for n, r in roundings.items()}
+    with temporary_kernels({l.layer: _fixed(integers[n] * roundings[n].scale) for n, l in layers.items()}):
+        after = hard_loss(module, call[:2], call.target)
+    return integers if after <= before else starts
 
 
 def _optimize(
     module: nn.Module,
     roundings: Mapping[str, SoftRounding],
-    call: tuple[tuple, dict[str, Any]],
-    target: Tensor,
+    call: UnitCall,
     effort: Effort,
     key: tuple,
 ) -> None:
     optimizer = torch.optim.Adam([r.alpha for r in roundings.values()], lr=effort.lr)
-    draws, rows = generator(*key), target.shape[0]
+    draws, rows = generator(*key), call.target.shape[0]
     for iteration in range(effort.iterations):
         chosen = torch.randint(rows, (min(effort.batch, rows),), generator=draws)
-        args, kwargs = take_rows(call, chosen, rows)
-        loss = reconstruction_loss(first_tensor(module.forward(*args, **kwargs)), target[chosen])
+        args, kwargs = take_rows(tuple(call[:2]), chosen, rows)
+        loss = reconstruction_loss(first_tensor(module.forward(*args, **kwargs)), call.target[chosen])
         loss = loss + penalty(roundings.values(), iteration, effort.iterations)
         optimizer.zero_grad()
         loss.backward()

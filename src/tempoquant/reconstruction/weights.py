@@ -8,14 +8,23 @@ from torch import Tensor, nn
 
 from tempoquant.graph import DenoiserGraph, Unit
 from tempoquant.layers import QuantizedLayer
-from tempoquant.numerics import QParams, nearest, weight_qparams
+from tempoquant.numerics import QParams, weight_qparams
 from tempoquant.planning import LayerPlan
 from tempoquant.progress import Progress
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import Effort
 from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
-from tempoquant.reconstruction.unit import compensate, compensate_about_mean, first_tensor, learn_rounding
+from tempoquant.reconstruction.unit import (
+    LayerRounding,
+    LearnedLayer,
+    UnitCall,
+    compensate,
+    compensate_about_mean,
+    first_tensor,
+    learn_rounding,
+    round_nearest_in,
+)
 
 
 @dataclass
@@ -45,9 +54,11 @@ class WeightStage:
         self.biases = {name: layer.bias for name, layer in self.layers.items()}
 
     def grid(self, name: str) -> QParams:
-        """The layer's per-channel grid before any fitting."""
-        plan = self.plans[name]
-        return weight_qparams(self.full[name], plan.weight_bits, plan.symmetric, self.recipe.weights.range)
+        """The layer's grid (C_out, G) before any fitting."""
+        plan, layout = self.plans[name], self.layers[name].layout
+        groups = 1 if plan.group_size is None else layout.input_channels // plan.group_size
+        rows = layout.to_rows(self.full[name])
+        return weight_qparams(rows, plan.weight_bits, plan.symmetric, self.recipe.weights.range, groups)
 
     def quantizes(self, name: str) -> bool:
         """Whether the layer's weight becomes integers."""
@@ -97,8 +108,9 @@ def round_nearest(stage: WeightStage, names: list[str]) -> None:
     """Rounding to nearest for the named layers; no data."""
     for name in names:
         if stage.quantizes(name):
-            grid = stage.grid(name)
-            stage.layers[name].set_weight(nearest(stage.full[name], grid), grid, stage.plans[name].weight_bits)
+            grid, layer = stage.grid(name), stage.layers[name]
+            integers = round_nearest_in(layer.layout, stage.full[name], grid)
+            layer.set_weight(integers, grid, stage.plans[name].weight_bits)
 
 
 def reconstruct_units(stage: WeightStage, units: list[Unit], run: Callable[[], Any], batch: int) -> None:
@@ -146,15 +158,16 @@ class _Reconstruction:
 
     def _visit(self, grids: dict[str, QParams]) -> Callable[[str, QuantizedLayer, Tensor, Tensor], None]:
         def visit(name: str, layer: QuantizedLayer, quantized: Tensor, full: Tensor) -> None:
-            key = (self.stage.recipe.seed, "unit", name)
-            how, bias = self.stage.recipe.weights, self.stage.biases[name]
-            given = (layer, self.stage.full[name], grids[name], quantized, full, self.stage.effort, key, how.rounding)
-            if how.fit_bias and bias is not None:
-                integers, grids[name], shift = compensate_about_mean(*given)
-                self.stage.set_bias(name, bias + shift)
-            else:
-                integers, grids[name] = compensate(*given)
-            layer.set_weight(integers, grids[name], self.stage.plans[name].weight_bits)
+            stage, key = self.stage, (self.stage.recipe.seed, "unit", name)
+            how, bias, vectors = stage.recipe.weights, stage.biases[name], stage.effort.vectors
+            job = LayerRounding(
+                layer, stage.full[name], grids[name], quantized, full, vectors, key, method=how.rounding
+            )
+            rounded = compensate_about_mean(job) if how.fit_bias and bias is not None else compensate(job)
+            if rounded.bias_shift is not None:
+                stage.set_bias(name, bias + rounded.bias_shift)
+            grids[name] = rounded.qparams
+            layer.set_weight(rounded.integers, rounded.qparams, stage.plans[name].weight_bits)
 
         return visit
 
@@ -169,17 +182,10 @@ class _Reconstruction:
     ) -> None:
         stage, batch = self.stage, self.lockstep.batch
         first = slice(0, batch // 2)
-        call = (take_rows(args, first, batch), take_rows(kwargs, first, batch))
+        target = halves(output, batch)[1].clone()
+        call = UnitCall(take_rows(args, first, batch), take_rows(kwargs, first, batch), target)
+        layers = {name: LearnedLayer(stage.layers[name], stage.full[name], grid) for name, grid in grids.items()}
         with self.lockstep.paused():
-            learned = learn_rounding(
-                module,
-                {name: stage.layers[name] for name in grids},
-                stage.full,
-                grids,
-                call,
-                halves(output, batch)[1].clone(),
-                stage.effort,
-                (stage.recipe.seed, "learn", unit.name),
-            )
+            learned = learn_rounding(module, layers, call, stage.effort, (stage.recipe.seed, "learn", unit.name))
         for name, integers in learned.items():
             stage.layers[name].set_weight(integers, grids[name], stage.plans[name].weight_bits)

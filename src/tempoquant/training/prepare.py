@@ -69,10 +69,9 @@ def make_trainable(
     sites = _sites(layers, attention, plans)
     bank = _learned(sites, clock, recipe, how, train_timesteps, draws)
     for name, layer in layers.items():
-        bits = plans[name].weight_bits
-        if bits == FLOAT_BITS:
+        if plans[name].weight_bits == FLOAT_BITS:
             continue
-        quantizer = WeightQuantizer(layer.weight, scheme, bits, recipe.weights.range, draws)
+        quantizer = WeightQuantizer(layer.weight, scheme, plans[name], layer.layout, recipe.weights.range, draws)
         adapter = [] if how.lora is None else [LowRank(layer.weight, how.lora, (recipe.seed, "adapter", name))]
         train_weight(layer, *adapter, quantizer)
     if how.lora is not None:

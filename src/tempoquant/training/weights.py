@@ -8,59 +8,73 @@ from torch.nn.utils import parametrize
 
 from tempoquant.layers import QuantizedLayer
 from tempoquant.learned import Draws, Reach, Scheme, scaled_gradient
-from tempoquant.numerics import QParams, quantize, weight_qparams
+from tempoquant.numerics import QParams, RowLayout, quantize, weight_qparams
+from tempoquant.planning import LayerPlan
 from tempoquant.randomness import generator
 
 
 class WeightQuantizer(nn.Module):
-    """A weight (C_out, ...) as its quantized values, one symmetric grid an output channel.
+    """A weight as its quantized values, one symmetric grid an output channel and group of inputs.
 
     Args:
-        weight: where it starts. search: of the first range, a name of ``WEIGHT_RANGES``.
+        weight: where it starts, of the stock shape.
+        scheme: what learns of a grid, and how.
+        plan: bits and groups of the layer.
+        layout: how the weight is written as rows.
+        search: of the first range, a name of ``WEIGHT_RANGES``.
         draws: of the network's training.
     """
 
     low: Tensor
     high: Tensor
 
-    def __init__(self, weight: Tensor, scheme: Scheme, bits: int, search: str, draws: Draws):
+    def __init__(self, weight: Tensor, scheme: Scheme, plan: LayerPlan, layout: RowLayout, search: str, draws: Draws):
         super().__init__()
-        self.scheme, self.bits, self.draws = scheme, bits, draws
+        bits = plan.weight_bits
+        self.scheme, self.bits, self.draws, self.layout = scheme, bits, draws, layout
+        self.groups = 1 if plan.group_size is None else layout.input_channels // plan.group_size
         self.register_buffer("low", torch.tensor(float(2 ** (bits - 1))), persistent=False)
         self.register_buffer("high", torch.tensor(float(2 ** (bits - 1) - 1)), persistent=False)
-        start = scheme.weight_start(weight_qparams(weight, bits, True, search).scale, self.reach)
+        rows = self.rows(weight)
+        start = scheme.weight_start(weight_qparams(rows, bits, True, search).scale.flatten(), self.reach)
         self.fields = nn.ParameterList(nn.Parameter(scheme.raw(value)) for value in start)
-        # LSQ's gradient scale, with the weights of one channel as its N.
-        self.gradient_scale = float(weight[0].numel() * self.high.clamp(min=1)) ** -0.5
+        # LSQ's gradient scale, with the weights that share a grid as its N.
+        self.gradient_scale = float(rows.shape[1] * self.high.clamp(min=1)) ** -0.5
 
     @property
     def reach(self) -> Reach:
         return Reach(self.low, self.high)
 
+    def rows(self, weight: Tensor) -> Tensor:
+        """The weights that share a grid, row by row: (C_out G, K / G)."""
+        return self.layout.to_rows(weight).reshape(self.layout.output_channels * self.groups, -1)
+
     def forward(self, weight: Tensor) -> Tensor:
-        values = self.values()
-        interval = self.interval(values).over(weight)
-        return self.scheme.fake_quantize(self.scheme.transformed(weight, values), interval, self.draws.now)
+        values, rows = self.values(), self.rows(weight)
+        interval = self.interval(values).over(rows)
+        quantized = self.scheme.fake_quantize(self.scheme.transformed(rows, values), interval, self.draws.now)
+        return self.layout.from_rows(quantized.reshape(self.layout.output_channels, -1))
 
     def values(self) -> tuple[Tensor, ...]:
         """What was learned, positive."""
         return tuple(self.scheme.value(scaled_gradient(raw, self.gradient_scale)) for raw in self.fields)
 
     def interval(self, values: tuple[Tensor, ...]) -> QParams:
-        """The grid of every channel, fields (C_out,)."""
+        """The grid of every channel and group, fields (C_out G,)."""
         s_in, s_out = self.scheme.weight_scales(values, self.reach)
         return QParams(s_in, torch.zeros_like(self.low), -self.low, self.high, s_out)
 
     @torch.no_grad()
     def integers(self, weight: Tensor) -> tuple[Tensor, QParams]:
-        """``q - z`` of a weight, and the unsigned grid it is stored on."""
-        values = self.values()
+        """``q - z`` of a weight, of the stock shape, and the unsigned grid (C_out, G) it is stored on."""
+        values, rows = self.values(), self.rows(weight.float())
         interval = self.interval(values)
-        wide = interval.over(weight)
-        on_grid = self.scheme.transformed(weight.float(), values)
-        q = quantize(on_grid, wide.scale, wide.zero_point, wide.q_min, wide.q_max)
-        zero = torch.full(interval.output_scale.shape, int(self.low), dtype=torch.int32)
-        return q, QParams(interval.output_scale.detach().clone(), zero, 0, 2**self.bits - 1)
+        wide = interval.over(rows)
+        q = quantize(self.scheme.transformed(rows, values), wide.scale, wide.zero_point, wide.q_min, wide.q_max)
+        scale = interval.output_scale.detach().clone().view(-1, self.groups)
+        zero = torch.full(scale.shape, int(self.low), dtype=torch.int32)
+        integers = self.layout.from_rows(q.reshape(self.layout.output_channels, -1))
+        return integers, QParams(scale, zero, 0, 2**self.bits - 1)
 
 
 class LowRank(nn.Module):
@@ -101,7 +115,8 @@ def fold_weight(layer: Any) -> None:
             weight = step(weight)
     parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
     # Folders store parameters in their order: the weight goes back before the bias.
-    layer._parameters["bias"] = layer._parameters.pop("bias")
+    if "bias" in layer._parameters:
+        layer._parameters["bias"] = layer._parameters.pop("bias")
     layer.set_weight(*quantizer.integers(weight), quantizer.bits)
 
 

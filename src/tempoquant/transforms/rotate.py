@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tempoquant.numerics import ROTATION_GROUPS, rotate
-from tempoquant.transforms.parts import channel_axis, layer_like
+from tempoquant.transforms.parts import channel_axis, input_channels, is_transformable, layer_like
 from tempoquant.transforms.transform import Transform, register
 
 
@@ -33,23 +33,21 @@ class Rotate(Transform):
         return (shape,)
 
     def suits(self, layer: nn.Module) -> bool:
-        if self.group not in ROTATION_GROUPS or not isinstance(layer, nn.Linear | nn.Conv2d):
-            return False
-        return getattr(layer, "groups", 1) == 1 and layer.weight.shape[1] % self.group == 0
+        return self.group in ROTATION_GROUPS and is_transformable(layer) and input_channels(layer) % self.group == 0
 
     def __str__(self) -> str:
         return f"to rotate in groups of {self.group}"
 
 
 class RotatedLayer(nn.Module):
-    """A Linear or Conv2d of rotated channels: (..., C_in) -> (..., C_out), or (B, C_in, H, W) -> (B, C_out, H', W').
+    """A Linear or convolution of rotated channels: (..., C_in) -> (..., C_out), or (B, C_in, ...) -> (B, C_out, ...).
 
     Args:
-        layer: Linear, or Conv2d of one group; left as it is.
+        layer: Linear, or convolution of one group; left as it is.
         group: see :class:`Rotate`.
     """
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, group: int):
+    def __init__(self, layer: Any, group: int):
         super().__init__()
         self.group, self.axis = group, channel_axis(layer)
         weight = layer.weight.detach()

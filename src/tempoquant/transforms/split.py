@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tempoquant.transforms.parts import channel_axis, layer_like
+from tempoquant.transforms.parts import channel_axis, input_channels, is_transformable, layer_like
 from tempoquant.transforms.transform import Transform, register
 
 
@@ -34,21 +34,21 @@ class Split(Transform):
         return tuple((channels_out, width, *kernel) for width in (self.channels, channels_in - self.channels))
 
     def suits(self, layer: nn.Module) -> bool:
-        return isinstance(layer, nn.Linear | nn.Conv2d) and 0 < self.channels < layer.weight.shape[1]
+        return is_transformable(layer) and 0 < self.channels < input_channels(layer)
 
     def __str__(self) -> str:
         return f"to split at channel {self.channels}"
 
 
 class SplitLayer(nn.Module):
-    """A Linear or Conv2d as ``first(x[:, :split]) + second(x[:, split:])``; the first part has the bias.
+    """A Linear or convolution as ``first(x[:, :split]) + second(x[:, split:])``; the first part has the bias.
 
     Args:
-        layer: Linear, or Conv2d of one group; left as it is.
+        layer: Linear, or convolution of one group; left as it is.
         split: channels of the first part, 1 to C_in - 1.
     """
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, split: int):
+    def __init__(self, layer: Any, split: int):
         super().__init__()
         self.split, self.axis = split, channel_axis(layer)
         weight = layer.weight.detach()

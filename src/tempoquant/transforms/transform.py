@@ -97,7 +97,7 @@ def install_transforms(module: nn.Module, transforms: Iterable[LayerTransform]) 
         except AttributeError:
             layer = nn.Identity()
         if not transform.suits(layer):
-            raise FormatError(f"the denoiser has no Linear or Conv2d called {name!r} {transform}")
+            raise FormatError(f"the denoiser has no layer called {name!r} {transform}")
         replacement = transform.replacement(layer)
         for parent, child in places_of(module)[id(layer)]:
             setattr(parent, child, replacement)
