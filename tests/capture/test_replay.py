@@ -298,8 +298,7 @@ def test_number_that_the_denoiser_treats_as_one_is_computed():
     module, clock = Thirds().eval(), Clock(torch.tensor([0.0, 1.0]), 1, "timestep")
     calls = [(x.double(), 1 + i % 2) for i, (x, _) in enumerate(calls_of(6))]
     wanted = outputs(module, calls)
-    with Replay(module, clock) as replay:
-        clock.set(1)
+    with Replay(module, clock) as replay, clock.at(1):
         assert all(torch.equal(a, b) for a, b in zip(outputs(module, calls), wanted, strict=True))
         assert replay.replays == 0
 

@@ -91,8 +91,7 @@ def layer_of(stock, steps, activation_bits=8, out=None):
     else:
         table = affine_qparams(*ends, activation_bits)
         layer.input_interval = TableInterval(table, activation_bits, clock, out and table.scale * out)
-        clock.row = torch.tensor([2, 0, 1, 0])
-    return layer
+    return layer, clock
 
 
 @pytest.mark.parametrize(("activation_bits", "out"), [(8, None), (6, None), (8, 1.3)])
@@ -103,12 +102,14 @@ def layer_of(stock, steps, activation_bits=8, out=None):
 def test_a_layers_plain_form_is_the_layer(options, steps, activation_bits, out):
     torch.manual_seed(0)
     linear = not options
-    layer = layer_of(nn.Linear(16, 8) if linear else nn.Conv2d(16, 8, 3, **options), steps, activation_bits, out)
+    stock = nn.Linear(16, 8) if linear else nn.Conv2d(16, 8, 3, **options)
+    layer, clock = layer_of(stock, steps, activation_bits, out)
     # Points well inside of a step: no rounding is close to turning over.
     x = torch.randn(4, 5, 16) if linear else torch.randn(4, 16, 6, 6)
-    interval = layer.input_interval(x)
-    x = (torch.round(x / interval.scale) + 0.25 * torch.rand(x.shape)) * interval.scale
-    torch.testing.assert_close(plain_layer(layer, x), simulate(layer, x), rtol=1e-5, atol=1e-5)
+    with clock.at(torch.tensor([30.0, 10.0, 20.0, 10.0])):
+        interval = layer.input_interval(x)
+        x = (torch.round(x / interval.scale) + 0.25 * torch.rand(x.shape)) * interval.scale
+        torch.testing.assert_close(plain_layer(layer, x), simulate(layer, x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", ["constant", "per-step"])
@@ -116,7 +117,6 @@ def test_a_layers_plain_form_is_the_layer(options, steps, activation_bits, out):
 def test_a_products_plain_form_is_the_product(names, steps):
     torch.manual_seed(0)
     clock = Clock(torch.tensor([10.0, 20.0, 30.0]), 1, "t")
-    clock.row = torch.tensor([2, 0, 1, 0])
     ends = {"q": (-1.0, 2.0), "k": (-2.0, 1.5), "v": (-1.0, 1.0), "p": (0.0, 1.0)}
     product = QuantizedProduct()
     for name in names:
@@ -125,11 +125,12 @@ def test_a_products_plain_form_is_the_product(names, steps):
         first = affine_qparams(low[0], high[0], 8)
         product.intervals[name] = ConstantInterval(first, 8) if steps == "constant" else TableInterval(table, 8, clock)
     left, right = (torch.rand(4, 2, 6, 6) if name == "p" else torch.randn(4, 2, 6, 6) for name in names)
-    left, right = (
-        (torch.round(x / s) + 0.25 * torch.rand(x.shape)) * s
-        for x, s in ((x, product.intervals[n](x).scale) for n, x in zip(names, (left, right), strict=True))
-    )
-    plain, meant = plain_product(product, names, left, right), simulate_product(product, names, left, right)
+    with clock.at(torch.tensor([30.0, 10.0, 20.0, 10.0])):
+        left, right = (
+            (torch.round(x / s) + 0.25 * torch.rand(x.shape)) * s
+            for x, s in ((x, product.intervals[n](x).scale) for n, x in zip(names, (left, right), strict=True))
+        )
+        plain, meant = plain_product(product, names, left, right), simulate_product(product, names, left, right)
     torch.testing.assert_close(plain, meant, rtol=1e-5, atol=1e-5)
 
 

@@ -40,12 +40,12 @@ def test_groups_equal_integer_arithmetic_at_every_training_step(groups):
 def test_an_unseen_time_step_belongs_to_its_own_group_not_to_the_nearest_rows():
     clock = Clock(torch.tensor([0, 300, 600, 900]), 1, "t")
     provider = grouped(clock)
-    clock.set(torch.tensor(240))
+    with clock.at(torch.tensor(240)):
+        row, interval = clock.row, provider.current()
     # The nearest recorded step is 300, of the second group; 240 is of the first.
-    found = provider.current()
-    assert int(clock.row) == 1 and found.scale.tolist() == pytest.approx(0.1) and int(found.zero_point) == 0
+    assert int(row) == 1 and interval.scale.tolist() == pytest.approx(0.1) and int(interval.zero_point) == 0
     # Of rows, only recorded steps are known.
-    assert provider.at(clock.row).scale.tolist() == pytest.approx(0.2)
+    assert provider.at(row).scale.tolist() == pytest.approx(0.2)
 
 
 def test_mixed_time_steps_get_an_interval_each():

@@ -60,16 +60,15 @@ def test_mixed_time_steps_give_one_row_an_item_in_any_order():
 
 def test_an_input_that_time_steps_do_not_divide_is_refused():
     clock = _clock(0, 10)
-    clock.row = torch.tensor([0, 1])
-    with pytest.raises(TempoquantError, match="2 time steps cannot be spread"):
+    with clock.at(torch.tensor([0, 10])), pytest.raises(TempoquantError, match="2 time steps cannot be spread"):
         _table(clock)(torch.zeros(3, 4))
 
 
 def test_a_table_of_one_row_equals_a_constant():
     clock = _clock(7)
-    clock.row = clock.rows(torch.tensor(900))
     qparams = QParams(torch.tensor([0.25]), torch.tensor([3]), 0, 255)
-    table, constant = TableInterval(qparams, 8, clock).current(), ConstantInterval(qparams, 8).current()
+    with clock.at(900):
+        table, constant = TableInterval(qparams, 8, clock).current(), ConstantInterval(qparams, 8).current()
     assert all(torch.equal(a, b) for a, b in zip(vars(table).values(), vars(constant).values(), strict=True))
 
 
@@ -126,8 +125,10 @@ def test_a_block_at_a_time_step_gives_back_the_one_before():
 
 
 def test_dropped_clocks_are_freed():
-    clock = _clock(0, 10)
-    clock.set(10)
+    clock, net = _clock(0, 10), Net()
+    handle = clock.attach(net)
+    net(torch.zeros(1), 10)
+    handle.remove()
     left, row = weakref.ref(clock), weakref.ref(clock.row)
     del clock
     gc.collect()

@@ -1,6 +1,7 @@
 """Intervals in Python numbers: read once, and again when the tensors behind them change."""
 
 import copy
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -18,17 +19,23 @@ def table():
 def test_a_table_gives_the_current_rows():
     provider = table()
     for row in (2, 0, 1):
-        provider.clock.row = torch.tensor(row)
-        assert provider.scalar_qparams() == ScalarQParams.of(provider.current())
-        assert provider.scalar_qparams().output_scale == pytest.approx(1.5 * provider.scalar_qparams().scale)
-    provider.clock.row = torch.tensor([0, 1])
-    assert provider.scalar_qparams() is None
+        with provider.clock.at(provider.clock.timesteps[row]):
+            assert provider.scalar_qparams() == ScalarQParams.of(provider.current())
+            assert provider.scalar_qparams().output_scale == pytest.approx(1.5 * provider.scalar_qparams().scale)
+    with provider.clock.at(provider.clock.timesteps[:2]):
+        assert provider.scalar_qparams() is None
+
+
+@pytest.fixture
+def stack():
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.mark.parametrize("change", ["in place", "another tensor", "copy"])
-def test_changed_tensors_are_read_again(change):
+def test_changed_tensors_are_read_again(change, stack):
     provider = table()
-    provider.clock.row = torch.tensor(1)
+    stack.enter_context(provider.clock.at(provider.clock.timesteps[1]))
     before = provider.scalar_qparams()
     if change == "copy":
         provider = copy.deepcopy(provider)
@@ -49,8 +56,8 @@ def test_constant_and_stepped_intervals_have_numbers_too():
     assert constant.scalar_qparams() == ScalarQParams.of(constant.current())
     clock = Clock(torch.tensor([10.0, 20.0]), 1, "t")
     stepped = SteppedInterval(torch.tensor([0.1, 0.2]), torch.zeros(2), torch.tensor([4, 8]), clock)
-    clock.row = torch.tensor(0)
-    assert stepped.scalar_qparams() == ScalarQParams(pytest.approx(0.1), 0.0, 0.0, 15.0, pytest.approx(0.1))
+    with clock.at(10):
+        assert stepped.scalar_qparams() == ScalarQParams(pytest.approx(0.1), 0.0, 0.0, 15.0, pytest.approx(0.1))
 
 
 def test_tensors_of_inference_mode_which_tell_no_changes_are_read_each_time():

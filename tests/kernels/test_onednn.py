@@ -100,13 +100,13 @@ def test_mixed_time_steps_get_their_own_interval():
     clock = Clock(torch.tensor([10.0, 20.0, 30.0]), 1, "t")
     table = affine_qparams(torch.tensor([-1.0, -2.0, -0.5]), torch.tensor([1.0, 3.0, 0.7]), 8)
     layer.input_interval = TableInterval(table, 8, clock)
-    clock.row = torch.tensor([2, 0, 1, 0])
-    x = draw(4, 4, 5, 5, seed=2)
-    together = IntegerKernel()(layer, x)
-    assert torch.equal(together, simulate(layer, x))
-    for item, row in enumerate(clock.row.tolist()):
-        clock.row = torch.tensor(row)
-        assert torch.equal(together[item : item + 1], IntegerKernel()(layer, x[item : item + 1]))
+    x, steps = draw(4, 4, 5, 5, seed=2), torch.tensor([30.0, 10.0, 20.0, 10.0])
+    with clock.at(steps):
+        together = IntegerKernel()(layer, x)
+        assert torch.equal(together, simulate(layer, x))
+    for item, step in enumerate(steps):
+        with clock.at(step):
+            assert torch.equal(together[item : item + 1], IntegerKernel()(layer, x[item : item + 1]))
 
 
 def test_a_clock_of_equal_steps_has_one_row():

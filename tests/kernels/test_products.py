@@ -1,5 +1,7 @@
 """Attention products in integers: simulation's bits, from int32 sums."""
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 import torch
@@ -66,15 +68,21 @@ def test_bytes_at_their_ends_do_not_saturate(passes):
     assert torch.equal(integer_product(product, "qk", q, k.transpose(1, 2)), torch.full((1, 4, 4), -255.0 * 255 * 512))
 
 
+@pytest.fixture
+def stack():
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.mark.parametrize("why", ["mixed steps", "small", "one matrix", "unlike batches"])
-def test_the_rest_is_simulated(why, monkeypatch):
+def test_the_rest_is_simulated(why, monkeypatch, stack):
     monkeypatch.setattr(products, "WORTH", 0 if why != "small" else products.WORTH)
     monkeypatch.setattr(torch, "_int_mm", None)
     product = product_of(-1.0, 2.0, 8)
     q, k = torch.randn(2, 5, 8), torch.randn(2, 6, 8)
     if why == "mixed steps":
         clock = Clock(torch.tensor([1.0, 2.0]), 1, "t")
-        clock.row = torch.tensor([0, 1])
+        stack.enter_context(clock.at(torch.tensor([1.0, 2.0])))
         grid = affine_qparams(torch.tensor([-1.0, -2.0]), torch.tensor([1.0, 3.0]), 8)
         product.intervals["q"] = TableInterval(grid, 8, clock)
     if why == "one matrix":

@@ -147,22 +147,22 @@ def test_mixed_rows_give_each_item_its_own_interval(heads_folded):
     clock, product = Clock(torch.tensor([0, 10, 20]), None, "t"), QuantizedProduct()
     _by_row(product, clock)
     q, k, v = (seeded(3, 2, 6, 8, seed=i) for i in range(3))
-    rows = torch.tensor([2, 0, 1])
+    steps = torch.tensor([20, 0, 10])
     expected = []
-    for item, row in enumerate(rows):
-        clock.row = row
-        expected.append(product.attend(*(x[item : item + 1] for x in (q, k, v))))
-    clock.row = rows
-    if heads_folded:
-        out = product.attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, (3, 2))
-    else:
-        out = product.attend(q, k, v)
+    for item, step in enumerate(steps):
+        with clock.at(step):
+            expected.append(product.attend(*(x[item : item + 1] for x in (q, k, v))))
+    with clock.at(steps):
+        if heads_folded:
+            out = product.attend(*(x.flatten(0, 1) for x in (q, k, v))).unflatten(0, (3, 2))
+        else:
+            out = product.attend(q, k, v)
     torch.testing.assert_close(out, torch.cat(expected), rtol=0, atol=0)
 
 
 def test_more_rows_than_items_are_refused():
     clock, product = Clock(torch.tensor([0, 10, 20]), None, "t"), QuantizedProduct()
     _by_row(product, clock)
-    clock.row = torch.tensor([0, 1])
-    with pytest.raises(TempoquantError, match="2 time steps cannot be spread over an input of shape"):
+    error = pytest.raises(TempoquantError, match="2 time steps cannot be spread over an input of shape")
+    with clock.at(torch.tensor([0, 10])), error:
         product.attend(*[seeded(3, 6, 8)] * 3)

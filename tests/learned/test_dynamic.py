@@ -45,8 +45,7 @@ def test_what_networks_see_decides_their_intervals(tmp_path):
     for sees, by_time in (("statistics", False), ("statistics+time", True)):
         made = trainee(tmp_path / "r", recipe("tdq", sees=sees), unet_pipeline())
         site = next(s.provider for s in made.sites if isinstance(s.provider, StatisticsInterval))
-        made.clock.set(t)
-        with torch.no_grad():
+        with made.clock.at(t), torch.no_grad():
             same = site.fake_quantize(x[:1].expand(2, -1, -1, -1))
             assert torch.equal(same[0], same[1]) != by_time
             assert not torch.equal(site.fake_quantize(x)[1], site.fake_quantize(x * 3)[1] / 3)

@@ -44,10 +44,10 @@ def test_hand_worked_integers():
 def test_every_item_gets_its_own_row_and_an_unseen_step_the_nearest(storage):
     found = clock()
     table = TemporalTable.of(features().view(3, 10, 5), storage, found)
-    found.row = found.rows(torch.tensor([40, 10, 24, 31]))
-    assert torch.equal(table(4), table.at(torch.tensor([2, 0, 1, 2])))
-    found.row = found.rows(20)
-    assert table(3).shape == (3, 10, 5) and torch.equal(table(3), table.at(torch.tensor([1, 1, 1])))
+    with found.at(torch.tensor([40, 10, 24, 31])):
+        assert torch.equal(table(4), table.at(torch.tensor([2, 0, 1, 2])))
+    with found.at(20):
+        assert table(3).shape == (3, 10, 5) and torch.equal(table(3), table.at(torch.tensor([1, 1, 1])))
 
 
 def test_what_does_not_fit_is_said():
@@ -58,8 +58,8 @@ def test_what_does_not_fit_is_said():
     table = TemporalTable.of(features(), "float16", clock())
     with pytest.raises(TempoquantError, match="before the denoiser was called"):
         table(1)
-    table.clock.row = torch.tensor([0, 1])
-    with pytest.raises(TempoquantError, match="2 time steps cannot be spread over 3 temporal features"):
+    error = pytest.raises(TempoquantError, match="2 time steps cannot be spread over 3 temporal features")
+    with table.clock.at(table.clock.timesteps[:2]), error:
         table(3)
 
 

@@ -8,7 +8,7 @@ are int8 numbers times a scale. A scale that moves with the step stands outside 
 import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -67,13 +67,13 @@ class PlainGraph(nn.Module):
 
     def forward(self, sample: Tensor, timestep: Tensor, *conditions: Tensor) -> Tensor:
         steps = timestep.expand(sample.shape[0])
-        self.clock.timestep = steps.float()
         # Edges are compared, not searched: every runtime can compare.
-        self.clock.row = (steps.float()[:, None] > self.clock.edges).sum(1)
-        given = dict(zip(self.conditions, conditions, strict=True))
-        if self.clock.conditions is not None:
-            self.clock.conditions.index = self.clock.conditions.locate(given)[0]
-        return self.call(self.module, sample, steps, **nested(given))
+        row = (steps.float()[:, None] > self.clock.edges).sum(1)
+        arguments = dict(zip(self.conditions, conditions, strict=True))
+        frozen_to = self.clock.conditions
+        at_conditions = nullcontext() if frozen_to is None else frozen_to.at(frozen_to.locate(arguments)[0])
+        with self.clock.at(steps.float(), row), at_conditions:
+            return self.call(self.module, sample, steps, **nested(arguments))
 
 
 def int8_names(module: nn.Module) -> list[str]:

@@ -59,18 +59,10 @@ class Clock:
         """The current time step as the denoiser's argument has it: of shape () or, mixed, (B,)."""
         return self._now.timestep
 
-    @timestep.setter
-    def timestep(self, timestep: Tensor | None) -> None:
-        self._now.timestep = timestep
-
     @property
     def row(self) -> Tensor | None:
         """The row of the current time step, int64, likewise."""
         return self._now.row
-
-    @row.setter
-    def row(self, row: Tensor | None) -> None:
-        self._now.row = row
 
     @property
     def table_rows(self) -> int:
@@ -92,26 +84,32 @@ class Clock:
             self.edges = edges = edges.to(steps.device)
         return torch.bucketize(steps.float(), edges)
 
-    def set(self, timestep: Tensor | float) -> None:
-        """Make ``timestep`` the current one: a number, or (B,) for a batch of mixed time steps.
+    @contextmanager
+    def at(self, timestep: Tensor | float, row: Tensor | None = None) -> Iterator[None]:
+        """Let a time step be the current one of this thread in a ``with`` block.
+
+        Args:
+            timestep: a number, a tensor (), or (B,) for a batch of mixed time steps.
+            row: its row, int64 of its shape, if it is not to be looked up and checked: in a traced graph.
 
         Raises:
-            InputError: the clock is frozen, and it is none of the recorded ones.
+            InputError: the clock is frozen, and the time step is none of the recorded ones.
         """
-        steps = _one_if_alike(torch.as_tensor(timestep))
-        if self.frozen:
-            check_recorded(steps, self.timesteps)
-        self.timestep, self.row = steps, _one_if_alike(self.rows(steps))
-
-    @contextmanager
-    def at(self, timestep: Tensor | float) -> Iterator[None]:
-        """Within the block ``timestep`` is the current one of this thread, as :meth:`set` has it."""
-        before = self.timestep, self.row
-        self.set(timestep)
+        before = self._now.timestep, self._now.row
+        if row is None:
+            self._set(timestep)
+        else:
+            self._now.timestep, self._now.row = torch.as_tensor(timestep), row
         try:
             yield
         finally:
-            self.timestep, self.row = before
+            self._now.timestep, self._now.row = before
+
+    def _set(self, timestep: Tensor | float) -> None:
+        steps = _one_if_alike(torch.as_tensor(timestep))
+        if self.frozen:
+            check_recorded(steps, self.timesteps)
+        self._now.timestep, self._now.row = steps, _one_if_alike(self.rows(steps))
 
     def attach(self, module: nn.Module) -> RemovableHandle:
         """Read the time step at every call of ``module`` from now on."""
@@ -120,9 +118,9 @@ class Clock:
     @torch.compiler.disable
     def _read(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.name in kwargs:
-            self.set(kwargs[self.name])
+            self._set(kwargs[self.name])
         elif self.position is not None and self.position < len(args):
-            self.set(args[self.position])
+            self._set(args[self.position])
         else:
             raise TempoquantError(f"the denoiser was called without its time step argument {self.name!r}")
         if self.conditions is not None:

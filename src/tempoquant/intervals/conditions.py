@@ -1,6 +1,7 @@
 """The conditions that a frozen denoiser knows, told apart by its own arguments: a class label, a pooled prompt."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
@@ -38,9 +39,18 @@ class Conditions:
         """The conditions of the current call: of shape () or, where items differ, (B,)."""
         return self._now.index
 
-    @index.setter
-    def index(self, index: Tensor | None) -> None:
-        self._now.index = index
+    @contextmanager
+    def at(self, index: Tensor) -> Iterator[None]:
+        """Let conditions be the current ones of this thread in a ``with`` block.
+
+        Args:
+            index: int64 of shape (), or (B,) where items differ.
+        """
+        before, self._now.index = self._now.index, index
+        try:
+            yield
+        finally:
+            self._now.index = before
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
@@ -69,7 +79,7 @@ class Conditions:
         index, known = self.locate(given)
         if not known.all():
             self._refuse(given, int((~known).nonzero()[0]))
-        self.index = index[0] if bool((index == index[0]).all()) else index
+        self._now.index = index[0] if bool((index == index[0]).all()) else index
 
     def _refuse(self, given: Mapping[str, Tensor], item: int) -> None:
         for name, known in self.values.items():

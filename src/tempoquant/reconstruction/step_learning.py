@@ -86,7 +86,7 @@ class StepLearner:
         """The unit's loss over all rows, as it will run."""
         timestep = self.call.timestep.expand(self.call.rows)
         call = self.call.args, self.call.kwargs
-        return hard_loss(self.module, call, self.call.target, NORM, lambda rows: self.clock.set(timestep[rows]))
+        return hard_loss(self.module, call, self.call.target, NORM, lambda rows: self.clock.at(timestep[rows]))
 
     def _optimize(self, scales: list[Tensor], generators: IntervalNetworks | None) -> None:
         effort, draws = self.effort, generator(*self.key)
@@ -94,10 +94,10 @@ class StepLearner:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, effort.iterations))
         for _ in range(effort.iterations):
             part = self.call.part(torch.randint(self.call.rows, (min(effort.batch, self.call.rows),), generator=draws))
-            self.clock.set(part.timestep)
-            if generators is not None and self.clock.timestep is not None:
-                generators.set(self.clock.timestep, draws)
-            output = first_tensor(self.module.forward(*part.args, **part.kwargs))
+            with self.clock.at(part.timestep):
+                if generators is not None and self.clock.timestep is not None:
+                    generators.set(self.clock.timestep, draws)
+                output = first_tensor(self.module.forward(*part.args, **part.kwargs))
             optimizer.zero_grad()
             reconstruction_loss(output, part.target, NORM).backward()
             optimizer.step()

@@ -15,6 +15,7 @@ from tempoquant.graph import Unit
 from tempoquant.intervals import Clock
 from tempoquant.layers import AttentionProducts, Site, layer_sites, operand_sites
 from tempoquant.learned import ARCHITECTURES, STEP_SIZES, Architecture, KeptNetworks, keep_in
+from tempoquant.patching import surround
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
 from tempoquant.reconstruction.step_learning import Call, StepLearner, kept_in, with_scale
@@ -71,11 +72,13 @@ class StepStage:
         networks = {} if kept is None else {NETWORKS + name: tensor for name, tensor in kept.tensors.items()}
         self.cache.save(unit, {site.name: site.provider.scale for site in sites} | networks)
 
-    def read_first_half(self, *_: Any) -> None:
-        """Let the clock know the quantized stream alone: nothing else asks it."""
+    def at_quantized_half(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A call of the denoiser at the time steps of the quantized stream alone: nothing else asks the clock."""
         timestep = self.clock.timestep
-        if timestep is not None and timestep.dim():
-            self.clock.set(timestep.chunk(2)[0])
+        if timestep is None or not timestep.dim():
+            return forward(*args, **kwargs)
+        with self.clock.at(timestep.chunk(2)[0]):
+            return forward(*args, **kwargs)
 
 
 def learn_activation_steps(stage: StepStage, units: list[Unit], run: Callable[[], Any], batch: int) -> None:
@@ -86,8 +89,7 @@ def learn_activation_steps(stage: StepStage, units: list[Unit], run: Callable[[]
     """
     weights = stage.weights
     products: Any = [product for attention in stage.attention.values() for product in attention.products]
-    # Registered after the clock's own hook, and so called after it.
-    handle = weights.module.register_forward_pre_hook(stage.read_first_half)
+    undo = surround(weights.module, stage.at_quantized_half)
     try:
         with (
             Lockstep(weights.layers, weights.full, weights.biases, batch, products) as lockstep,
@@ -95,7 +97,7 @@ def learn_activation_steps(stage: StepStage, units: list[Unit], run: Callable[[]
         ):
             visit_units(weights.module, units, _Learning(stage, lockstep, advance), run)
     finally:
-        handle.remove()
+        undo()
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Reconstructing one unit: closed-form rounding of its layers in order, then learned rounding of all together."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -218,19 +219,19 @@ def hard_loss(
     call: tuple[tuple, dict[str, Any]],
     target: Tensor,
     p: float = 2.0,
-    prepare: Callable[[slice], None] = lambda rows: None,
+    during: Callable[[slice], AbstractContextManager] = lambda rows: nullcontext(),
 ) -> float:
     """The reconstruction loss of a unit as it is, over all rows.
 
     Args:
-        prepare: called with the rows that come next.
+        during: the context in which the unit runs on a slice of the rows.
     """
     total, rows = 0.0, target.shape[0]
     for start in range(0, rows, CHUNK):
         part = slice(start, start + CHUNK)
-        prepare(part)
         args, kwargs = take_rows(call, part, rows)
-        output = first_tensor(module.forward(*args, **kwargs))
+        with during(part):
+            output = first_tensor(module.forward(*args, **kwargs))
         total += float(reconstruction_loss(output, target[part], p)) * output.shape[0]
     return total / rows
 
