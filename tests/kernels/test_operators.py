@@ -5,7 +5,8 @@ import torch
 
 from tempoquant.intervals import ConstantInterval
 from tempoquant.kernels import onednn as native
-from tempoquant.kernels.operators import apply_scale_and_bias, scales_apply_in_order
+from tempoquant.kernels.check import scales_apply_in_order
+from tempoquant.kernels.operators import apply_scale_and_bias
 from tempoquant.layers import QuantConv1d, QuantConv2d, QuantLinear, simulate
 from tempoquant.numerics import QParams
 

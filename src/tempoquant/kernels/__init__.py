@@ -1,12 +1,11 @@
 """What computes quantized layers: simulation, and the integer operators of a processor."""
 
 from tempoquant.kernels.c_library import cache_folder
-from tempoquant.kernels.check import integers_are_exact
+from tempoquant.kernels.check import integers_are_exact, scales_apply_in_order
 from tempoquant.kernels.compiled import COMPILER, compiled_library
 from tempoquant.kernels.engine import ENGINES, use_engine
 from tempoquant.kernels.norm_fusion import enable_norm_fusion
 from tempoquant.kernels.onednn import padding_of, unsuitable
-from tempoquant.kernels.operators import scales_apply_in_order
 from tempoquant.kernels.packed import release_freed_memory
 from tempoquant.kernels.passes import MIDDLE
 
