@@ -11,7 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
-from tempoquant.extension import ACTIVATION_RANGES, STAGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS
+from tempoquant.extension import ACTIVATION_RANGES, PROVIDERS, STAGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS
 from tempoquant.methods import METHODS, plugins
 from tempoquant.reconstruction.effort import EFFORTS, Effort
 
@@ -31,7 +31,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fresh_registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """After the test, methods and functions that its plugins registered are forgotten, and their modules too."""
-    registries: tuple[dict, ...] = (METHODS, STAGES, WEIGHT_RANGES, ACTIVATION_RANGES, WEIGHT_ROUNDINGS)
+    registries: tuple[dict, ...] = (METHODS, STAGES, PROVIDERS, WEIGHT_RANGES, ACTIVATION_RANGES, WEIGHT_ROUNDINGS)
     before = [dict(registry) for registry in registries]
     monkeypatch.setattr(plugins, "_loaded", set())
     yield

@@ -59,3 +59,9 @@ def small_recipe(method: str = "tfmq-dm", **changes: Any) -> Recipe:
     """A method's recipe on a calibration of seconds."""
     calibration = {**SMALL, **changes.pop("calibration", {})}
     return method_recipe(method, calibration=calibration, **changes)
+
+
+def changed_recipe(recipe: Recipe, **parts: dict[str, Any]) -> Recipe:
+    """``recipe`` with other entries in some of its parts."""
+    plain = recipe.model_dump(mode="json")
+    return Recipe.parse(plain | {part: plain[part] | entries for part, entries in parts.items()})

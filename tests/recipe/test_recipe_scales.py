@@ -79,6 +79,7 @@ def test_activation_specs_by_token():
         ({"activations": {"dynamic": True, "learn": True}}, "leave out learn"),
         ({"activations": {"dynamic": True, "range": "mse"}}, "range = 'mse' would be void"),
         ({"activations": {"granularity": "per-token", "learn": True}}, "leave out learn"),
+        ({"activations": {"granularity": "per-token", "range": "mse"}}, "range = 'mse' would be void"),
         ({"activations": {"granularity": "per-token", "steps": "groups"}}, "the nearest that is: int8 asymmetric"),
         ({"activations": {"granularity": "per-row"}}, "'per-tensor' or 'per-token'"),
         ({"activations": {"dynamic": True}, "training": {}}, "training learns one static scale a tensor"),

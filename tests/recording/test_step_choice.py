@@ -72,7 +72,7 @@ def spread(*rows):
     found = RangeObserver(("test",))
     for row, values in enumerate(rows):
         if values:
-            found.see(row, torch.tensor([values]), 1)
+            found.observe(row, torch.tensor([values]), 1)
     return found
 
 
@@ -91,5 +91,5 @@ def test_symmetric_grids_have_their_zero_in_the_middle(search):
     if search == "minmax":
         assert found.scale.tolist() == [0.5]
     softmax = RangeObserver(("test",), always_zero=True)
-    softmax.see(0, torch.tensor([[0.0, 1.5]]), 1)
+    softmax.observe(0, torch.tensor([[0.0, 1.5]]), 1)
     assert softmax.qparams(4, "minmax", [0], 1, symmetric=True).zero_point.tolist() == [0]

@@ -31,11 +31,14 @@ def _percentile(values: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Ten
 
 @dataclass
 class RangeObserver:
-    """The spread of one quantizer's input over the rows (time steps), in bounded memory.
+    """Extremes and a sample of the values of one quantizer's input, by row (time step), in bounded memory.
 
     Attributes:
-        key: names the draw of values. always_zero: the range starts at zero (a softmax output).
-        lows, highs: for every row, extremes by sample (n,). values: for every row, ``VALUES`` drawn values.
+        key: names the draw of values.
+        always_zero: the range starts at zero (a softmax output).
+        lows: for every row, least values of items, (n,) a call.
+        highs: for every row, greatest values of items.
+        values: for every row, at most ``VALUES`` drawn values.
     """
 
     key: tuple
@@ -44,11 +47,14 @@ class RangeObserver:
     highs: list[list[Tensor]] = field(default_factory=list)
     values: list[list[Tensor]] = field(default_factory=list)
 
-    def see(self, row: int, x: Tensor, samples: int, values: int = VALUES) -> None:
-        """Take in an input that ``samples`` samples gave at ``row``; rows come in ascending order.
+    def observe(self, row: int, x: Tensor, samples: int, values: int = VALUES) -> None:
+        """Add an input at ``row``; rows come in ascending order.
 
         Args:
-            values: how many of the input's values are kept at most.
+            row: of the clock.
+            x: of any shape whose first axis has k ``samples``.
+            samples: how many items it was computed for.
+            values: how many of its values are kept at most, drawn at random.
         """
         while len(self.lows) <= row:
             for part in (self.lows, self.highs, self.values):
@@ -76,24 +82,25 @@ class RangeObserver:
         """Scale and zero point of every group of rows, on an unsigned grid: (N,) each.
 
         Args:
+            bits: width.
             search: a name of :data:`ACTIVATION_RANGES`, such as "minmax", "percentile" (99.9) or "mse" (p = 2.4, 80
-                candidates); "ema" sees moving averages of the extremes, all others the values that were drawn.
-            groups: the group of every row, 0 to N - 1. count: N; a group of which nothing was seen gets what all get.
+                candidates); "ema" takes moving averages of the extremes, all others the values that were drawn.
+            groups: the group of every row, 0 to N - 1.
+            count: N; a group of which nothing was observed gets what all get.
             symmetric: zero points in the middle; a softmax output stays unsigned.
         """
-        seen = [row for row, parts in enumerate(self.lows) if parts]
+        observed = [row for row, parts in enumerate(self.lows) if parts]
         symmetric = symmetric and not self.always_zero
         if search == "ema":
-            rows = dict(zip(seen, torch.stack(self.moving_extremes(seen), 1), strict=True))
+            rows = dict(zip(observed, torch.stack(self.moving_extremes(observed), 1), strict=True))
         else:
-            extremes = zip(seen, *self.extremes(seen), strict=True)
+            extremes = zip(observed, *self.extremes(observed), strict=True)
             rows = {r: torch.cat([*self.values[r], low[None], high[None]]) for r, low, high in extremes}
-        members = [[rows[row] for row in seen if groups[row] == n] or [*rows.values()] for n in range(count)]
+        members = [[rows[row] for row in observed if groups[row] == n] or [*rows.values()] for n in range(count)]
         low, high = _searched([torch.cat(found) for found in members], bits, search, symmetric)
         if self.always_zero:
             low = torch.zeros_like(low)
-        signed = affine_qparams(low, high, bits, symmetric)
-        return QParams(signed.scale, signed.zero_point - signed.q_min, 0, signed.q_max - signed.q_min)
+        return affine_qparams(low, high, bits, symmetric).unsigned()
 
 
 def _searched(pools: list[Tensor], bits: int, search: str, symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -16,8 +15,11 @@ class SizeReport:
     """Bytes of a stored denoiser.
 
     Attributes:
-        total: all tensors. weights: packed weights. headers: file headers. features: cached temporal features.
-        tables: scales, zero points and widths that move with the step.
+        total: all tensors.
+        weights: packed weights.
+        tables: scales, zero points and widths of activations that have more than one, by time step or token.
+        headers: file headers.
+        features: cached temporal features.
         networks: interval networks that are kept for other schedules.
         full: all tensors of the float32 original.
     """
@@ -48,12 +50,10 @@ def component_sizes(folder: Path, full_bytes: int) -> SizeReport:
     total = sum(_bytes(t) for t in tensors.values())
     quantized = [n for n, layer in config["layers"].items() if layer["bits"] != 32]
     weights = sum(_bytes(tensors[f"{name}.weight"]) for name in quantized)
-    rows = tensors["tempoquant.timesteps"].numel()
-    moving = [entry for entry in config["intervals"] if entry["kind"] != "constant"]
-    entries = sum(entry.get("groups", rows) for entry in moving)
-    widths = tensors.get("tempoquant.interval_widths", torch.empty(0, dtype=torch.uint8))
-    outs = sum(rows for entry in moving if entry.get("scale_out"))
-    tables = entries * (4 + tensors["tempoquant.interval_zero"].element_size()) + 4 * outs + _bytes(widths)
+    scales = sum(_bytes(t) for name, t in tensors.items() if name.startswith("tempoquant.interval_"))
+    single = [entry for entry in config["intervals"] if entry["kind"] == "constant"]
+    one = 4 + tensors["tempoquant.interval_zero"].element_size()
+    tables = scales - one * len(single) - 4 * sum(entry.get("scale_out", False) for entry in single)
     features = sum(_bytes(t) for name, t in tensors.items() if name.startswith("tempoquant.feature"))
     networks = sum(_bytes(t) for name, t in tensors.items() if name == "tempoquant.networks")
     return SizeReport(total, weights, tables, path.stat().st_size - total, full_bytes, features, networks)

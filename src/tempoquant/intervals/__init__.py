@@ -3,8 +3,10 @@
 from tempoquant.intervals.clock import Clock, check_recorded
 from tempoquant.intervals.conditions import Conditions
 from tempoquant.intervals.constant import ConstantInterval
+from tempoquant.intervals.dynamic import DynamicInterval
 from tempoquant.intervals.gradients import fake_quantize
 from tempoquant.intervals.groups import GroupInterval, group_of
+from tempoquant.intervals.per_token import TokenInterval, token_count
 from tempoquant.intervals.precision import KeepsPrecision
 from tempoquant.intervals.provider import (
     Form,
@@ -22,6 +24,7 @@ __all__ = [
     "Clock",
     "Conditions",
     "ConstantInterval",
+    "DynamicInterval",
     "Form",
     "GroupInterval",
     "IntervalProvider",
@@ -30,10 +33,12 @@ __all__ = [
     "ScalarQParams",
     "SteppedInterval",
     "TableInterval",
+    "TokenInterval",
     "calibrated_provider",
     "check_recorded",
     "fake_quantize",
     "group_of",
     "has_static_scale",
     "register_provider",
+    "token_count",
 ]

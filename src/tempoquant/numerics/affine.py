@@ -51,6 +51,10 @@ class QParams:
         out = scale if self.output_scale is self.scale else function(self.output_scale)
         return QParams(scale, zero_point, q_min, q_max, out)
 
+    def unsigned(self) -> "QParams":
+        """The same quantizer on the grid that starts at 0, with integers ``q - q_min``."""
+        return QParams(self.scale, self.zero_point - self.q_min, 0, self.q_max - self.q_min, self.output_scale)
+
     def over(self, x: Tensor) -> "QParams":
         """Those of items, (B,), shaped to broadcast against ``x``; those of shape () as they are.
 

@@ -181,8 +181,8 @@ class Activations(Part):
             raise ValueError(f"{apart[0]} needs quantized activations: bits is {FLOAT_BITS} (float)")
         if self.learn:
             raise ValueError(f"{apart[0]} has no step sizes that learn: leave out learn")
-        if self.dynamic and self.range != "minmax":
-            raise ValueError(f"dynamic = True takes its range from the input: range = {self.range!r} would be void")
+        if self.range != "minmax":
+            raise ValueError(f"{apart[0]} takes least and greatest values: range = {self.range!r} would be void")
         self.spec()
         return self
 

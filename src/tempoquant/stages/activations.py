@@ -1,6 +1,6 @@
 """Calibrating activations: every quantized input and attention operand gets its quantization parameters."""
 
-from tempoquant.calibration import calibrate_activations
+from tempoquant.calibration import RecordedInputs, calibrate_activations
 from tempoquant.layers import QuantizedLayer
 from tempoquant.recipe import FLOAT_BITS, Recipe
 from tempoquant.stages.stage import Stage
@@ -35,17 +35,10 @@ def calibrate_layers(state: JobState, layers: dict[str, QuantizedLayer]) -> None
         state: with denoiser, plans, attention, store and clock.
         layers: by name.
     """
-    calibrate_activations(
-        state.denoiser,
-        state.store,
-        state.clock,
-        layers,
-        state.plans,
-        state.attention,
-        state.recipe,
-        state.train_timesteps,
-        state.progress,
+    inputs = RecordedInputs(
+        state.denoiser, state.store, state.clock, state.recipe, state.train_timesteps, state.progress
     )
+    calibrate_activations(inputs, layers, state.plans, state.attention)
 
 
 def _calibrate_temporal_layers(state: JobState) -> None:
