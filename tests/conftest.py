@@ -11,8 +11,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
+from tempoquant import plugins
 from tempoquant.extension import ACTIVATION_RANGES, PROVIDERS, STAGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS
-from tempoquant.methods import METHODS, plugins
+from tempoquant.methods import METHODS
+from tempoquant.pipelines import FAMILIES
 from tempoquant.reconstruction.effort import EFFORTS, Effort
 
 pytest_plugins = ["pipeline_models"]
@@ -30,8 +32,16 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fresh_registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """After the test, methods and functions that its plugins registered are forgotten, and their modules too."""
-    registries: tuple[dict, ...] = (METHODS, STAGES, PROVIDERS, WEIGHT_RANGES, ACTIVATION_RANGES, WEIGHT_ROUNDINGS)
+    """After the test, all that its plugins registered is forgotten, and their modules too."""
+    registries: tuple[dict, ...] = (
+        METHODS,
+        FAMILIES,
+        STAGES,
+        PROVIDERS,
+        WEIGHT_RANGES,
+        ACTIVATION_RANGES,
+        WEIGHT_ROUNDINGS,
+    )
     before = [dict(registry) for registry in registries]
     monkeypatch.setattr(plugins, "_loaded", set())
     yield

@@ -5,7 +5,6 @@ import torch
 
 from tempoquant.arguments import (
     argument_at,
-    conditioning_tensors,
     equal,
     flattened,
     named_arguments,
@@ -13,7 +12,6 @@ from tempoquant.arguments import (
     perturbed,
     tensor_arguments,
 )
-from tempoquant.errors import InputError
 
 TREE = {"a": 1, "b": {"c": None, "d": {"e": torch.ones(2)}}, "f": {}}
 
@@ -34,12 +32,6 @@ def test_dotted_names_and_back():
     assert list(tensor_arguments(TREE)) == ["b.d.e"]
     assert argument_at(TREE, "b.d.e") is flat["b.d.e"]
     assert argument_at(TREE, "b.x.e") is None and argument_at(TREE, "a.e") is None
-
-
-def test_only_tensors_can_be_kept():
-    assert list(conditioning_tensors({"x": None, "y": {"z": torch.ones(1)}}, "recorded")) == ["y.z"]
-    with pytest.raises(InputError, match=r"conditioning 'b\.c' is a str: only tensors can be recorded"):
-        conditioning_tensors({"b": {"c": "text"}}, "recorded")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import threading
 import pytest
 from torch import nn
 
-from tempoquant.sampling.sampling import evaluating
+from tempoquant.modes import evaluating
 from tempoquant.sharing import PerThread, SharedBlock
 
 

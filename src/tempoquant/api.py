@@ -19,6 +19,7 @@ from tempoquant.job import full_precision, run_job
 from tempoquant.models import HeadsUNet2DModel
 from tempoquant.outputs import Kind, Output, interrupted_replacement, is_unfinished, writing
 from tempoquant.pipelines import (
+    COMPONENTS,
     BareModel,
     DiffusersModel,
     Model,
@@ -38,7 +39,8 @@ from tempoquant.training import Processes, Rhythm, open_images
 from tempoquant.training_job import TrainingData, keep_evidence, run_training
 from tempoquant.workplace import workplace
 
-COMPONENTS = ("unet", "transformer", "denoiser")
+BARE = "denoiser"
+"""The folder of a bare denoiser."""
 
 
 @in_float32
@@ -88,6 +90,7 @@ def quantize(
     target = full_precision(model)
     given = conditioning_in_float32(conditioning)
     target.check_conditioning(given, recipe.calibration.samples)
+    target = target.for_conditioning(given)
     if freeze_schedule or freeze_conditioning is not None:
         _check_freezing(target, recipe, freeze_schedule, freeze_conditioning, given)
     if recipe.correction is not None:
@@ -153,6 +156,7 @@ def train(
     target = full_precision(model)
     given = conditioning_in_float32(conditioning)
     target.check_conditioning(given, recipe.calibration.samples)
+    target = target.for_conditioning(given)
     images = None if data is None else open_images(data)
     place = out if processes.writes else None
     if place is not None and not recipe.has_form:
@@ -204,9 +208,9 @@ def load(
         raise InputError(interrupted_replacement(root) or f"{str(folder)!r} is no folder")
     if is_unfinished(root):
         raise FormatError(f"{root} was left by a run that was killed while it was writing: delete it")
-    component = next((c for c in COMPONENTS if (root / c / "config.json").is_file()), None)
+    component = _component_of(root)
     if component is None:
-        raise FormatError(f"{root} is no quantized folder: it has no {', '.join(COMPONENTS[:-1])} or {COMPONENTS[-1]}")
+        raise FormatError(f"{root} is no quantized folder: it has no {', '.join(COMPONENTS)} or {BARE}")
     read_config(root / component)
     if verify and not (root / EVIDENCE).is_file():
         raise FormatError(f"{root} has no {EVIDENCE}: there is nothing to verify it by")
@@ -225,8 +229,18 @@ def load(
 
 def is_quantized(folder: Path) -> bool:
     """Whether a folder holds a component with a ``quantization_config``."""
-    configs = (folder / component / "config.json" for component in COMPONENTS)
-    return any(path.is_file() and b"quantization_config" in path.read_bytes() for path in configs)
+    return any(_says_quantized(path) for path in folder.glob("*/config.json"))
+
+
+def _component_of(folder: Path) -> str | None:
+    """The name of a quantized folder's denoiser: a usual one, or else one whose configuration says so."""
+    usual = [name for name in (*COMPONENTS, BARE) if (folder / name / "config.json").is_file()]
+    others = (path.parent.name for path in sorted(folder.glob("*/config.json")) if _says_quantized(path))
+    return next(iter([*usual, *others]), None)
+
+
+def _says_quantized(path: Path) -> bool:
+    return path.is_file() and b"quantization_config" in path.read_bytes()
 
 
 def _held(out: Path | str | None, overwrite: bool) -> AbstractContextManager[Output | None]:
@@ -264,7 +278,7 @@ def _check_freezing(
 
 def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[[dict[str, Any]], nn.Module]:
     def build(config: dict[str, Any]) -> nn.Module:
-        if component == "denoiser":
+        if component == BARE:
             if denoiser is None:
                 raise InputError(f"{root} holds a bare denoiser: give load(..., denoiser=) or --denoiser")
             return copy.deepcopy(denoiser.module).requires_grad_(False)
@@ -282,7 +296,7 @@ def _builder(component: str, denoiser: Denoiser | None, root: Path) -> Callable[
 
 def _around(root: Path, component: str, module: nn.Module, denoiser: Denoiser | None) -> Model:
     """The target that a folder's other components make around its denoiser."""
-    if component == "denoiser":
+    if component == BARE:
         assert denoiser is not None
         return BareModel(replace(denoiser, module=module))
     try:

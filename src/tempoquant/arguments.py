@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from tempoquant.errors import InputError
-
 
 def named_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name, those that ``**kwargs`` of ``function`` takes among the others."""
@@ -52,23 +50,6 @@ def argument_at(named: Mapping[str, Any], name: str) -> Any:
 def tensor_arguments(named: Mapping[str, Any]) -> dict[str, Tensor]:
     """All tensors among a call's arguments, by dotted name."""
     return {name: value for name, value in flattened(named).items() if isinstance(value, Tensor)}
-
-
-def conditioning_tensors(conditioning: Mapping[str, Any], verb: str) -> dict[str, Tensor]:
-    """A denoiser's further arguments by dotted name, without those that are None.
-
-    Args:
-        conditioning: keyword arguments, nested as the denoiser takes them.
-        verb: what is done with them, for the message: "recorded", "kept".
-
-    Raises:
-        InputError: an argument is neither a tensor nor None.
-    """
-    flat = {name: value for name, value in flattened(conditioning).items() if value is not None}
-    for name, value in flat.items():
-        if not isinstance(value, Tensor):
-            raise InputError(f"conditioning {name!r} is a {type(value).__name__}: only tensors can be {verb}")
-    return flat
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -30,7 +30,7 @@ from tempoquant.outputs import Kind, writing
 from tempoquant.pipelines import Model, condition_rows, example_conditions
 from tempoquant.precision import in_float32
 from tempoquant.recipe import Recipe
-from tempoquant.sampling import Denoiser, TablesBySchedule, build_scheduler, set_steps
+from tempoquant.sampling import Denoiser, TablesBySchedule
 from tempoquant.temporal import PromptTables, freeze_schedule, has_tables
 
 
@@ -115,9 +115,7 @@ class QuantizedPipeline:
         own = self.schedule
         chosen: dict[str, Any] = {"steps": own["steps"] if steps is None else steps}
         chosen["sampler"] = sampler or own["sampler"]
-        scheduler = build_scheduler(self.denoiser.scheduler, chosen["sampler"])
-        set_steps(scheduler, chosen["steps"])
-        self.denoiser.recorded = self.timesteps = self.denoiser.bake(scheduler.timesteps)
+        self.denoiser.recorded = self.timesteps = self.denoiser.bake(self.target.timesteps(**chosen))
         entries = {**chosen, "timesteps": self.timesteps.tolist(), "baked": True}
         self.facts["schedule"] = {**self.facts.get("schedule", {}), **entries}
 
@@ -163,7 +161,7 @@ class QuantizedPipeline:
             InputError: there are no such layers, or they follow a class label or a prompt and none are given.
         """
         self.return_to_schedule()
-        denoiser, blueprint = self.denoiser, self.blueprint
+        denoiser, blueprint = self.target.for_conditioning(conditioning).denoiser, self.blueprint
         schedule = {name: self.schedule[name] for name in ("steps", "sampler")}
         if conditioning is None:
             given = [example_conditions(self.target, **schedule)]
@@ -182,7 +180,6 @@ class QuantizedPipeline:
         self.drop_generators()
         return removed
 
-    @in_float32
     def generate(self, samples: int, **options: Any) -> Tensor:
         """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Model.generate`.
 
@@ -271,10 +268,10 @@ def replayed(pipe: Any) -> Replay:
 
 def _quantized_denoiser(pipe: Any) -> tuple[nn.Module, Any]:
     """The denoiser of a pipeline that diffusers loaded, or that denoiser itself, with what quantized it."""
-    held = (getattr(pipe, name, None) for name in ("unet", "transformer"))
-    module = next((part for part in held if isinstance(part, nn.Module)), pipe)
-    module = getattr(module, "_orig_mod", module)
-    quantizer = getattr(module, "hf_quantizer", None)
-    if not isinstance(quantizer, TempoquantQuantizer) or quantizer.clock is None:
+    held = [pipe] if isinstance(pipe, nn.Module) else pipe.components.values()
+    modules = [getattr(part, "_orig_mod", part) for part in held]
+    quantized = ((part, getattr(part, "hf_quantizer", None)) for part in modules)
+    module, quantizer = next(((p, q) for p, q in quantized if isinstance(q, TempoquantQuantizer)), (None, None))
+    if module is None or quantizer is None or quantizer.clock is None:
         raise InputError(f"the denoiser of this {type(pipe).__name__} is not quantized by tempoquant")
     return module, quantizer

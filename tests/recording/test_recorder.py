@@ -181,8 +181,8 @@ def test_damage_and_foreign_folders(toy, tmp_path):
     with pytest.raises(InputError, match="is in use"):
         record(toy, tmp_path, **RUN)
     manifest = tmp_path / "s" / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 2}))
-    with pytest.raises(FormatError, match="recording format 2; this version reads up to 1"):
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 3}))
+    with pytest.raises(FormatError, match="recording format 3; this version reads up to 2"):
         Store(tmp_path / "s")
     manifest.write_text("{")
     with pytest.raises(FormatError, match="is not a recording's manifest"):

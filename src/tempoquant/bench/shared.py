@@ -19,7 +19,7 @@ from tempoquant.pipelines import Model, state_hash
 from tempoquant.planning import LayerPlan, plan_layers, settled
 from tempoquant.recipe import Recipe
 from tempoquant.recording import Store
-from tempoquant.sampling import build_scheduler, check_eta, set_steps
+from tempoquant.sampling import build_scheduler, check_eta
 from tempoquant.stages import probe_of, record_trajectories, unit_identity
 
 
@@ -43,9 +43,8 @@ class Shared:
         board: Board,
     ):
         self.experiment, self.target, self.metrics, self.work, self.board = experiment, target, metrics, work, board
-        scheduler = build_scheduler(target.denoiser.scheduler, experiment.sampler)
-        set_steps(scheduler, experiment.steps)
-        check_eta(scheduler, experiment.eta)
+        target.timesteps(experiment.steps, experiment.sampler)
+        check_eta(build_scheduler(target.denoiser.scheduler, experiment.sampler), experiment.eta)
         conditioning_of(experiment, target, experiment.evaluation.images, evaluated=True)
         check_metrics(experiment, target, metrics)
         if undefined_metrics(target.pixel_shape):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tempoquant.arguments import conditioning_tensors
+from tempoquant.arguments import nested
 from tempoquant.bench.experiment import Experiment, labels
 from tempoquant.evaluation import (
     Plan,
@@ -26,6 +26,8 @@ from tempoquant.evaluation import (
 from tempoquant.files import save_tensors
 from tempoquant.pipelines import BareModel, DenoiserCall, Model, read_prompts
 from tempoquant.progress import Progress
+from tempoquant.recording import Conditions
+from tempoquant.sampling import Unbatched
 
 PAIRED, REAL = "paired.safetensors", "statistics.safetensors"
 
@@ -162,19 +164,16 @@ def _flat(truth: Reference) -> dict[str, Tensor]:
     for k, (call, prediction) in enumerate(zip(truth.calls, truth.predictions, strict=True)):
         parts = {"t": call.t, "indices": call.indices, "sample": call.sample}
         tensors |= {f"calls.{k}.{name}": value for name, value in parts.items()}
-        kept = conditioning_tensors(call.conditioning, "kept")
-        tensors |= {f"calls.{k}.conditioning.{name}": value for name, value in kept.items()}
+        stored = Conditions.of(call)
+        tensors |= {f"calls.{k}.conditioning.{name}": value for name, value in stored.batched.items()}
+        tensors |= {f"calls.{k}.unbatched.{name}": value for name, value in stored.unbatched.items()}
         tensors[f"predictions.{k}"] = prediction
     return tensors | {f"features.{name}": value for name, value in truth.features.items()}
 
 
 def _call(k: int, tensors: Mapping[str, Tensor]) -> DenoiserCall:
-    start, tree = f"calls.{k}.", {}  # type: ignore[var-annotated]
-    for name, value in tensors.items():
-        if name.startswith(f"{start}conditioning."):
-            *parents, leaf = name.removeprefix(f"{start}conditioning.").split(".")
-            place = tree
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place[leaf] = value
-    return DenoiserCall(k, tensors[f"{start}t"], tensors[f"{start}indices"], tensors[f"{start}sample"], tree)
+    start = f"calls.{k}."
+    own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+    batched = {n.removeprefix("conditioning."): value for n, value in own.items() if n.startswith("conditioning.")}
+    shared = {n.removeprefix("unbatched."): Unbatched(v) for n, v in own.items() if n.startswith("unbatched.")}
+    return DenoiserCall(k, own["t"], own["indices"], own["sample"], nested({**batched, **shared}))

@@ -21,6 +21,7 @@ Guidance = Annotated[
     float | None, typer.Option("--guidance", help="guidance scale; the folder's own, else the pipeline's, if not given")
 ]
 
+DRAWN_FROM = {"prompt": "prompts", "class_labels": "classes"}
 FLAGS = {"prompt": "--prompts FILE", "class_labels": "--classes 0,1,2"}
 
 
@@ -83,10 +84,10 @@ def _check_flags(target: Model, given: dict[str, Sequence[Any]]) -> None:
     for name in given:
         if name != wanted:
             flag = FLAGS[name].split()[0]
-            instead = f"give {FLAGS[wanted]} instead" if wanted else "it is unconditional"
+            instead = _hint(wanted) + " instead" if wanted else "it is unconditional"
             raise InputError(f"{target.name} takes no {flag}: {instead}")
     if not bare and wanted and wanted not in given:
-        raise InputError(f"{target.name} draws from {'prompts' if wanted == 'prompt' else 'classes'}: {_hint(wanted)}")
+        raise InputError(f"{target.name} draws from {DRAWN_FROM.get(wanted, wanted)}: {_hint(wanted)}")
     if bare and not given:
         try:
             target.check_conditioning(None, 1)
@@ -95,7 +96,8 @@ def _check_flags(target: Model, given: dict[str, Sequence[Any]]) -> None:
 
 
 def _hint(wanted: str | None) -> str:
-    return f"give {FLAGS[wanted or '']}"
+    python = f"quantize it in Python, with conditioning={{{wanted!r}: [...]}}"
+    return f"give {FLAGS[wanted]}" if wanted in FLAGS else python
 
 
 def _guidance(target: Model, guidance: float | None, quantized: QuantizedPipeline | None) -> float | None:

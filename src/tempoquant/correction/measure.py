@@ -79,7 +79,7 @@ def _walk(target: Model, stepper: Stepper, batch: Mapping[str, Any]) -> None:
     def nothing(seen: DenoiserCall) -> None:
         """The stepper sees all that is needed."""
 
-    target.with_scheduler(with_step(target.denoiser.scheduler, stepper)).run_trajectories(visit=nothing, **batch)
+    target.with_scheduler(with_step(target.denoiser.scheduler, stepper)).run_trajectories(on_call=nothing, **batch)
 
 
 def _keeping(kept: list[Tensor]) -> Stepper:

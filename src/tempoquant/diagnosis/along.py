@@ -14,10 +14,11 @@ from tempoquant.diagnosis.watch import Distributions, outputs_of
 from tempoquant.evaluation import nearest_rows
 from tempoquant.graph import map_kind
 from tempoquant.layers import QuantizedLayer
+from tempoquant.modes import evaluating
 from tempoquant.progress import Progress
 from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recording import Store
-from tempoquant.sampling import Denoiser, check_finite, device_of, evaluating
+from tempoquant.sampling import Denoiser, check_finite, device_of
 
 NOISE = "predicted noise"
 

@@ -27,7 +27,7 @@ from tempoquant.pipelines import Model, check_image, conditioning_in_float32, st
 from tempoquant.planning import layer_roles
 from tempoquant.progress import Progress, Silent
 from tempoquant.recording import Store, record
-from tempoquant.sampling import build_scheduler, prepare_tables_for_schedule, set_steps
+from tempoquant.sampling import prepare_tables_for_schedule
 from tempoquant.stages import probe_of
 
 DEFAULT_STEPS = 50
@@ -103,9 +103,8 @@ def diagnose(
         )
         if pair.own is not None:
             # Both are called on recorded inputs, before any run of the quantized one's own.
-            scheduler = build_scheduler(pair.quantized.denoiser.scheduler, run["sampler"])
-            set_steps(scheduler, run["steps"])
-            prepare_tables_for_schedule(pair.quantized.denoiser, scheduler)
+            timesteps = pair.quantized.timesteps(run["steps"], run["sampler"], given)
+            prepare_tables_for_schedule(pair.quantized.denoiser, timesteps)
         walker = Walker(store, {**run, "batch_size": batch_size, "conditioning": given})
         name = reference_name or pair.full.name
         options = {"reference": name, "keep": keep, "batch_size": batch_size, "layer": list(layers)}

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from tempoquant.diagnosis.pair import Pair
 from tempoquant.graph import map_kind
+from tempoquant.modes import evaluating
 from tempoquant.recording import Store
-from tempoquant.sampling import device_of, evaluating
+from tempoquant.sampling import device_of
 
 TIMED_ROUNDS = 9
 SLOWEST = 0.001

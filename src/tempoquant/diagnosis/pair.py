@@ -14,10 +14,10 @@ from tempoquant.errors import InputError
 from tempoquant.graph import map_kind
 from tempoquant.intervals import Clock
 from tempoquant.layers import places_of
+from tempoquant.modes import evaluating
 from tempoquant.patching import surround
 from tempoquant.pipelines import Model, in_float32, resolve
 from tempoquant.quantized import QuantizedPipeline
-from tempoquant.sampling import evaluating
 from tempoquant.temporal import DeadLayer
 
 

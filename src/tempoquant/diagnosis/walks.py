@@ -12,10 +12,11 @@ from torch import Tensor
 from tempoquant.diagnosis.pair import Pair
 from tempoquant.graph import map_kind
 from tempoquant.intervals import Clock
+from tempoquant.modes import evaluating
 from tempoquant.pipelines import Model, check_samples, to_images
 from tempoquant.progress import Progress
 from tempoquant.recording import Store
-from tempoquant.sampling import device_of, evaluating
+from tempoquant.sampling import device_of
 
 MOST_FRAMES = 24
 RANGES = 5

@@ -22,9 +22,10 @@ from tempoquant.evaluation.paired import (
 )
 from tempoquant.evaluation.ranges import data_range, warn_of_range
 from tempoquant.evaluation.result import PairedMetrics
+from tempoquant.modes import evaluating
 from tempoquant.pipelines import BareModel, DenoiserCall, Model, check_samples
 from tempoquant.progress import Progress, Silent
-from tempoquant.sampling import Denoiser, check_finite, evaluating
+from tempoquant.sampling import Denoiser, Unbatched, check_finite
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,8 @@ def _copied(value: Any) -> Any:
         return value.detach().cpu().clone()
     if isinstance(value, Mapping):
         return {name: _copied(part) for name, part in value.items()}
+    if isinstance(value, Unbatched):
+        return Unbatched(_copied(value.value))
     return [_copied(part) for part in value] if isinstance(value, list) else value
 
 

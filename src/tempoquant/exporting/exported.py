@@ -21,15 +21,16 @@ from tempoquant.exporting.targets import find_target
 from tempoquant.exporting.traceable import PlainGraph, int8_names, tracing
 from tempoquant.files import storage_error
 from tempoquant.intervals import Conditions
+from tempoquant.limits import LONGEST_SIDE
 from tempoquant.outputs import Kind, writing
 from tempoquant.pipelines import (
-    LONGEST_SIDE,
     BareModel,
     DiffusersModel,
     Model,
     example_conditions,
     load_pipeline,
     replaced,
+    unbatched_of,
     vectors_of,
 )
 from tempoquant.precision import in_float32
@@ -102,6 +103,10 @@ def export(
         quantized.return_to_schedule()
         steps, sampler = quantized.schedule["steps"], quantized.schedule["sampler"]
         example = example_conditions(quantized.target, conditioning, steps=steps, sampler=sampler)
+        for name in unbatched_of(example):
+            raise InputError(
+                f"{quantized.target.name} takes {name!r}, which has no row a sample: such a denoiser is not exported"
+            )
         # What these see is then no function of the time step.
         freezes = freeze and not vectors_of(example) and bool(quantized.blueprint.projections)
         frozen = freezes or quantized.clock.frozen

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tempoquant.graph.kinds import stock_kind_of
 from tempoquant.graph.types import Probe
+from tempoquant.modes import evaluating
 from tempoquant.predictions import call_denoiser, step_name
 
 SEALED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -45,20 +46,14 @@ def sealed_around(module: nn.Module, name: str) -> str | None:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def unchanged(module: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients for the time of a block; the random state is the same before and after.
 
     Dropout must not look like dependence, nor noise that a denoiser draws for itself: every run draws the same.
     """
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        # Tensors of inference mode do not tell when they are changed in place.
-        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng():
-            yield
-    finally:
-        for part in training:
-            part.training = True
+    # Tensors of inference mode do not tell when they are changed in place.
+    with evaluating(module), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng():
+        yield
 
 
 @contextmanager
@@ -91,7 +86,7 @@ def run_example(
     """
     parameter = next((p for p in probe.module.parameters() if p.is_floating_point()), torch.empty(0))
     draw = torch.Generator().manual_seed(variant)
-    with evaluating(probe.module):
+    with unchanged(probe.module):
         # Drawn at the full batch, so that item 0 is the same sample whatever the batch.
         sample = torch.randn((BATCH, *probe.sample_shape), generator=draw)[:batch].to(parameter)
         steps = torch.as_tensor(timestep, device=parameter.device).expand(batch)

@@ -14,8 +14,8 @@ from tempoquant.methods import (
     tfmq_dm,
     trained,
 )
-from tempoquant.methods.plugins import load_plugins
 from tempoquant.methods.registry import METHODS, Method, find_method, method, method_recipe
+from tempoquant.plugins import load_plugins
 
 __all__ = [
     "METHODS",

@@ -6,7 +6,7 @@ from typing import Any
 
 from tempoquant.errors import InputError, unknown
 from tempoquant.extension import guarded, is_foreign
-from tempoquant.methods.plugins import load_plugins
+from tempoquant.plugins import load_plugins
 from tempoquant.recipe import Recipe
 
 RecipeFactory = Callable[..., dict[str, Any]]

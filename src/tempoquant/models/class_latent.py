@@ -14,7 +14,8 @@ class ClassEmbedder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Class labels to the sequences of one vector that the denoiser attends to (Rombach et al. 2022, section 4.3).
 
     Args:
-        num_classes: the last one stands for no class. embed_dim: of the vectors.
+        num_classes: the last one stands for no class.
+        embed_dim: of the vectors.
     """
 
     config: Any
@@ -33,7 +34,8 @@ class ClassLatentPipeline(ClassPipeline):
     """Draws samples of given classes in latent space. It is called as :class:`ClassPipeline` is.
 
     Args:
-        unet: a ``UNet2DConditionModel``. vqvae: the autoencoder, of either kind.
+        unet: a ``UNet2DConditionModel``.
+        vqvae: the autoencoder, of either kind.
         class_embedder: its last class was trained as no class.
     """
 

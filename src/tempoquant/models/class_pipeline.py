@@ -63,8 +63,8 @@ class ClassPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps, device=self.device)
         options = self._step_options(eta, generator)
         for t in self.progress_bar(self.scheduler.timesteps):
-            given = self.scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
-            eps = self.unet(given, t, **condition).sample
+            model_input = self.scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
+            eps = self.unet(model_input, t, **condition).sample
             if guided:
                 without, within = eps.chunk(2)
                 eps = without + guidance_scale * (within - without)
@@ -94,8 +94,8 @@ class ClassPipeline(DiffusionPipeline):
 
     def _step_options(self, eta: float, generator: Any) -> dict[str, Any]:
         accepted = inspect.signature(self.scheduler.step).parameters
-        given = {"eta": eta, "generator": generator}
-        return {name: value for name, value in given.items() if name in accepted}
+        options = {"eta": eta, "generator": generator}
+        return {name: value for name, value in options.items() if name in accepted}
 
     def _images(self, x: Tensor, output_type: str) -> Any:
         if output_type == "latent":

@@ -1,21 +1,27 @@
-"""Sampling: diffusers pipelines and bare denoisers, seeds, schedulers. A leaf."""
+"""What a user calls a model: resolving names, model families, conditions, a pipeline's own call."""
 
 from tempoquant.pipelines.building import parameters_within
+from tempoquant.pipelines.call import Arguments, DenoiserCall, OnCall
 from tempoquant.pipelines.conditioning import condition_rows, condition_variants
-from tempoquant.pipelines.diffusers_model import LONGEST_SIDE, DiffusersModel, replaced
-from tempoquant.pipelines.examples import example_conditions, vectors_of
+from tempoquant.pipelines.diffusers_model import DiffusersModel
+from tempoquant.pipelines.examples import example_conditions, unbatched_of, vectors_of
+from tempoquant.pipelines.families import COMPONENTS, FAMILIES, Family, family
 from tempoquant.pipelines.fingerprint import state_hash, tensor_hash
 from tempoquant.pipelines.images import check_image, check_samples, is_image, to_images
-from tempoquant.pipelines.model import BareModel, DenoiserCall, Model, OnCall
+from tempoquant.pipelines.model import BareModel, Model
 from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
 from tempoquant.pipelines.prompts import read_prompts
-from tempoquant.pipelines.resolve import import_file, load_pipeline, resolve
+from tempoquant.pipelines.resolve import load_pipeline, resolve
+from tempoquant.pipelines.running import replaced
 
 __all__ = [
-    "LONGEST_SIDE",
+    "COMPONENTS",
+    "FAMILIES",
+    "Arguments",
     "BareModel",
     "DenoiserCall",
     "DiffusersModel",
+    "Family",
     "Model",
     "OnCall",
     "check_image",
@@ -24,7 +30,7 @@ __all__ = [
     "condition_variants",
     "conditioning_in_float32",
     "example_conditions",
-    "import_file",
+    "family",
     "in_float32",
     "is_image",
     "load_pipeline",
@@ -35,5 +41,6 @@ __all__ = [
     "state_hash",
     "tensor_hash",
     "to_images",
+    "unbatched_of",
     "vectors_of",
 ]

@@ -21,7 +21,8 @@ def parameters_within(weights: int, numbers: int) -> Iterator[None]:
     They are counted as they are registered, which is before anything is written into their memory.
 
     Args:
-        weights: how many tensors of two and more dimensions there are. numbers: elements of all parameters.
+        weights: how many tensors of two and more dimensions there are.
+        numbers: elements of all parameters.
 
     Raises:
         FormatError: this thread builds more than four times as much within the block.

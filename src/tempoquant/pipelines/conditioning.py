@@ -1,4 +1,4 @@
-"""What a conditional model must be given, and what its denoiser then sees."""
+"""What a conditional model draws from, checked, and the conditions that its denoiser is then called with."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from tempoquant.arguments import equal, perturbed
 from tempoquant.errors import InputError, first_line
-from tempoquant.sampling import Denoiser, device_of, evaluating, plain_call
+from tempoquant.modes import evaluating
+from tempoquant.pipelines.call import DenoiserCall
+from tempoquant.pipelines.families import config_of, family_of
+from tempoquant.pipelines.running import Enough
+from tempoquant.sampling import Denoiser, Unbatched, device_of, plain_call
 
 if TYPE_CHECKING:
-    from tempoquant.pipelines.model import DenoiserCall, Model
+    from tempoquant.pipelines.model import Model
 
 ROWS_AT_ONCE = 8
 NEVER_CONDITIONING = ("return_dict", "cross_attention_kwargs")
-
-
-class Enough(Exception):
-    """Ends a run whose first denoiser call was all that was wanted."""
 
 
 def check_unconditional(denoiser: Denoiser) -> None:
@@ -40,17 +40,20 @@ def check_unconditional(denoiser: Denoiser) -> None:
         ) from error
 
 
-def check_classes(module: nn.Module, labels: Any, count: int | None = None) -> None:
-    """Raise InputError if a class label is none of ``count``, or else of those that a denoiser's config counts."""
-    config: Any = getattr(module, "config", None) or {}
-    count = count or config.get("num_embeds_ada_norm")
-    if config.get("class_embed_type") is None:
-        count = count or config.get("num_class_embeds")
+def check_classes(labels: Any, count: int | None) -> None:
+    """Raise InputError if a class label is none of ``count``; None: nothing is known of them."""
     for label in labels if count else ():
         if isinstance(label, str | float):
             raise InputError(f"class label {label!r} is no whole number")
-        if not 0 <= int(label) < count:
-            raise InputError(f"class label {int(label)} is out of range: 0 to {count - 1}")
+        if not 0 <= int(label) < (count or 0):
+            raise InputError(f"class label {int(label)} is out of range: 0 to {(count or 0) - 1}")
+
+
+def class_embeddings(module: nn.Module) -> int | None:
+    """How many class labels a denoiser of a known family embeds, that of no class included; None: not known."""
+    family = family_of(module)
+    count = None if family is None else family.classes(config_of(module))
+    return count + family.no_class if family is not None and count else None
 
 
 def _keywords(denoiser: Denoiser) -> list[str]:
@@ -63,24 +66,26 @@ def _keywords(denoiser: Denoiser) -> list[str]:
 
 
 def condition_variants(
-    target: "Model", conditioning: Mapping[str, Any] | None, **run: Any
+    model: "Model", conditioning: Mapping[str, Any] | None, **run: Any
 ) -> Callable[[int, int], dict[str, Any]]:
     """``f(batch, variant)``: the denoiser's keyword arguments for two conditions (variants 0 and 1), batch rows each.
 
-    They are what the denoiser sees at the first step for two of the given samples, or for two guidance branches of
+    They are what the denoiser is called with at the first step for two of the samples, or for two guidance branches of
     them, whichever differ more. What is the same in all of them differs by value alone: it may still decide a layer.
 
     Args:
+        model: the model.
+        conditioning: as ``Model.generate`` takes it, two entries or more.
         run: steps, seed, sampler and eta of ``Model.run_trajectories``.
 
     Raises:
-        InputError: the denoiser is given something that is no tensor with a row a sample.
+        InputError: a condition of the denoiser is no tensor with a row a sample.
     """
-    if not conditioning:
+    if not conditioning and model.plain:
         return lambda batch, variant: {}
-    seen = _first_call(target, conditioning, run)
-    count = seen.sample.shape[0]
-    rows = [row_of(seen.conditioning, i, count) for i in range(count)]
+    call = _first_call(model, conditioning or {}, run)
+    count = call.sample.shape[0]
+    rows = [row_of(call.conditioning, i, count) for i in range(count)]
     pairs = list(combinations(rows, 2)) or [(rows[0], rows[0])]
     pair = max(pairs, key=lambda pair: _differing(*pair))
     # Most is compared under variant 0. SDXL's condition of no prompt is all zeros, whose attention shows no sample.
@@ -89,29 +94,30 @@ def condition_variants(
     return lambda batch, variant: _batch(variants[variant], batch)
 
 
-def condition_rows(target: "Model", conditioning: Mapping[str, Any], **run: Any) -> list[dict[str, Any]]:
+def condition_rows(model: "Model", conditioning: Mapping[str, Any], **run: Any) -> list[dict[str, Any]]:
     """The denoiser's keyword arguments for every given sample, batch 1 each: all that guidance makes of them.
 
     Args:
-        conditioning: as ``Model.generate`` takes it. run: steps, sampler and eta of ``Model.run_trajectories``.
+        conditioning: as ``Model.generate`` takes it.
+        run: steps, sampler and eta of ``Model.run_trajectories``.
 
     Raises:
-        InputError: the denoiser is given something that is no tensor with a row a sample.
+        InputError: a condition of the denoiser is no tensor with a row a sample.
     """
     many = {name: value for name, value in conditioning.items() if isinstance(value, (list, tuple, Tensor))}
     count = min((len(value) for value in many.values()), default=1)
-    target.check_conditioning(conditioning, count)
+    model.check_conditioning(conditioning, count)
     rows = []
     for start in range(0, count, ROWS_AT_ONCE):
         some = list(range(start, min(start + ROWS_AT_ONCE, count)))
-        given = {name: _pick(value, some) if name in many else value for name, value in conditioning.items()}
-        seen = _call_of(target, some, given, run)
-        rows += [row_of(seen.conditioning, i, seen.sample.shape[0]) for i in range(seen.sample.shape[0])]
+        part = {name: _pick(value, some) if name in many else value for name, value in conditioning.items()}
+        call = _call_of(model, some, part, run)
+        rows += [row_of(call.conditioning, i, call.sample.shape[0]) for i in range(call.sample.shape[0])]
     return rows
 
 
-def _first_call(target: "Model", conditioning: Mapping[str, Any], run: Mapping[str, Any]) -> "DenoiserCall":
-    """What the denoiser is given at its first call for two samples of unlike conditions."""
+def _first_call(model: "Model", conditioning: Mapping[str, Any], run: Mapping[str, Any]) -> DenoiserCall:
+    """The denoiser's first call for two samples of unlike conditions."""
     many = {name: value for name, value in conditioning.items() if isinstance(value, (list, tuple, Tensor))}
     count = min((len(value) for value in many.values()), default=1)
 
@@ -120,24 +126,24 @@ def _first_call(target: "Model", conditioning: Mapping[str, Any], run: Mapping[s
 
     pair = [0, max(range(1, count), key=unlike)] if count > 1 else [0]
     some = {n: _pick(value, pair) if n in many else value for n, value in conditioning.items()}
-    return _call_of(target, pair, some, run)
+    return _call_of(model, pair, some, run)
 
 
 def _call_of(
-    target: "Model", samples: list[int], conditioning: Mapping[str, Any], run: Mapping[str, Any]
-) -> "DenoiserCall":
+    model: "Model", samples: list[int], conditioning: Mapping[str, Any], run: Mapping[str, Any]
+) -> DenoiserCall:
     """The first of the denoiser's calls."""
     calls: list[DenoiserCall] = []
 
-    def visit(seen: "DenoiserCall") -> None:
-        calls.append(seen)
+    def stop(call: DenoiserCall) -> None:
+        calls.append(call)
         raise Enough
 
     try:
-        target.run_trajectories(samples, visit, conditioning=conditioning, batch_size=len(samples), **run)
+        model.run_trajectories(samples, stop, conditioning=conditioning, batch_size=len(samples), **run)
     except Enough:
         return calls[0]
-    raise InputError(f"{target.name} made no denoiser call")
+    raise InputError(f"{model.name} made no denoiser call")
 
 
 def _pick(value: Any, indices: list[int]) -> Any:
@@ -152,6 +158,8 @@ def row_of(value: Mapping[str, Any], index: int, count: int, prefix: str = "") -
             row[name] = row_of(part, index, count, f"{prefix}{name}.")
         elif isinstance(part, Tensor) and part.shape[:1] == (count,):
             row[name] = part[index : index + 1].clone()
+        elif isinstance(part, Unbatched):
+            row[name] = Unbatched(part.value.clone()) if isinstance(part.value, Tensor) else part
         elif part is not None:
             found = f"of shape {tuple(part.shape)}" if isinstance(part, Tensor) else f"a {type(part).__name__}"
             raise InputError(f"conditioning {prefix + name!r} is {found}: a tensor with a row a sample is needed")
@@ -161,31 +169,40 @@ def row_of(value: Mapping[str, Any], index: int, count: int, prefix: str = "") -
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
     """How many tensors differ."""
     return sum(
-        _differing(a[name], b[name]) if isinstance(a[name], Mapping) else not torch.equal(a[name], b[name])
-        for name in a
+        _differing(value, b[name]) if isinstance(value, Mapping) else not torch.equal(value, b[name])
+        for name, value in a.items()
+        if not isinstance(value, Unbatched)
     )
 
 
 def _nonzero(row: Mapping[str, Any]) -> int:
-    return sum(_nonzero(v) if isinstance(v, Mapping) else int(v.count_nonzero()) for v in row.values())
+    values = (value for value in row.values() if not isinstance(value, Unbatched))
+    return sum(_nonzero(value) if isinstance(value, Mapping) else int(value.count_nonzero()) for value in values)
 
 
 def _varied(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """``second``, with other values where it equals ``first``; masks and zeros of a choice stay what they are."""
-    made: dict[str, Any] = {}
+    varied: dict[str, Any] = {}
     for name, value in second.items():
         if isinstance(value, Mapping):
-            made[name] = _varied(first[name], value)
-        elif "mask" in name or value.dtype == torch.bool or not torch.equal(first[name], value):
-            made[name] = value
+            varied[name] = _varied(first[name], value)
+        elif _is_fixed(name, value) or not torch.equal(first[name], value):
+            varied[name] = value
         else:
             # Of an integer only zero is known to be valid too.
-            made[name] = perturbed(value) if value.is_floating_point() else torch.zeros_like(value)
-    return made
+            varied[name] = perturbed(value) if value.is_floating_point() else torch.zeros_like(value)
+    return varied
+
+
+def _is_fixed(name: str, value: Any) -> bool:
+    """Whether a condition must keep its value."""
+    return isinstance(value, Unbatched) or "mask" in name or value.dtype == torch.bool
 
 
 def _batch(row: Mapping[str, Any], batch: int) -> dict[str, Any]:
-    return {
-        name: _batch(value, batch) if isinstance(value, Mapping) else value.repeat_interleave(batch, 0)
-        for name, value in row.items()
-    }
+    def repeated(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _batch(value, batch)
+        return value.repeat_interleave(batch, 0) if isinstance(value, Tensor) else value
+
+    return {name: repeated(value) for name, value in row.items()}

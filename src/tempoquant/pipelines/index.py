@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 
 from tempoquant.documents import read_json, regular
 from tempoquant.errors import FormatError
+from tempoquant.limits import MOST_TRAIN_TIMESTEPS
 from tempoquant.models import ClassLatentPipeline, ClassPipeline
 
 # Folders of before name these modules, which must be there when diffusers looks for them.
@@ -21,7 +22,6 @@ LIBRARIES = ("diffusers", "transformers")
 OWN = {own.__name__: own for own in (ClassPipeline, ClassLatentPipeline)}
 """Pipelines that diffusers does not know."""
 CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json")
-MOST_TRAIN_TIMESTEPS = 100_000
 
 
 def pipeline_class(folder: Path) -> type[DiffusionPipeline]:

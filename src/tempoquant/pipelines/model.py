@@ -1,40 +1,29 @@
 """What a user calls a model, resolved: one face for bare denoisers and diffusers pipelines."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError
-from tempoquant.pipelines.conditioning import check_classes, check_unconditional
+from tempoquant.pipelines.call import DenoiserCall, OnCall
+from tempoquant.pipelines.conditioning import check_classes, check_unconditional, class_embeddings
 from tempoquant.precision import in_float32
 from tempoquant.progress import Progress
-from tempoquant.sampling import Denoiser, StepCallback, check_rows, plain_call, sample, sample_indices
-
-
-class DenoiserCall(NamedTuple):
-    """What the denoiser was given at one call of a batch of B samples, each in one or more branches.
-
-    With classifier-free guidance a sample has two branches (with and without its condition), so R = 2 B rows;
-    otherwise R = B. Row ``j`` is branch ``j // B`` of sample ``indices[j]``.
-    """
-
-    k: int
-    """Step index, 0 the noisiest."""
-    t: Tensor
-    """(R,) time steps as the denoiser's argument saw them."""
-    indices: Tensor
-    """(R,) which sample a row belongs to."""
-    sample: Tensor
-    """(R, *sample_shape)."""
-    conditioning: dict[str, Any]
-    """Further keyword arguments; tensors have R rows, dictionaries may nest."""
-
-
-OnCall = Callable[[DenoiserCall], None]
+from tempoquant.sampling import (
+    Denoiser,
+    StepCallback,
+    build_scheduler,
+    check_rows,
+    plain_call,
+    rows_of,
+    sample,
+    sample_indices,
+    set_steps,
+)
 
 
 class Model(Protocol):
@@ -43,8 +32,9 @@ class Model(Protocol):
     Attributes:
         denoiser: the network to quantize, wrapped.
         name: what reports call the model.
-        component: the denoiser's folder in a saved model: "unet", "transformer" or "denoiser".
+        component: the denoiser's folder in a saved model, such as "unet", "transformer" or "denoiser".
         conditional: whether drawing needs ``conditioning`` (prompts or class labels).
+        plain: whether it is drawn by :func:`sampling.sample`; else by its pipeline's own call.
     """
 
     @property
@@ -55,6 +45,26 @@ class Model(Protocol):
     def component(self) -> str: ...
     @property
     def conditional(self) -> bool: ...
+    @property
+    def plain(self) -> bool: ...
+
+    def for_conditioning(self, conditioning: Mapping[str, Any] | None) -> "Model":
+        """The same model with the sample shape of a run that draws from ``conditioning``, as its first call shows it.
+
+        Raises:
+            InputError: the pipeline cannot be run with it.
+        """
+        ...
+
+    def timesteps(
+        self, steps: int, sampler: str | None = None, conditioning: Mapping[str, Any] | None = None
+    ) -> Tensor:
+        """(K,) time steps that the denoiser is called with in a run, in order.
+
+        Raises:
+            InputError: ``steps`` or ``sampler`` is not valid.
+        """
+        ...
 
     def check_conditioning(self, conditioning: Mapping[str, Any] | None, samples: int) -> None:
         """Raise InputError, naming what to give, unless ``conditioning`` is what ``samples`` samples need."""
@@ -83,7 +93,7 @@ class Model(Protocol):
     def run_trajectories(
         self,
         samples: int | Sequence[int],
-        visit: OnCall,
+        on_call: OnCall,
         *,
         steps: int,
         seed: int,
@@ -93,7 +103,7 @@ class Model(Protocol):
         conditioning: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Run the trajectories of ``generate`` for ``visit`` alone: nothing is decoded where that can be spared."""
+        """Run the trajectories of ``generate`` for ``on_call`` alone: nothing is decoded where that can be spared."""
         ...
 
     def decode(self, x: Tensor) -> Tensor:
@@ -114,25 +124,38 @@ class Model(Protocol):
         ...
 
     def with_module(self, module: nn.Module) -> "Model":
-        """The same target around another denoiser network; this one and the user's pipeline stay as they are."""
+        """The same model around another denoiser network; this one and the user's pipeline stay as they are."""
         ...
 
     def with_scheduler(self, scheduler: Any) -> "Model":
-        """The same target drawing by another scheduler; this one and the user's pipeline stay as they are."""
+        """The same model drawing by another scheduler; this one and the user's pipeline stay as they are."""
         ...
 
 
 @dataclass(frozen=True)
 class BareModel:
-    """A bare denoiser as a target: pixels are what its sampling ends with."""
+    """A bare denoiser as a model: pixels are what its sampling ends with."""
 
     denoiser: Denoiser
     component: str = "denoiser"
     conditional: bool = False
+    plain: bool = True
 
     @property
     def name(self) -> str:
         return self.denoiser.name
+
+    def for_conditioning(self, conditioning: Mapping[str, Any] | None) -> "BareModel":
+        """See :meth:`Model.for_conditioning`: itself."""
+        return self
+
+    def timesteps(
+        self, steps: int, sampler: str | None = None, conditioning: Mapping[str, Any] | None = None
+    ) -> Tensor:
+        """See :meth:`Model.timesteps`: the scheduler's."""
+        scheduler = build_scheduler(self.denoiser.scheduler, sampler)
+        set_steps(scheduler, steps)
+        return scheduler.timesteps
 
     def check_conditioning(self, conditioning: Mapping[str, Any] | None, samples: int) -> None:
         """See :meth:`Model.check_conditioning`; without any, one call shows whether the denoiser can do without."""
@@ -143,9 +166,7 @@ class BareModel:
         if not conditioning:
             check_unconditional(self.denoiser)
         elif "class_labels" in conditioning and conditioning["class_labels"].ndim == 1:
-            # The transformers' last row stands for no class; a pipeline gives it by itself.
-            classes = (getattr(self.denoiser.module, "config", None) or {}).get("num_embeds_ada_norm")
-            check_classes(self.denoiser.module, conditioning["class_labels"], classes and classes + 1)
+            check_classes(conditioning["class_labels"], class_embeddings(self.denoiser.module))
 
     def _check_names(self, conditioning: Mapping[str, Any]) -> None:
         """Refuse keywords that the module's forward does not take; a call of the user's own may know others."""
@@ -161,9 +182,9 @@ class BareModel:
         return self.decode(sample(self.denoiser, samples=samples, **options))
 
     @in_float32
-    def run_trajectories(self, samples: int | Sequence[int], visit: OnCall, **options: Any) -> None:
+    def run_trajectories(self, samples: int | Sequence[int], on_call: OnCall, **options: Any) -> None:
         """See :meth:`Model.run_trajectories`."""
-        run_trajectories(self.denoiser, samples, visit, **options)
+        run_trajectories(self.denoiser, samples, on_call, **options)
 
     @in_float32
     def decode(self, x: Tensor) -> Tensor:
@@ -196,17 +217,17 @@ class BareModel:
 def run_trajectories(
     denoiser: Denoiser,
     samples: int | Sequence[int],
-    visit: OnCall,
+    on_call: OnCall,
     *,
     conditioning: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> None:
-    """Run the trajectories of ``sample`` and show ``visit`` what the denoiser is given."""
+    """Run the trajectories of ``sample``, and call ``on_call`` with every call of the denoiser."""
     indices = sample_indices(samples)
     row = {index: r for r, index in enumerate(indices)}
 
     def observe(k: int, t: Tensor, which: Tensor, x: Tensor, prediction: Tensor) -> None:
         rows = [row[int(index)] for index in which]
-        visit(DenoiserCall(k, t, which, x, {name: value[rows] for name, value in (conditioning or {}).items()}))
+        on_call(DenoiserCall(k, t, which, x, rows_of(conditioning or {}, rows)))
 
     sample(denoiser, samples=indices, step_callback=observe, conditioning=conditioning, **options)

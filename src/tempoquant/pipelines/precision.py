@@ -8,24 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.pipelines.diffusers_model import DiffusersModel, replaced
+from tempoquant.pipelines.diffusers_model import DiffusersModel
 from tempoquant.pipelines.model import BareModel, Model
 
 
-def in_float32(target: Model) -> Model:
-    """``target`` with every network in float32: itself if they are, else around copies. The original stays as it is.
+def in_float32(model: Model) -> Model:
+    """``model`` with every network in float32: itself if they are, else around copies. The original stays as it is.
 
     A pipeline's other networks go with its denoiser, because they hand tensors to each other in one type.
     """
-    if isinstance(target, BareModel):
-        denoiser = target.denoiser
-        return replace(target, denoiser=replace(denoiser, module=_float32(denoiser.module)))
-    assert isinstance(target, DiffusersModel)
-    networks = {name: part for name, part in target.pipe.components.items() if isinstance(part, nn.Module)}
+    if isinstance(model, BareModel):
+        denoiser = model.denoiser
+        return replace(model, denoiser=replace(denoiser, module=_float32(denoiser.module)))
+    assert isinstance(model, DiffusersModel)
+    networks = {name: part for name, part in model.pipe.components.items() if isinstance(part, nn.Module)}
     copies = {name: _float32(part) for name, part in networks.items()}
     if all(copies[name] is part for name, part in networks.items()):
-        return target
-    return DiffusersModel(replaced(target.pipe, **copies), target.name)
+        return model
+    return model.with_parts(**copies)
 
 
 def conditioning_in_float32(conditioning: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -1,24 +1,23 @@
-"""From what a user calls a model to a target: a name, folder, checkpoint, factory in a file, hub id or object."""
+"""The :class:`Model` of what a user names: a name, folder, checkpoint, factory in a file, hub id or object."""
 
-import importlib.util
+import inspect
 import re
-import sys
 from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from safetensors import safe_open
 
-from tempoquant.documents import regular
+from tempoquant.documents import read_json, regular
 from tempoquant.errors import FormatError, InputError, first_line, unknown
 from tempoquant.models import SUFFIXES
 from tempoquant.pipelines.building import parameters_within
 from tempoquant.pipelines.diffusers_model import DiffusersModel
-from tempoquant.pipelines.index import pipeline_class
+from tempoquant.pipelines.index import INDEX, pipeline_class
 from tempoquant.pipelines.model import BareModel, Model
+from tempoquant.plugins import import_file
 from tempoquant.sampling import Denoiser
 
 BUNDLED = ("fashion32", "fashion32-class")
@@ -29,7 +28,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def resolve(model: "str | Path | DiffusionPipeline | Denoiser | Model") -> Model:
-    """The target that ``model`` names.
+    """The model that ``model`` names.
 
     Args:
         model: a bundled name (``"fashion32"``), a diffusers folder, a checkpoint of the papers' code bases (``.ckpt``,
@@ -102,10 +101,18 @@ def load_pipeline(folder: Path, **components: Any) -> DiffusionPipeline:
     logging.disable_progress_bar()
     try:
         with parameters_within(*_room(folder)):
-            return loader.from_pretrained(str(folder), local_files_only=True, **SAFE, **components)
+            parts = {**_absent(folder, loader), **components}
+            return loader.from_pretrained(str(folder), local_files_only=True, **SAFE, **parts)
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _absent(folder: Path, loader: type[DiffusionPipeline]) -> dict[str, None]:
+    """Components that a pipeline was saved without and that diffusers loads no folder without, such as SD3's T5."""
+    optional = getattr(loader, "_optional_components", ())
+    needed = inspect.signature(loader).parameters.keys() - set(optional)
+    return {name: None for name, entry in read_json(folder / INDEX).items() if entry == [None, None] and name in needed}
 
 
 def _room(folder: Path) -> tuple[int, int]:
@@ -134,35 +141,11 @@ def _from_factory(path: Path, factory: str) -> Model:
     if not callable(make):
         raise InputError(f"{path} has no function {factory!r}")
     try:
-        made: Any = make()
+        built: Any = make()
     except (Exception, SystemExit) as error:
         raise InputError(f"{path}:{factory} failed: {type(error).__name__}: {first_line(error)}") from error
-    if isinstance(made, Denoiser):
-        return BareModel(made)
-    if isinstance(made, DiffusionPipeline):
-        return DiffusersModel(made)
-    raise InputError(f"{path}:{factory} returned {type(made).__name__}; a Denoiser or a diffusers pipeline is needed")
-
-
-def import_file(path: Path) -> ModuleType:
-    """The module of a file by its path; the user named it, so it may run.
-
-    Raises:
-        InputError: it fails or exits, or is no Python file.
-    """
-    name = f"tempoquant_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up here; siblings of the file are importable, as when it is run as a script.
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise InputError(f"importing {path} failed: {type(error).__name__}: {first_line(error)}") from error
-    finally:
-        sys.path.pop(0)
-    return module
+    if isinstance(built, Denoiser):
+        return BareModel(built)
+    if isinstance(built, DiffusionPipeline):
+        return DiffusersModel(built)
+    raise InputError(f"{path}:{factory} returned {type(built).__name__}; a Denoiser or a diffusers pipeline is needed")

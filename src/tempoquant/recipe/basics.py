@@ -5,11 +5,10 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 from tempoquant.extension import Names
+from tempoquant.limits import MOST
 
 FLOAT_BITS = 32
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
-MOST = 10_000_000
-"""Samples, steps, rows: no run has more, so a larger number is a slip, refused before memory is asked for."""
 Count = Annotated[int, Field(ge=1, le=MOST)]
 
 

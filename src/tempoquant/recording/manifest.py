@@ -12,18 +12,20 @@ from tempoquant.documents import read_json
 from tempoquant.errors import FormatError
 from tempoquant.files import write_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: conditions without a batch."""
 MANIFEST = "manifest.json"
 
 
 class Entry(BaseModel):
-    """What a manifest says of one conditioning tensor."""
+    """What a manifest says of one conditioning tensor; one without a batch is stored once, as one row."""
 
     name: str
     file: str
     dtype: str
     shape: list[NonNegativeInt]
     stored: list[NonNegativeInt] = Field(min_length=3, max_length=3)
+    batched: bool = True
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Entry":
@@ -56,6 +58,7 @@ class Manifest(BaseModel, strict=True):
     branches: PositiveInt = 1
     timestep_dtype: Literal["int64", "int32", "float64", "float32", "float16", "bfloat16"] = "float32"
     conditioning: list[Entry] = Field(default_factory=list)
+    constants: dict[str, bool | int | float | str] = Field(default_factory=dict)
     timesteps: list[FiniteFloat | int] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -67,7 +70,8 @@ class Manifest(BaseModel, strict=True):
         for number, entry in enumerate(self.conditioning):
             if entry.file != conditioning_file(number):
                 raise ValueError(f"{entry.file!r} is not {conditioning_file(number)!r}")
-            if entry.stored[:2] != [self.request.samples, self.branches]:
+            rows = [self.request.samples, self.branches] if entry.batched else [1, 1]
+            if entry.stored[:2] != rows:
                 raise ValueError(f"{entry.name!r} has {entry.stored[:2]} rows")
         return self
 

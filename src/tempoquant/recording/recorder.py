@@ -13,17 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempoquant.arguments import conditioning_tensors, flattened
+from tempoquant.arguments import flattened
 from tempoquant.errors import InputError, NumericsError, unknown
 from tempoquant.files import TEMPORARY
 from tempoquant.outputs import followed, locked
 from tempoquant.pipelines import BareModel, DenoiserCall, Model, state_hash, tensor_hash
 from tempoquant.progress import Progress, Silent
+from tempoquant.recording.conditions import Conditions
 from tempoquant.recording.manifest import FORMAT_VERSION, MANIFEST, conditioning_file, read_manifest, write_manifest
 from tempoquant.recording.store import DTYPES, Store, open_conditioning, open_samples, samples_bytes
-from tempoquant.sampling import Denoiser, build_scheduler, check_run, set_steps
+from tempoquant.sampling import Denoiser, build_scheduler, check_run
 
 SPARE_BYTES = 64 * 2**20
+BATCHED_ONLY = 1
+"""The format of a recording whose conditions all have a row a sample: older versions read it too."""
 
 
 def record(
@@ -40,14 +43,18 @@ def record(
     conditioning: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Store:
-    """Record what the denoiser is given along its own trajectories, into ``folder``.
+    """Record what the denoiser is called with along its own trajectories, into ``folder``.
 
     Memory use does not grow with ``samples``. A killed run goes on at its last finished batch and ends with the same
     bytes; a finished one is opened and nothing runs.
 
     Args:
         samples: trajectories, of sample indices 0 .. ``samples - 1``.
-        steps, seed, sampler, eta, batch_size: as in ``sample``.
+        steps: sampling steps of a trajectory.
+        seed: of its noise.
+        sampler: a name of ``SAMPLERS``; None keeps the model's own.
+        eta: DDIM's noise scale, 0 to 1.
+        batch_size: trajectories that are drawn together.
         dtype: "float16" or "float32", how samples are stored.
         conditioning: as the model's ``generate`` takes it.
 
@@ -56,27 +63,27 @@ def record(
             records into it.
         NumericsError: a prediction is not finite, or a sample does not fit ``dtype``.
     """
-    target: Model = BareModel(model) if isinstance(model, Denoiser) else model
     if dtype not in DTYPES:
         raise unknown("recording dtype", dtype, DTYPES)
-    scheduler = build_scheduler(target.denoiser.scheduler, sampler)
-    set_steps(scheduler, steps)
+    recorded: Model = BareModel(model) if isinstance(model, Denoiser) else model
+    scheduler = build_scheduler(recorded.denoiser.scheduler, sampler)
     check_run(scheduler, range(samples), eta, batch_size, None)
-    calls = len(scheduler.timesteps)
+    recorded = recorded.for_conditioning(conditioning)
+    calls = len(recorded.timesteps(steps, sampler, conditioning))
     run: dict[str, Any] = {"steps": steps, "seed": seed, "sampler": sampler, "eta": float(eta)}
-    given = dict(conditioning or {})
-    request = _request(target, samples, dtype, batch_size, run, given)
+    conditions = dict(conditioning or {})
+    request = _request(recorded, samples, dtype, batch_size, run, conditions)
     place = followed(Path(folder))
     # One that is finished may lie where nothing can be written, a lock neither.
     if not _Writer(place, request, calls).finished:
         place.parent.mkdir(parents=True, exist_ok=True)
         with locked(place):
-            _record_missing(target, _Writer(place, request, calls), run, given, progress or Silent())
+            _record_missing(recorded, _Writer(place, request, calls), run, conditions, progress or Silent())
     return Store(folder)
 
 
 def _record_missing(
-    target: Model, writer: "_Writer", run: dict[str, Any], given: Mapping[str, Any], progress: Progress
+    model: Model, writer: "_Writer", run: dict[str, Any], conditioning: Mapping[str, Any], progress: Progress
 ) -> None:
     """Record the batches that ``writer`` has not."""
     samples, batch_size, calls = writer.request["samples"], writer.request["batch_size"], writer.calls
@@ -85,30 +92,30 @@ def _record_missing(
         while not writer.finished:
             indices = range(writer.done * batch_size, min((writer.done + 1) * batch_size, samples))
             batch = _Batch(writer, list(indices))
-            rows = {name: _rows_of(value, indices, samples) for name, value in given.items()}
-            target.run_trajectories(
-                list(indices), batch.visit, batch_size=len(indices), conditioning=rows or None, **run
+            rows = {name: _rows_of(value, indices, samples) for name, value in conditioning.items()}
+            model.run_trajectories(
+                list(indices), batch.store, batch_size=len(indices), conditioning=rows or None, **run
             )
             batch.finish()
             advance(len(indices) * calls)
 
 
 def _request(
-    target: Model, samples: int, dtype: str, batch_size: int, run: dict[str, Any], given: Mapping[str, Any]
+    model: Model, samples: int, dtype: str, batch_size: int, run: dict[str, Any], conditioning: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that decides the recording's bytes, as plain JSON."""
-    scheduler = target.denoiser.scheduler
+    scheduler = model.denoiser.scheduler
     # Saving a scheduler adds private entries to its config.
     config = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
     config["_class_name"] = type(scheduler).__name__
     request = {
-        "model": state_hash(target.denoiser.module),
+        "model": state_hash(model.denoiser.module),
         "scheduler": config,
-        "sample_shape": list(target.denoiser.sample_shape),
+        "sample_shape": list(model.denoiser.sample_shape),
         "samples": samples,
         "batch_size": batch_size,
         "dtype": dtype,
-        "conditioning": {n: tensor_hash(v) if isinstance(v, Tensor) else v for n, v in given.items()},
+        "conditioning": {n: tensor_hash(v) if isinstance(v, Tensor) else v for n, v in conditioning.items()},
         "threads": torch.get_num_threads(),
         **run,
     }
@@ -137,7 +144,7 @@ class _Writer:
             raise InputError(f"{folder} is in use: a recording needs a new or empty folder")
         else:
             _check_space(folder, samples_bytes(request, calls))
-            self.manifest = {"format": FORMAT_VERSION, "request": request, "batches": self.batches, "done": 0}
+            self.manifest = {"format": BATCHED_ONLY, "request": request, "batches": self.batches, "done": 0}
         self._samples: np.memmap | None = None
         self._conditioning: dict[str, np.memmap] = {}
 
@@ -151,7 +158,7 @@ class _Writer:
         """Whether all batches are."""
         return self.done >= self.batches
 
-    def open(self, timestep: Tensor, branches: int, conditioning: Mapping[str, Tensor]) -> np.memmap:
+    def open(self, timestep: Tensor, branches: int, conditions: Conditions) -> np.memmap:
         """The samples map; at the recording's first batch it and the conditioning files are made."""
         if self._samples is not None:
             return self._samples
@@ -160,8 +167,9 @@ class _Writer:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.manifest["branches"] = branches
             self.manifest["timestep_dtype"] = str(timestep.dtype).removeprefix("torch.")
-            named = enumerate(conditioning.items())
-            self.manifest["conditioning"] = [self._entry(i, *item, branches) for i, item in named]
+            self.manifest["conditioning"] = self._entries(conditions, branches)
+            if conditions.unbatched or conditions.constants:
+                self.manifest |= {"format": FORMAT_VERSION, "constants": conditions.constants}
             # The manifest comes first: files beside none would look like somebody else's folder.
             write_manifest(self.folder, self.manifest)
         self._samples = open_samples(self.folder, self.request, self.calls, mode)
@@ -169,27 +177,35 @@ class _Writer:
             self._conditioning[entry["name"]] = open_conditioning(self.folder, entry, mode)
         return self._samples
 
-    def _entry(self, number: int, name: str, value: Tensor, branches: int) -> dict[str, Any]:
-        row = value[0]
-        return {
-            "name": name,
-            "file": conditioning_file(number),
-            "dtype": str(value.dtype).removeprefix("torch."),
-            "shape": list(row.shape),
-            "stored": [self.request["samples"], branches, row.numel() * row.element_size()],
-        }
+    def _entries(self, conditions: Conditions, branches: int) -> list[dict[str, Any]]:
+        rows = [(name, value[0], [self.request["samples"], branches]) for name, value in conditions.batched.items()]
+        rows += [(name, value, [1, 1]) for name, value in conditions.unbatched.items()]
+        return [
+            {
+                "name": name,
+                "file": conditioning_file(number),
+                "dtype": str(row.dtype).removeprefix("torch."),
+                "shape": list(row.shape),
+                "stored": [*stored, row.numel() * row.element_size()],
+                **({} if name in conditions.batched else {"batched": False}),
+            }
+            for number, (name, row, stored) in enumerate(rows)
+        ]
 
-    def finish_batch(self, indices: list[int], timesteps: list[float], conditioning: Mapping[str, Tensor]) -> None:
+    def finish_batch(self, indices: list[int], timesteps: list[float], conditions: Conditions) -> None:
         """Put the batch's conditioning and all data on disk, then count the batch as done."""
         assert self._samples is not None
         if self.manifest.setdefault("timesteps", timesteps) != timesteps:
             raise InputError("the sampler's time steps differ between batches: such a run cannot be recorded")
         part = slice(indices[0], indices[-1] + 1)
-        for name, value in conditioning.items():
+        for name, value in conditions.batched.items():
             # (branches * B, ...) -> (B, branches, bytes)
             rows = value.reshape(-1, len(indices), *value.shape[1:]).transpose(0, 1).flatten().contiguous()
             stored = self._conditioning[name][part]
             stored[:] = rows.view(torch.uint8).numpy().reshape(stored.shape)
+        for name, value in conditions.unbatched.items():
+            once, whole = self._conditioning[name], value.flatten().contiguous().view(torch.uint8)
+            once[:] = whole.numpy().reshape(once.shape)
         for data in (self._samples, *self._conditioning.values()):
             data.flush()
         self.manifest["done"] = self.done + 1
@@ -202,42 +218,39 @@ class _Batch:
     def __init__(self, writer: _Writer, indices: list[int]):
         self.writer, self.indices = writer, indices
         self.timesteps: list[float] = []
-        self.conditioning: dict[str, Tensor] = {}
+        self.conditions = Conditions()
 
-    def visit(self, seen: DenoiserCall) -> None:
+    def store(self, call: DenoiserCall) -> None:
         """Store one call; see ``Model.run_trajectories``."""
-        count = len(self.indices)
-        tensors = conditioning_tensors(seen.conditioning, "recorded")
-        conditioning = {name: value.detach().cpu().clone() for name, value in tensors.items()}
-        if seen.k == 0:
-            for name, value in conditioning.items():
-                if value.ndim == 0 or value.shape[0] != seen.sample.shape[0]:
-                    raise InputError(
-                        f"conditioning {name!r} has no batch dimension: such a denoiser cannot be recorded"
-                    )
-            self.conditioning = conditioning
-        elif conditioning.keys() != self.conditioning.keys() or any(
-            not torch.equal(value, self.conditioning[name]) for name, value in conditioning.items()
-        ):
-            raise InputError(f"the conditioning changes along the trajectory (step {seen.k}): it cannot be recorded")
-        if seen.k >= self.writer.calls:
+        count, shape = len(self.indices), tuple(self.writer.request["sample_shape"])
+        conditions = Conditions.of(call)
+        if tuple(call.sample.shape[1:]) != shape:
+            raise InputError(
+                f"the denoiser is called with samples of shape {tuple(call.sample.shape[1:])} at step {call.k}, and "
+                f"with {shape} before: such a run cannot be recorded"
+            )
+        if call.k == 0:
+            self.conditions = conditions
+        elif not conditions.is_same(self.conditions):
+            raise InputError(f"the conditioning changes along the trajectory (step {call.k}): it cannot be recorded")
+        if call.k >= self.writer.calls:
             raise InputError(f"the sampler makes more than {self.writer.calls} denoiser calls: it cannot be recorded")
-        first, *others = seen.sample.split(count)
+        first, *others = call.sample.split(count)
         if any(not torch.equal(first, other) for other in others):
             raise InputError("the guidance branches see different samples: such a pipeline cannot be recorded")
         stored = first.cpu().to(getattr(torch, self.writer.request["dtype"]))
         if not torch.isfinite(stored).all():
             name = self.writer.request["dtype"]
-            raise NumericsError(f"a sample at step {seen.k} does not fit {name}: record with dtype float32")
-        samples = self.writer.open(seen.t, len(others) + 1, conditioning)
-        samples[seen.k, self.indices[0] : self.indices[-1] + 1] = stored.numpy()
-        self.timesteps.append(seen.t[0].item())
+            raise NumericsError(f"a sample at step {call.k} does not fit {name}: record with dtype float32")
+        samples = self.writer.open(call.t, len(others) + 1, conditions)
+        samples[call.k, self.indices[0] : self.indices[-1] + 1] = stored.numpy()
+        self.timesteps.append(call.t[0].item())
 
     def finish(self) -> None:
         """Close the batch; its trajectories must be whole."""
         if len(self.timesteps) != self.writer.calls:
             raise InputError(f"the sampler made {len(self.timesteps)} denoiser calls, not {self.writer.calls}")
-        self.writer.finish_batch(self.indices, self.timesteps, self.conditioning)
+        self.writer.finish_batch(self.indices, self.timesteps, self.conditions)
 
 
 def _is_empty(folder: Path) -> bool:

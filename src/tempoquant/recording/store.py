@@ -1,8 +1,8 @@
 """A recording on disk: what the denoiser was given at every step of every trajectory, read back by memory map.
 
-A folder with ``manifest.json``, ``samples.<dtype>.bin`` (K, N, *sample_shape) and one raw file a conditioning tensor
-(N, branches, ...). No pickle. N trajectories have ``branches`` rows each: two under classifier-free guidance, whose
-branches share the sample and differ in their conditioning.
+A folder with ``manifest.json``, ``samples.<dtype>.bin`` (K, N, *sample_shape) and one raw file a conditioning tensor:
+(N, branches, ...), or (1, 1, ...) of one without a batch. No pickle. N trajectories have ``branches`` rows each: two
+under classifier-free guidance, whose branches share the sample and differ in their conditioning.
 """
 
 import os
@@ -18,6 +18,7 @@ from tempoquant.arguments import nested
 from tempoquant.errors import FormatError
 from tempoquant.files import storage_error
 from tempoquant.recording.manifest import read_manifest
+from tempoquant.sampling import Unbatched
 
 DTYPES = ("float16", "float32")
 
@@ -33,7 +34,8 @@ class Store:
         steps: K.
         samples: rows that can be read at every step: trajectories times branches.
         branches: rows of one trajectory.
-        sample_shape: of one sample. model_hash: of the recorded denoiser.
+        sample_shape: of one sample.
+        model_hash: of the recorded denoiser.
 
     Raises:
         FormatError: there is no recording, or it is unfinished, truncated or too new.
@@ -74,15 +76,18 @@ class Store:
             indices: (M,) rows below ``samples``: row ``i`` is branch ``i % branches`` of trajectory ``i // branches``.
 
         Returns:
-            sample (M, *sample_shape) float32, t (M,), and the denoiser's further keyword arguments, M rows each.
+            sample (M, *sample_shape) float32, t (M,), and the denoiser's further keyword arguments, M rows each, or
+            ``Unbatched``.
         """
         trajectories, branches = (indices // self.branches).numpy(), (indices % self.branches).numpy()
         sample = torch.from_numpy(self._samples[steps.numpy(), trajectories]).float()
         conditioning: dict[str, Any] = {}
         for entry, data in zip(self.manifest["conditioning"], self._conditioning, strict=True):
-            raw = torch.from_numpy(data[trajectories, branches])
-            value = raw.view(getattr(torch, entry["dtype"])).reshape(len(indices), *entry["shape"])
-            conditioning[entry["name"]] = value
+            batched, kind = entry.get("batched", True), getattr(torch, entry["dtype"])
+            raw = torch.from_numpy(data[trajectories, branches] if batched else data[:].copy())
+            value = raw.view(kind).reshape(*([len(indices)] if batched else []), *entry["shape"])
+            conditioning[entry["name"]] = value if batched else Unbatched(value)
+        conditioning |= {name: Unbatched(value) for name, value in self.manifest.get("constants", {}).items()}
         return sample, self.timesteps[steps], nested(conditioning)
 
 

@@ -1,6 +1,6 @@
 """Schedulers, noise, and trajectories of a denoiser."""
 
-from tempoquant.sampling.denoiser import Denoiser, plain_call, unwrapped
+from tempoquant.sampling.denoiser import Denoiser, Unbatched, plain_call, unwrapped
 from tempoquant.sampling.noise import pipeline_generators, sample_indices, step_generators
 from tempoquant.sampling.quadratic import QuadraticDDIMScheduler
 from tempoquant.sampling.recorded import prepare_tables_for_schedule, tables_for
@@ -10,7 +10,7 @@ from tempoquant.sampling.sampling import (
     check_rows,
     check_run,
     device_of,
-    evaluating,
+    rows_of,
     sample,
     sampling_step,
 )
@@ -20,6 +20,7 @@ from tempoquant.sampling.schedulers import (
     Stepper,
     build_scheduler,
     check_eta,
+    check_steps,
     set_steps,
     stepper_of,
     with_step,
@@ -32,16 +33,18 @@ __all__ = [
     "StepCallback",
     "Stepper",
     "TablesBySchedule",
+    "Unbatched",
     "build_scheduler",
     "check_eta",
     "check_finite",
     "check_rows",
     "check_run",
+    "check_steps",
     "device_of",
-    "evaluating",
     "pipeline_generators",
     "plain_call",
     "prepare_tables_for_schedule",
+    "rows_of",
     "sample",
     "sample_indices",
     "sampling_step",

@@ -10,9 +10,20 @@ from torch import Tensor, nn
 from tempoquant.sampling.schedule_tables import TablesBySchedule
 
 Conditioning = Mapping[str, Any]
-"""Keyword arguments of the denoiser beside sample and time step; tensors have the batch as their first dimension."""
+"""Keyword arguments of the denoiser beside sample and time step; tensors have the batch as their first dimension, and
+what has none is :class:`Unbatched`."""
 
 Call = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Unbatched:
+    """A keyword argument of a denoiser that has no batch dimension, such as the places of tokens.
+
+    Where conditions are cut, stacked or repeated by row it stays as it is; :class:`Denoiser` takes the value out.
+    """
+
+    value: Any
 
 
 def plain_call(module: nn.Module, sample: Tensor, timestep: Tensor, **conditioning: Any) -> Tensor:
@@ -44,7 +55,8 @@ class Denoiser:
     Args:
         module: the network; called with a noisy sample (B, *sample_shape) and time steps (B,).
         scheduler: a diffusers scheduler in the configuration the network was trained for.
-        sample_shape: shape of one sample without the batch, e.g. ``(3, 64, 64)``.
+        sample_shape: shape of one sample without the batch, e.g. ``(3, 64, 64)``; () if a run alone shows it, see
+            :meth:`tempoquant.pipelines.Model.for_conditioning`.
         call: ``call(module, sample, timestep, **conditioning) -> Tensor`` of the sample's shape.
         name: what reports call it.
         recorded: (R,) the time steps that its per-step tables have rows for; None without such tables.
@@ -60,6 +72,16 @@ class Denoiser:
     bake: TablesBySchedule | None = None
 
     def __call__(self, sample: Tensor, timestep: Tensor | int, **conditioning: Any) -> Tensor:
-        """The network's output for ``sample`` (B, *sample_shape) at ``timestep`` (one value, or (B,))."""
+        """The prediction for ``sample`` (B, *sample_shape) at ``timestep`` (one value, or (B,)), of its shape."""
         steps = torch.as_tensor(timestep, device=sample.device)
-        return self.call(self.module, sample, steps.expand(sample.shape[0]), **conditioning)
+        arguments = {name: _taken_out(value, sample.device) for name, value in conditioning.items()}
+        return self.call(self.module, sample, steps.expand(sample.shape[0]), **arguments)
+
+
+def _taken_out(value: Any, device: torch.device) -> Any:
+    """A keyword argument as the module takes it."""
+    if isinstance(value, Mapping):
+        return {name: _taken_out(part, device) for name, part in value.items()}
+    if not isinstance(value, Unbatched):
+        return value
+    return value.value.to(device) if isinstance(value.value, Tensor) else value.value

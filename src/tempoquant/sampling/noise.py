@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import InputError
+from tempoquant.limits import MOST
 from tempoquant.randomness import generator
-
-MOST_SAMPLES = 10_000_000
 
 
 def noise(shape: Sequence[int], seed: int, index: int) -> Tensor:
@@ -37,6 +36,6 @@ def sample_indices(samples: int | Sequence[int]) -> list[int]:
     Raises:
         InputError: so many that their indices alone would fill the memory.
     """
-    if isinstance(samples, int) and samples > MOST_SAMPLES:
-        raise InputError(f"samples {samples} is out of range: at most {MOST_SAMPLES}")
+    if isinstance(samples, int) and samples > MOST:
+        raise InputError(f"samples {samples} is out of range: at most {MOST}")
     return list(range(samples)) if isinstance(samples, int) else [int(index) for index in samples]

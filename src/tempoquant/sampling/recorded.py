@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor
 
@@ -11,31 +10,32 @@ from tempoquant.sampling.denoiser import Denoiser
 
 
 @contextmanager
-def tables_for(denoiser: Denoiser, scheduler: Any) -> Iterator[None]:
+def tables_for(denoiser: Denoiser, timesteps: Tensor) -> Iterator[None]:
     """Within the block tables are those of a run; or say once how far its worst step is from the nearest recorded one.
 
     Args:
-        denoiser: says nothing unless it has recorded steps. scheduler: its steps are set; a repeated one counts once.
+        denoiser: says nothing unless it has recorded steps.
+        timesteps: (K,) of the run, as the denoiser's argument sees them; a repeated one counts once.
     """
     if denoiser.bake is None:
-        _warn_of_unseen_steps(denoiser.recorded, scheduler)
+        _warn_of_unseen_steps(denoiser.recorded, timesteps)
         yield
         return
-    with denoiser.bake.during(scheduler.timesteps) as denoiser.recorded:
-        _warn_of_unseen_steps(denoiser.recorded, scheduler)
+    with denoiser.bake.during(timesteps) as denoiser.recorded:
+        _warn_of_unseen_steps(denoiser.recorded, timesteps)
         yield
 
 
-def prepare_tables_for_schedule(denoiser: Denoiser, scheduler: Any) -> None:
+def prepare_tables_for_schedule(denoiser: Denoiser, timesteps: Tensor) -> None:
     """Let tables be those of a run's schedule until another run needs others; see :func:`tables_for`."""
-    with tables_for(denoiser, scheduler):
+    with tables_for(denoiser, timesteps):
         pass
 
 
-def _warn_of_unseen_steps(recorded: Tensor | None, scheduler: Any) -> None:
+def _warn_of_unseen_steps(recorded: Tensor | None, timesteps: Tensor) -> None:
     if recorded is None:
         return
-    steps = scheduler.timesteps.float().cpu().unique()
+    steps = timesteps.float().cpu().unique()
     distances, nearest = (steps[:, None] - recorded[None]).abs().min(1)
     worst = int(distances.argmax())
     if distances[worst] > 0:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import InputError, NumericsError
+from tempoquant.modes import evaluating
 from tempoquant.predictions import call_denoiser
 from tempoquant.progress import Progress, Silent
-from tempoquant.sampling.denoiser import Conditioning, Denoiser
+from tempoquant.sampling.denoiser import Conditioning, Denoiser, Unbatched
 from tempoquant.sampling.noise import noise_batch, sample_indices, step_generators
 from tempoquant.sampling.recorded import tables_for
 from tempoquant.sampling.schedulers import build_scheduler, check_eta, set_steps, settings_of, step_options
-from tempoquant.sharing import SharedBlock
 
 StepCallback = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
 """``step_callback(k, t, indices, sample, prediction)`` at every denoiser call of a batch of B rows.
@@ -40,12 +40,16 @@ def sample(
     """Draw samples: noise of (seed, index) down the schedule, (N, *sample_shape) float32 on the CPU.
 
     Args:
+        denoiser: the network, wrapped.
         samples: how many, or the indices of which.
         steps: sampling steps, 1 to the schedule's ``num_train_timesteps``.
+        seed: of the noise; with a sample's index it decides the sample, whatever the batch.
         eta: DDIM's noise scale, 0 (deterministic) to 1.
         sampler: a name of ``SAMPLERS``; None keeps the model's own.
-        conditioning: keyword tensors of the denoiser, N rows each.
-        step_callback: told of every denoiser call.
+        batch_size: samples that are drawn together.
+        conditioning: keyword tensors of the denoiser, N rows each, or ``Unbatched``.
+        step_callback: called with every denoiser call.
+        progress: shows how far it is.
 
     Raises:
         InputError: a value is out of range; or the denoiser raises or returns no prediction, which names the step.
@@ -60,15 +64,16 @@ def sample(
     total = len(batches) * len(scheduler.timesteps)
     with (
         torch.inference_mode(),
-        tables_for(denoiser, scheduler),
+        tables_for(denoiser, scheduler.timesteps),
         (progress or Silent()).stage("sampling", total) as advance,
     ):
         for number, batch in enumerate(batches):
             rows = slice(number * batch_size, number * batch_size + len(batch))
-            given = {name: value[rows] for name, value in (conditioning or {}).items()}
+            conditions = rows_of(conditioning or {}, rows)
             # PLMS and DPM++ keep state between steps, so every batch has a scheduler of its own.
             fresh = build_scheduler(scheduler)
-            drawn.append(_sample_batch(denoiser, fresh, batch, seed, eta, given, step_callback, advance).float().cpu())
+            part = _sample_batch(denoiser, fresh, batch, seed, eta, conditions, step_callback, advance)
+            drawn.append(part.float().cpu())
     # Outside of inference mode, so that the result is a plain tensor that may be trained on.
     return torch.cat(drawn)
 
@@ -85,14 +90,14 @@ def _sample_batch(
 ) -> Tensor:
     device = device_of(denoiser.module)
     options = step_options(scheduler, eta, step_generators(seed, indices))
-    given = {name: value.to(device) for name, value in conditioning.items()}
+    conditions = {n: value.to(device) if isinstance(value, Tensor) else value for n, value in conditioning.items()}
     channels = prediction_channels(scheduler, denoiser.sample_shape[0])
-    x = noise_batch(denoiser.sample_shape, seed, indices).to(device) * scheduler.init_noise_sigma
+    x = noise_batch(denoiser.sample_shape, seed, indices).to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
     with evaluating(denoiser.module):
         for k, t in enumerate(scheduler.timesteps):
             with settings_of(scheduler):
-                model_input = scheduler.scale_model_input(x, t)
-            call = functools.partial(denoiser, model_input, t, **given)
+                model_input = scale_model_input(scheduler, x, t)
+            call = functools.partial(denoiser, model_input, t, **conditions)
             prediction = call_denoiser(call, model_input, sampling_step(k, t), channels)
             check_finite(prediction, k, t)
             if step_callback is not None:
@@ -101,6 +106,17 @@ def _sample_batch(
                 x = scheduler.step(prediction, t, x, **options).prev_sample
             advance(1)
     return x
+
+
+def scale_model_input(scheduler: Any, x: Tensor, t: Tensor) -> Tensor:
+    """The denoiser's input at sample ``x`` (B, ...); flow-matching schedulers scale none and have no such method."""
+    scale = getattr(scheduler, "scale_model_input", None)
+    return x if scale is None else scale(x, t)
+
+
+def rows_of(conditioning: Conditioning, rows: slice | list[int]) -> dict[str, Any]:
+    """These rows of a bare denoiser's keyword tensors; what has no batch stays as it is."""
+    return {name: v if isinstance(v, Unbatched) else v[rows] for name, v in conditioning.items()}
 
 
 def check_run(
@@ -120,6 +136,8 @@ def check_run(
 def check_rows(conditioning: Conditioning | None, samples: int) -> None:
     """Raise InputError unless every conditioning argument of a bare denoiser is a tensor of ``samples`` rows."""
     for name, value in (conditioning or {}).items():
+        if isinstance(value, Unbatched):
+            continue
         if not isinstance(value, Tensor) or value.shape[:1] != (samples,):
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"conditioning {name!r} is {found}: a tensor with {samples} rows is needed, one a sample")
@@ -140,20 +158,6 @@ def prediction_channels(scheduler: Any, channels: int) -> tuple[int, ...]:
     """Numbers of channels that a scheduler takes: the sample's, and with a learned variance twice as many."""
     learned = str(scheduler.config.get("variance_type", "")).startswith("learned")
     return (channels, 2 * channels) if learned else (channels,)
-
-
-class evaluating(SharedBlock):
-    """Within the block ``module`` is in evaluation mode (dropout off); afterwards every part is as it was."""
-
-    def start(self) -> None:
-        """See the base class."""
-        self.training = [part for part in self.module.modules() if part.training]
-        self.module.eval()
-
-    def stop(self) -> None:
-        """See the base class."""
-        for part in self.training:
-            part.training = True
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -9,7 +9,9 @@ from typing import Any
 
 import diffusers
 
+from tempoquant.arguments import named_arguments
 from tempoquant.errors import InputError, first_line, unknown
+from tempoquant.limits import MOST_TRAIN_TIMESTEPS
 from tempoquant.sampling.quadratic import QuadraticDDIMScheduler
 
 SAMPLERS: dict[str, tuple[str | type, dict[str, Any]]] = {
@@ -25,7 +27,7 @@ SAMPLERS: dict[str, tuple[str | type, dict[str, Any]]] = {
 Stepper = Callable[..., Any]
 """``stepper(scheduler, step, **arguments)`` in the place of ``scheduler.step(**arguments)``; ``step`` is the stock one.
 
-The arguments come by name: ``model_output``, ``timestep``, ``sample`` and what else was given.
+The arguments come by name: ``model_output``, ``timestep``, ``sample`` and what else the call has.
 """
 
 
@@ -59,14 +61,12 @@ def with_step(scheduler: Any, stepper: Stepper) -> Any:
     It is of the same class to everyone who asks, its ``step`` has the same signature, and it saves as what it was.
     """
     stock = type(scheduler)
-    signature = inspect.signature(stock.step)
 
     @functools.wraps(stock.step)
     def step(*args: Any, **kwargs: Any) -> Any:
-        given = dict(signature.bind(*args, **kwargs).arguments)
-        own = given.pop("self")
-        given |= given.pop("kwargs", {})
-        return stepper(own, functools.partial(stock.step, own), **given)
+        arguments = named_arguments(stock.step, args, kwargs)
+        scheduler = arguments.pop("self")
+        return stepper(scheduler, functools.partial(stock.step, scheduler), **arguments)
 
     other = copy.deepcopy(scheduler)
     # On the class, because a copy of an instance's function would still be bound to the original.
@@ -80,17 +80,28 @@ def stepper_of(scheduler: Any) -> Stepper | None:
     return getattr(type(scheduler), "stepper", None)
 
 
-def set_steps(scheduler: Any, steps: int, device: Any = None) -> None:
+def set_steps(scheduler: Any, steps: int, device: Any = None, **arguments: Any) -> None:
     """Set the number of sampling steps, checked: diffusers accepts values that fail much later.
+
+    Args:
+        scheduler: it is changed.
+        steps: of a run.
+        device: of its time steps.
+        arguments: further ones of ``scheduler.set_timesteps``, such as the ``mu`` of a flow-matching schedule.
 
     Raises:
         InputError: ``steps`` is not in 1 .. ``num_train_timesteps``, or the scheduler's settings are not valid.
     """
-    most = int(scheduler.config.num_train_timesteps)
+    check_steps(scheduler, steps)
+    with settings_of(scheduler):
+        scheduler.set_timesteps(steps, device=device, **arguments)
+
+
+def check_steps(scheduler: Any, steps: int) -> None:
+    """Raise InputError unless ``steps`` is in 1 .. ``num_train_timesteps``."""
+    most = int(scheduler.config.get("num_train_timesteps", MOST_TRAIN_TIMESTEPS))
     if not 1 <= steps <= most:
         raise InputError(f"steps {steps} is out of range: this schedule takes 1 to {most}")
-    with settings_of(scheduler):
-        scheduler.set_timesteps(steps, device=device)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from tempoquant.graph import Probe
 from tempoquant.pipelines import Model, condition_variants
 from tempoquant.planning import coverage_of, read, warn_of_float
 from tempoquant.recipe import Recipe
-from tempoquant.sampling import build_scheduler, set_steps
 from tempoquant.stages.stage import Stage
 from tempoquant.stages.state import JobState
 
@@ -39,14 +38,14 @@ def probe_of(model: Model, recipe: Recipe, conditioning: Mapping[str, Any] | Non
     Args:
         conditioning: as ``model.generate`` takes it.
     """
-    calibration = recipe.calibration
-    scheduler = build_scheduler(model.denoiser.scheduler, calibration.sampler)
-    set_steps(scheduler, calibration.steps)
-    steps = scheduler.timesteps.unique()
+    calibration, sized = recipe.calibration, model.for_conditioning(conditioning)
+    schedule: dict[str, Any] = {"steps": calibration.steps, "sampler": calibration.sampler}
+    steps = sized.timesteps(**schedule, conditioning=conditioning).unique()
     picked = steps[torch.linspace(0, len(steps) - 1, min(PROBED, len(steps))).long()].tolist()
     if len(picked) < PROBED:
-        last = scheduler.config.num_train_timesteps - 1
-        picked = sorted({*picked, 0, last // 2, last})
-    schedule = {"steps": calibration.steps, "sampler": calibration.sampler, "eta": calibration.eta}
-    variants = condition_variants(model, conditioning, seed=recipe.seed, **schedule)
-    return Probe(model.denoiser.module, model.denoiser, model.denoiser.sample_shape, tuple(picked), variants)
+        last = sized.denoiser.scheduler.config.num_train_timesteps - 1
+        # Time steps of at most 1 are shares of the training schedule.
+        shares = steps.is_floating_point() and picked[-1] <= 1
+        picked = sorted({*picked, *((0.0, picked[-1] / 2) if shares else (0, last // 2, last))})
+    variants = condition_variants(sized, conditioning, seed=recipe.seed, eta=calibration.eta, **schedule)
+    return Probe(sized.denoiser.module, sized.denoiser, sized.denoiser.sample_shape, tuple(picked), variants)

@@ -11,6 +11,7 @@ from tempoquant.intervals import Clock
 from tempoquant.pipelines import tensor_hash
 from tempoquant.randomness import generator
 from tempoquant.recording import Store
+from tempoquant.sampling import Unbatched
 from tempoquant.temporal.program import TemporalProgram
 
 MOST_CONDITIONS = 16
@@ -38,7 +39,7 @@ def most_conditions(graph: DenoiserGraph) -> int:
 
 def distinct_conditions(store: Store, seed: int, most: int) -> list[dict[str, Any]]:
     """At most ``most`` different conditions of the recording, drawn by ``seed``, as keyword arguments at batch 1."""
-    if not store.manifest["conditioning"]:
+    if not store.manifest["conditioning"] and not store.manifest.get("constants"):
         return [{}]
     found: dict[str, dict[str, Any]] = {}
     for row in torch.randperm(store.samples, generator=generator(seed, "conditions")).split(1):
@@ -78,4 +79,5 @@ def _varies(rows: Tensor) -> bool:
 
 
 def _hashes(given: Mapping[str, Any]) -> list[str]:
-    return [h for v in given.values() for h in (_hashes(v) if isinstance(v, Mapping) else [tensor_hash(v)])]
+    values = (v for v in given.values() if not isinstance(v, Unbatched))
+    return [h for v in values for h in (_hashes(v) if isinstance(v, Mapping) else [tensor_hash(v)])]

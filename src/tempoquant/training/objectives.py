@@ -9,7 +9,7 @@ from tempoquant.errors import InputError
 from tempoquant.pipelines import Model
 from tempoquant.randomness import generator
 from tempoquant.recording import Store
-from tempoquant.sampling import Denoiser, device_of
+from tempoquant.sampling import Denoiser, Unbatched, device_of
 from tempoquant.training.data import Pictures
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -89,4 +89,6 @@ def _on(device: torch.device, value: Any) -> Any:
         return value.to(device)
     if isinstance(value, dict):
         return {name: _on(device, part) for name, part in value.items()}
+    if isinstance(value, Unbatched):
+        return value
     return tuple(_on(device, part) for part in value)

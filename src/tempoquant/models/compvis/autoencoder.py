@@ -20,10 +20,11 @@ def autoencoder(params: Mapping[str, Any], tensors: Mapping[str, Tensor], path: 
     The factor of its latents stands in the checkpoint where training measured it.
 
     Args:
-        params: ``model.params`` of the configuration. tensors: of the whole checkpoint.
+        params: ``model.params`` of the configuration.
+        tensors: of the whole checkpoint.
     """
-    own = params["first_stage_config"]["params"]
-    encoder = own["ddconfig"]
+    config = params["first_stage_config"]["params"]
+    encoder = config["ddconfig"]
     levels = len(encoder["ch_mult"])
     settings = {
         "in_channels": encoder["in_channels"],

@@ -47,35 +47,36 @@ CIFAR = (
 def cifar_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of the DDPM of CIFAR-10 under the names of ``UNet2DModel``; 1x1 convolutions become matrices."""
     levels = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("up."))
-    made = {}
+    converted = {}
     for name, value in tensors.items():
         new = re.sub(r"^up\.(\d+)\.", lambda found: f"up_blocks.{levels - 1 - int(found[1])}.", name)
         for pattern, replacement in CIFAR:
             new = re.sub(pattern, replacement, new)
-        made[new] = value[:, :, 0, 0] if ".to_" in new and value.ndim == 4 else value
-    return made
+        converted[new] = value[:, :, 0, 0] if ".to_" in new and value.ndim == 4 else value
+    return converted
 
 
 def ldm_names(tensors: Mapping[str, Tensor], res_blocks: int, head_size: int | None, heads: int) -> dict:
     """The weights of an unconditional latent diffusion UNet under the names of ``UNet2DModel``.
 
     Args:
-        tensors: by name within the UNet. res_blocks: of a level, downwards.
+        tensors: by name within the UNet.
+        res_blocks: of a level, downwards.
         head_size: channels of an attention head; None for ``heads`` heads. ``qkv`` is laid out by them.
     """
-    made: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
     for name, value in tensors.items():
         whole, _, kind = name.rpartition(".")
         if whole in ENDS:
-            made[f"{ENDS[whole]}.{kind}"] = value
+            converted[f"{ENDS[whole]}.{kind}"] = value
             continue
         block, part = _place(name, res_blocks, tensors)
         if part.startswith("qkv."):
             parts = split_qkv(value, heads if head_size is None else value.shape[0] // 3 // head_size)
-            made |= {f"{block}.to_{letter}.{kind}": p for letter, p in zip("qkv", parts, strict=True)}
+            converted |= {f"{block}.to_{letter}.{kind}": p for letter, p in zip("qkv", parts, strict=True)}
         else:
-            made[f"{block}.{_part(part)}"] = value[:, :, 0] if part == "proj_out.weight" else value
-    return made
+            converted[f"{block}.{_part(part)}"] = value[:, :, 0] if part == "proj_out.weight" else value
+    return converted
 
 
 def split_qkv(value: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,24 +23,25 @@ def ldm_unet(params: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Pat
     """The UNet of latent diffusion.
 
     Args:
-        params: ``model.params`` of its configuration. tensors: of the whole checkpoint, averages chosen.
+        params: ``model.params`` of its configuration.
+        tensors: of the whole checkpoint, averages chosen.
     """
-    network, own = ldm_network(params), params["unet_config"]["params"]
+    network, config = ldm_network(params), params["unet_config"]["params"]
     if attends(params):
         return filled(network, convert_ldm_unet_checkpoint(dict(tensors), network.config), path)
-    names = ldm_names(within(tensors, UNET), own["num_res_blocks"], _head_size(own), own.get("num_heads", 1))
+    names = ldm_names(within(tensors, UNET), config["num_res_blocks"], _head_size(config), config.get("num_heads", 1))
     return filled(network, names, path)
 
 
 def ldm_network(params: Mapping[str, Any]) -> Any:
     """The UNet that ``model.params`` of a configuration describes, its weights as they come."""
-    own = params["unet_config"]["params"]
+    config = params["unet_config"]["params"]
     if attends(params):
         config = create_unet_diffusers_config_from_ldm({"model": {"params": params}}, {})
         return UNet2DConditionModel(**config | {"sample_size": params["image_size"]})
-    settings = _settings(own) | {"sample_size": params["image_size"]}
-    if _head_size(own) is None:
-        return HeadsUNet2DModel(num_heads=own["num_heads"], **settings)
+    settings = _settings(config) | {"sample_size": params["image_size"]}
+    if _head_size(config) is None:
+        return HeadsUNet2DModel(num_heads=config["num_heads"], **settings)
     return UNet2DModel(**settings)
 
 
@@ -77,37 +78,37 @@ def filled(network: Any, weights: Mapping[str, Tensor], path: Path) -> Any:
     Raises:
         FormatError: one is missing, has another shape, or belongs nowhere.
     """
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            mine, theirs = found.get(name, "missing"), wanted.get(name, "none")
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            mine, theirs = found.get(name, "missing"), expected.get(name, "none")
             raise FormatError(f"{path}: {type(network).__name__}.{name} is {mine} where its architecture has {theirs}")
     network.load_state_dict({name: value.float() for name, value in weights.items()})
     return network.eval()
 
 
-def _head_size(own: Mapping[str, Any]) -> int | None:
+def _head_size(config: Mapping[str, Any]) -> int | None:
     """Channels of an attention head, or None where their number is given instead; -1 stands for that too."""
-    size = own.get("num_head_channels", -1)
+    size = config.get("num_head_channels", -1)
     return None if size == -1 else int(size)
 
 
-def _settings(own: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of ``UNet2DModel`` for an unconditional UNet's own parameters."""
-    resampling = "resnet" if own.get("resblock_updown") else "conv"
-    has = [2**level in own["attention_resolutions"] for level in range(len(own["channel_mult"]))]
+    resampling = "resnet" if config.get("resblock_updown") else "conv"
+    has = [2**level in config["attention_resolutions"] for level in range(len(config["channel_mult"]))]
     plain_up = "ResnetUpsampleBlock2D" if resampling == "resnet" else "UpBlock2D"
     plain_down = "ResnetDownsampleBlock2D" if resampling == "resnet" else "DownBlock2D"
     return {
-        "in_channels": own["in_channels"],
-        "out_channels": own["out_channels"],
-        "layers_per_block": own["num_res_blocks"],
-        "block_out_channels": tuple(own["model_channels"] * mult for mult in own["channel_mult"]),
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "layers_per_block": config["num_res_blocks"],
+        "block_out_channels": tuple(config["model_channels"] * mult for mult in config["channel_mult"]),
         "down_block_types": tuple("AttnDownBlock2D" if attention else plain_down for attention in has),
         "up_block_types": tuple("AttnUpBlock2D" if attention else plain_up for attention in reversed(has)),
-        "attention_head_dim": _head_size(own),
+        "attention_head_dim": _head_size(config),
         "downsample_type": resampling,
         "upsample_type": resampling,
-        "resnet_time_scale_shift": "scale_shift" if own.get("use_scale_shift_norm") else "default",
+        "resnet_time_scale_shift": "scale_shift" if config.get("use_scale_shift_norm") else "default",
     }
