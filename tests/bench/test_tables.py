@@ -13,6 +13,7 @@ from tempoquant.bench.policy import integer_engine, policy
 from tempoquant.bench.tables import LATEX, Table, write_tables
 from tempoquant.methods import method_recipe
 from tempoquant.recipe import Recipe
+from tiny import changed_recipe
 
 ENDS = {"short": "ends A8", "full": "all but @first A8"}
 ALL = {"short": "all layers", "full": "all of them"}
@@ -211,6 +212,11 @@ def test_what_the_integer_engine_runs():
     data = method_recipe("rtn", weights=8).model_dump()
     data["weights"]["symmetric"] = False
     assert integer_engine(Recipe.parse(data)) == "no: asymmetric 8-bit weights"
+    tokens = changed_recipe(method_recipe("rtn"), activations={"granularity": "per-token", "range": "minmax"})
+    assert integer_engine(tokens) == "no: inputs per token"
+    dynamic = changed_recipe(tokens, activations={"dynamic": True})
+    assert integer_engine(dynamic) == "no: dynamic inputs"
+    assert policy(dynamic)["short"] == "all layers, A per token, A dynamic"
     split = method_recipe("rtn").model_dump()
     split["weights"]["split_shortcuts"] = True
     assert integer_engine(Recipe.parse(split)) == "two accumulations"

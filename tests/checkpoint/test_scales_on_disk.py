@@ -8,8 +8,11 @@ import torch
 import tempoquant
 from tempoquant.checkpoint import component_sizes
 from tempoquant.checkpoint.blueprint import interval_providers
+from tempoquant.diagnosis.along import intervals_in_use
 from tempoquant.errors import FormatError, InputError
+from tempoquant.exporting.traceable import PlainGraph
 from tempoquant.intervals import DynamicInterval, TokenInterval
+from tempoquant.kernels import unsuitable
 from tempoquant.layers import quantized_layers, quantized_products
 from tempoquant.numerics import PerToken
 from tempoquant.pipelines import resolve
@@ -49,6 +52,28 @@ def test_images_are_the_same_after_loading(name, tmp_path):
     operands = {o: p for product in quantized_products(module).values() for o, p in product.intervals.items()}
     expected = "qkp" if name.endswith("dynamic tokens") else ""
     assert [o for o, p in operands.items() if p.granularity == PerToken()] == [*expected]
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_kernels_leave_them_to_simulation_and_name_them(name):
+    made = tempoquant.quantize(unet_pipeline(), scaled(**SCALES[name]))
+    layer = made.denoiser.module.get_submodule("mid_block.attentions.0.to_q")
+    assert unsuitable(layer) == ("dynamic input" if "dynamic" in name else "per-token input")
+    convolution = unsuitable(made.denoiser.module.get_submodule("mid_block.resnets.0.conv1"))
+    assert convolution == ("dynamic input" if "dynamic" in name else None)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_they_have_a_plain_graph_and_ranges(name):
+    made = tempoquant.quantize(unet_pipeline(), scaled(**SCALES[name]))
+    made.use_engine("simulation")
+    x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 25])
+    with torch.no_grad():
+        found, expected = PlainGraph(made.denoiser, made.clock)(x, t), made.denoiser(x, t)
+    assert (found - expected).norm() < 0.03 * expected.norm()
+    low, high = intervals_in_use(made, ["conv_out", "mid_block.attentions.0.to_q"], t).unbind(-1)
+    dynamic = made.recipe.activations.dynamic
+    assert bool((low < high).all()) != dynamic and bool(low.isnan().all()) == dynamic
 
 
 def test_a_folder_says_what_scales_it_has(tmp_path):

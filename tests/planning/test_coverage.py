@@ -22,7 +22,7 @@ from tempoquant.planning.reading import read
 from tempoquant.sampling.denoiser import Denoiser
 from tempoquant.sampling.sampling import sample
 from tempoquant.stages import probe_of
-from tiny import bare_denoiser, small_recipe, unet_pipeline
+from tiny import bare_denoiser, changed_recipe, small_recipe, unet_pipeline
 
 WIDTH, PIXELS = 4, 8 * 8
 
@@ -327,3 +327,12 @@ def test_the_lines_of_a_terminal():
     ]
     assert arithmetic_in_float(found) == [f"inner.part (ConvTranspose3d) ({KIND}, 74.9 % of the arithmetic)"]
     assert arithmetic_in_float(covered(bare_denoiser(), small_recipe("rtn"))) == []
+
+
+def test_inputs_without_tokens_are_named_where_the_recipe_says_per_token():
+    recipe = changed_recipe(small_recipe("rtn"), activations={"granularity": "per-token", "range": "minmax"})
+    found = covered(bare_denoiser(), recipe)
+    assert found["per_tensor"] == ["first", "middle", "last"]
+    line = "one activation scale a tensor, since its inputs have no tokens: first, middle, last"
+    assert coverage_lines(found)[-1] == line
+    assert "per_tensor" not in covered(bare_denoiser(), small_recipe("rtn"))

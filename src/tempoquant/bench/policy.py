@@ -62,6 +62,10 @@ def _additions(recipe: Recipe) -> list[tuple[str, str]]:
     ]
     if recipe.activations.symmetric:
         found.append(("symmetric", "zero points in the middle"))
+    if recipe.activations.granularity == "per-token":
+        found.append(("A per token", "one activation scale a token in Linear layers"))
+    if recipe.activations.dynamic:
+        found.append(("A dynamic", "activation scales computed from the input"))
     if recipe.temporal.cache is not None:
         chosen = CACHED[recipe.temporal.cache_choice]
         stored = recipe.temporal.cache
@@ -82,6 +86,10 @@ def integer_engine(recipe: Recipe) -> str:
             return f"no: {bits}-bit {part}"
     if not recipe.has_form:
         return "no: intervals from the input"
+    if recipe.activations.dynamic:
+        return "no: dynamic inputs"
+    if recipe.activations.granularity == "per-token":
+        return "no: inputs per token"
     if recipe.weights.bits == 8 and not recipe.symmetric(8):
         return "no: asymmetric 8-bit weights"
     engine = find_method(recipe.method).engine

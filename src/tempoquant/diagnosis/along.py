@@ -115,12 +115,14 @@ def _nearest(
 
 
 def intervals_in_use(own: QuantizedPipeline | None, layers: Sequence[str], timesteps: Tensor) -> Tensor:
-    """Least and greatest value that each layer's input can take, (L, K, 2); NaN where nothing is quantized.
+    """Least and greatest value that each layer's input can take, (L, K, 2).
 
-    Of a layer in two parts, both parts' together.
+    Of a layer in two parts, both parts' together; NaN where nothing is quantized, or scales come from the input.
 
     Args:
-        own: the quantized model; of another tool's, None, nothing is known. timesteps: (K,) in step order.
+        own: the quantized model; of another tool's, None, nothing is known.
+        layers: names.
+        timesteps: (K,) in step order.
     """
     found = torch.full((len(layers), len(timesteps), 2), torch.nan)
     if own is None:
@@ -130,8 +132,9 @@ def intervals_in_use(own: QuantizedPipeline | None, layers: Sequence[str], times
         with clock.at(t.to(device_of(module))):
             for i, name in enumerate(layers):
                 parts = [p for p in module.get_submodule(name).modules() if isinstance(p, QuantizedLayer)]
-                intervals = [p.input_interval.current() for p in parts if p.input_interval is not None]
+                providers = [p.input_interval for p in parts if p.input_interval is not None]
+                intervals = [provider.current() for provider in providers if not provider.dynamic]
                 if intervals:
-                    found[i, k, 0] = min(float((v.q_min - v.zero_point) * v.scale) for v in intervals)
-                    found[i, k, 1] = max(float((v.q_max - v.zero_point) * v.scale) for v in intervals)
+                    found[i, k, 0] = min(float(((v.q_min - v.zero_point) * v.scale).min()) for v in intervals)
+                    found[i, k, 1] = max(float(((v.q_max - v.zero_point) * v.scale).max()) for v in intervals)
     return found

@@ -125,7 +125,7 @@ def _quantized_inputs(model: QuantizedPipeline) -> list[str]:
     found = [
         name.removesuffix(".first").removesuffix(".second")
         for name, part in model.denoiser.module.named_modules()
-        if isinstance(part, QuantizedLayer) and part.input_interval is not None
+        if isinstance(part, QuantizedLayer) and part.input_interval is not None and not part.input_interval.dynamic
     ]
     return list(dict.fromkeys(found))
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from tempoquant.graph import AttentionProduct, DenoiserGraph, Probe, Source, count_arithmetic, kind_of, sealed_around
-from tempoquant.planning.plan import LayerPlan, plan_layers, ungrouped
+from tempoquant.planning.plan import LayerPlan, plan_layers, ungrouped, without_tokens
 from tempoquant.planning.reading import Reading
 from tempoquant.recipe import FLOAT_BITS, Recipe
 
@@ -66,10 +66,12 @@ class Coverage:
     Attributes:
         parts: of the denoiser.
         ungrouped: quantized layers whose inputs the recipe's groups of weights do not divide: one scale a channel.
+        per_tensor: those whose inputs have no tokens, as convolutions' have not, under a recipe of one scale a token.
     """
 
     parts: tuple[Part, ...]
     ungrouped: tuple[str, ...] = ()
+    per_tensor: tuple[str, ...] = ()
 
     def without(self, names: Collection[str]) -> "Coverage":
         """The coverage of what is left where these modules are replaced by tables."""
@@ -78,7 +80,8 @@ class Coverage:
         def stays(name: str) -> bool:
             return name not in names and not name.startswith(inside)
 
-        return Coverage(tuple(p for p in self.parts if stays(p.name)), tuple(n for n in self.ungrouped if stays(n)))
+        ungrouped, per_tensor = (tuple(filter(stays, names)) for names in (self.ungrouped, self.per_tensor))
+        return Coverage(tuple(p for p in self.parts if stays(p.name)), ungrouped, per_tensor)
 
     def to_dict(self) -> dict[str, Any]:
         """Totals, what is quantized of them, and all that is float, largest share first: plain JSON data."""
@@ -104,6 +107,7 @@ class Coverage:
                 for p in rest
             ],
             **({"ungrouped": list(self.ungrouped)} if self.ungrouped else {}),
+            **({"per_tensor": list(self.per_tensor)} if self.per_tensor else {}),
         }
 
 
@@ -127,8 +131,8 @@ def coverage_of(probe: Probe, reading: Reading) -> Coverage:
         elif numbers or macs:
             why = _reason(name, part, graph, macs)
             parts.append(Part(name, type(part).__name__, numbers, macs, numbers, macs, why))
-    planned = reading.plans(recipe)
-    return Coverage(tuple(parts), ungrouped(planned, reading.graph, recipe))
+    planned = reading.plans(recipe), reading.graph, recipe
+    return Coverage(tuple(parts), ungrouped(*planned), without_tokens(*planned))
 
 
 def warn_of_float(coverage: Coverage) -> None:
@@ -162,6 +166,8 @@ def coverage_lines(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"float: {len(groups) - GROUPS_SHOWN} more reasons")
     if found.get("ungrouped"):
         lines.append(f"one weight scale a channel, since groups do not divide its inputs: {_few(found['ungrouped'])}")
+    if found.get("per_tensor"):
+        lines.append(f"one activation scale a tensor, since its inputs have no tokens: {_few(found['per_tensor'])}")
     return lines
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tempoquant.errors import InputError
-from tempoquant.graph import Category, DenoiserGraph
+from tempoquant.graph import KINDS, Category, DenoiserGraph
 from tempoquant.numerics import grid
 from tempoquant.recipe import FLOAT_BITS, Recipe
 
@@ -105,6 +105,15 @@ def ungrouped(plans: Mapping[str, LayerPlan], graph: DenoiserGraph, recipe: Reci
     if size is None:
         return ()
     return tuple(name for name, p in plans.items() if p.weight_bits != FLOAT_BITS and channels[name] % size)
+
+
+def without_tokens(plans: Mapping[str, LayerPlan], graph: DenoiserGraph, recipe: Recipe) -> tuple[str, ...]:
+    """Layers whose input keeps one scale where the recipe says per token: its last axis is not that of the channels."""
+    if recipe.activations.granularity != "per-token":
+        return ()
+    channels_last = {kind.name for kind in KINDS.values() if kind.channel_axis == -1}
+    others = {layer.name for layer in graph.layers if layer.kind not in channels_last}
+    return tuple(name for name, p in plans.items() if p.activation_bits != FLOAT_BITS and name in others)
 
 
 def _input_channels(graph: DenoiserGraph) -> dict[str, int]:
