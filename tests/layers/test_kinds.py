@@ -166,7 +166,7 @@ def test_an_unknown_class_is_named():
 
 def test_a_kind_registers_once_and_derives_from_its_class():
     before = dict(LAYER_KINDS)
-    with pytest.raises(InputError, match="'conv2d' has that class or name"):
+    with pytest.raises(InputError, match="kind 'conv2d' has that class or name"):
         layer_kind(StockKind("mine", nn.Conv2d))(LAYER_KINDS[to_quantized(nn.Conv2d(1, 1, 1)).kind])
     with pytest.raises(InputError, match="QuantLinear must derive from Bilinear"):
         layer_kind(StockKind("bilinear", nn.Bilinear))(QuantLinear)

@@ -47,15 +47,21 @@ KINDS: dict[type[nn.Module], StockKind] = {}
 
 
 def add_kind(kind: StockKind) -> None:
-    """Enter a kind into the table.
+    """Enter a kind into the table; a file that is imported again brings its class again.
 
     Raises:
         InputError: another kind has its class or its name.
     """
-    taken = next((k for k in KINDS.values() if k != kind and (k.stock is kind.stock or k.name == kind.name)), None)
-    if taken is not None:
-        raise InputError(f"layer kind {kind.name!r} of {kind.stock.__name__}: {taken.name!r} has that class or name")
+    for other in KINDS.values():
+        if other != kind and (other.stock is kind.stock or (other.name == kind.name and not _again(other, kind))):
+            what = f"layer kind {kind.name!r} of {kind.stock.__name__}"
+            raise InputError(f"{what}: kind {other.name!r} has that class or name")
     KINDS[kind.stock] = kind
+
+
+def _again(a: StockKind, b: StockKind) -> bool:
+    """Whether two classes are the same one of a file that was imported twice."""
+    return (a.stock.__module__, a.stock.__qualname__) == (b.stock.__module__, b.stock.__qualname__)
 
 
 for _kind in (

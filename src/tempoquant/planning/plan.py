@@ -71,10 +71,10 @@ def plan_layers(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
 
 def _lookup_plans(graph: DenoiserGraph, recipe: Recipe) -> dict[str, LayerPlan]:
     """Plans of the layers that are given indices, where the policy gives their weight bits; others stay float."""
-    plans = {}
+    plans, overrides = {}, [override for override in recipe.policy if override.weight_bits is not None]
     for name in graph.lookups:
-        if any(override.weight_bits is not None and override.matches(name, frozenset()) for override in recipe.policy):
-            bits, _ = recipe.bits_of(name)
+        bits, _ = recipe.bits_of(name)
+        if bits != FLOAT_BITS and any(override.matches(name, frozenset()) for override in overrides):
             plans[name] = LayerPlan(name, Category.CONDITION, bits, FLOAT_BITS, recipe.symmetric(bits))
     return plans
 
