@@ -90,3 +90,11 @@ def test_a_model_of_other_layers_is_refused_in_one_line(run):
         in lines[0]
     )
     assert not Path("out").exists() and not Path("out.partial").exists()
+
+
+def test_groups_that_divide_no_layer_are_named_and_others_refused(run):
+    code, out, err = run("mine.py:mixed", "--group-size", "16")
+    assert code == 0, err
+    assert "one weight scale a channel, since groups do not divide its inputs: time, first" in " ".join(out.split())
+    code, out, err = run("mine.py:mixed", "--group-size", "20", "--overwrite")
+    assert code == 2 and "groups are of 16, 32, 64, 128" in err.splitlines()[-1]

@@ -46,6 +46,10 @@ def quantize_command(
     method: Annotated[str, typer.Option(help="see `tempoquant methods`")] = "tfmq-dm",
     weights: Annotated[int, typer.Option("-w", "--weights", help="weight bits: 2 to 8, 16, or 32 for float")] = 4,
     activations: Annotated[int, typer.Option("-a", "--activations", help="activation bits, likewise")] = 8,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="input channels that share a weight scale: 16, 32, 64 or 128; without it, all of a channel"),
+    ] = None,
     reading: Annotated[str, typer.Option(help="paper or released")] = "paper",
     effort: Annotated[str, typer.Option(help="fast, balanced or paper")] = "fast",
     samples: Annotated[int, typer.Option(help="calibration trajectories")] = 64,
@@ -89,7 +93,7 @@ def quantize_command(
     """
     load_plugins(plugin or ())
     if recipe is not None:
-        chosen = recipe_file(context, recipe, "reading", "effort", "eta", "correction", "step_bits")
+        chosen = recipe_file(context, recipe, "reading", "effort", "eta", "correction", "step_bits", "group_size")
     else:
         calibration = {"samples": samples, "steps": steps, "sampler": sampler, "eta": eta}
         chosen = method_recipe(
@@ -104,6 +108,7 @@ def quantize_command(
         )
     if not chosen.uses_effort and flag_in_use(context, "effort"):
         raise InputError(f"--effort {effort} is of no use for {chosen.method}: it rounds weights to the nearest")
+    chosen = chosen.with_group_size(group_size) if group_size is not None else chosen
     chosen = chosen.keeping_generators() if keep_generators else chosen
     if policy is not None:
         chosen = with_overrides(chosen, read_fragment(policy))

@@ -124,7 +124,7 @@ class QuantizedLayer(KeepsPrecision):
 
     @property
     def has_input_vectors(self) -> bool:
-        """Whether :meth:`input_vectors` exist: not where channels or look-ups give each row inputs of its own."""
+        """Whether :meth:`input_vectors` exist: not where groups of channels or look-ups give rows different inputs."""
         return self.layout.groups == 1 and not self.kind.looks_up
 
     def input_vectors(self, x: Tensor, most: int, rng: torch.Generator) -> Tensor:

@@ -73,6 +73,11 @@ class Recipe(Part):
         """The same recipe at another activation width."""
         return self.model_copy(update={"activations": self.activations.model_copy(update={"bits": bits})})
 
+    def with_group_size(self, size: int) -> "Recipe":
+        """The same recipe with a weight scale for every ``size`` input channels; InputError if it has no such."""
+        data = self.model_dump(mode="json")
+        return Recipe.parse({**data, "weights": {**data["weights"], "group_size": size}})
+
     def keeping_generators(self) -> "Recipe":
         """The same recipe, its interval networks kept beside the tables; InputError if it has none."""
         data = self.model_dump(mode="json")
