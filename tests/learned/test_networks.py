@@ -4,17 +4,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tempoquant.errors import TempoquantError
-from tempoquant.intervals import Clock, ConstantInterval
 from tempoquant.learned.networks import (
     ARCHITECTURES,
     ENCODINGS,
     INITIALIZATIONS,
-    GeneratedInterval,
     IntervalNetworks,
     frequency_encoding,
 )
-from tempoquant.numerics import QParams
 
 SCALES = torch.tensor([1e-4, 0.02, 0.5])
 
@@ -77,33 +73,6 @@ def test_dropout_acts_while_learning_only_and_by_its_key():
     assert not torch.equal(drawn(0), generators(steps))
     assert torch.equal(made("thin")(steps, torch.Generator()), made("thin")(steps))
     assert torch.equal(made()(steps), generators(steps)) and not torch.equal(made(key=("x",))(steps), generators(steps))
-
-
-def provider(clock, generators, index=1):
-    start = ConstantInterval(QParams(SCALES[index], torch.tensor(7), 0, 255), 8)
-    return GeneratedInterval(start, generators, index, clock)
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_folds_into_the_table_of_the_same_bits(name):
-    clock, generators = Clock(torch.tensor([0, 10, 400, 999]), 1, "t"), made(name)
-    ours = provider(clock, generators)
-    table = ours.fold()
-    rows = torch.arange(4)
-    for a, b in zip(vars(ours.at(rows)).values(), vars(table.at(rows)).values(), strict=True):
-        assert torch.equal(a.expand(4), b.expand(4))
-    assert table.scale.unique().numel() == 4 and table.bits == 8 and table.zero_point.tolist() == [7] * 4
-    assert not table.scale.requires_grad and list(table.children()) == []
-
-
-def test_gives_what_its_generators_were_set_to_one_for_every_item():
-    clock, generators = Clock(torch.tensor([0, 10, 400, 999]), 1, "t"), made()
-    ours = provider(clock, generators)
-    with pytest.raises(TempoquantError, match="before its generators"):
-        ours.current()
-    generators.set(torch.tensor([999, 0, 0]))
-    assert ours.current().scale.shape == (3,) and ours.current().scale.requires_grad
-    torch.testing.assert_close(ours.current().scale, ours.fold().scale[[3, 0, 0]])
 
 
 def test_encodings_by_hand():

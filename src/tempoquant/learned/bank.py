@@ -3,13 +3,16 @@
 Both are :class:`~tempoquant.intervals.IntervalProvider` to the layers, which are those of any quantized model.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
+from tempoquant.layers import Site
 from tempoquant.learned.draws import Draws
-from tempoquant.learned.kept import KeptNetworks
+from tempoquant.learned.kept import KeptNetworks, keep_in
 from tempoquant.learned.networks import Architecture, IntervalNetworks
 from tempoquant.learned.rules import straight_round
 from tempoquant.learned.schemes import Reach, Scheme, Values, name_of
@@ -61,6 +64,11 @@ class Bank(nn.Module):
             fields = fields.clamp(min=1e-8)
             self.generators = IntervalNetworks(fields, architecture, train_timesteps, key)
         self.current: Tensor | None = None
+
+    def fix_zero_points(self) -> None:
+        """Let all zero points stay as they were calibrated, whatever the step sizes become."""
+        self.moves.zero_()
+        self.offset.data.zero_()
 
     def forward(self, timestep: Tensor) -> Tensor:
         """Values of all fields of all quantizers at once: (K L,), or with networks (K L, *timestep.shape)."""
@@ -143,3 +151,19 @@ class LearnedInterval(IntervalProvider):
         if scale.dim() == 0:
             return ConstantInterval(qparams, self.bits, output_scale)
         return TableInterval(qparams, self.bits, self.clock, output_scale)
+
+
+def fold_intervals(sites: Sequence[Site], bank: Bank, clock: Clock, keep: bool) -> None:
+    """Replace the :class:`LearnedInterval` of every site by a constant or a table of the same values, in place.
+
+    Args:
+        sites: in the order of the bank's quantizers.
+        bank: that has learned.
+        clock: whose time steps tables have rows for.
+        keep: let tables keep the networks that made them.
+    """
+    at_rows, kept = bank.at_rows(clock), bank.keep() if keep else None
+    for site in sites:
+        site.provider = site.provider.fold(at_rows)
+    if kept is not None:
+        keep_in((site.provider for site in sites), kept)

@@ -1,14 +1,13 @@
 """The networks that made tables, kept beside them: tables for another schedule can be made from them again."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from tempoquant.intervals import ConstantInterval, KeepsPrecision, TableInterval
-from tempoquant.learned.networks import Architecture, IntervalNetworks
+from tempoquant.intervals import KeepsPrecision, TableInterval
+from tempoquant.learned.networks import Architecture
 
 
 class KeptNetworks(KeepsPrecision):
@@ -48,22 +47,6 @@ def keep_in(tables: Iterable[TableInterval], kept: KeptNetworks) -> None:
     """Let tables keep the networks that made them, in this order."""
     for number, table in enumerate(tables):
         table.networks, table.number = kept, number
-
-
-STEP_SIZES = "lsq"
-
-
-def keep_step_sizes(generators: IntervalNetworks, start: Sequence[ConstantInterval]) -> KeptNetworks:
-    """Networks that give step sizes beside fixed zero points: in the terms of training, LSQ's whose zero never moves.
-
-    Args:
-        start: the interval that each of them replaced.
-    """
-    zero, q_min, q_max = (torch.stack([getattr(p, name) for p in start]) for name in ("zero_point", "q_min", "q_max"))
-    still = torch.zeros_like(zero)
-    sites = {"zero": zero, "low": zero - q_min, "high": q_max - zero, "moves": still, "offset": still}
-    networks = {f"generators.{name}": tensor for name, tensor in generators.named_parameters()}
-    return KeptNetworks.of(STEP_SIZES, generators.architecture, generators.train_timesteps, sites | networks)
 
 
 def kept_networks(module: nn.Module) -> dict[KeptNetworks, list[TableInterval]]:

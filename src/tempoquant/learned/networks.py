@@ -12,9 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from tempoquant.errors import TempoquantError
-from tempoquant.intervals import Clock, ConstantInterval, IntervalProvider, TableInterval
-from tempoquant.numerics import QParams
 from tempoquant.randomness import generator
 
 
@@ -129,7 +126,6 @@ class IntervalNetworks(nn.Module):
             self.weights.append(nn.Parameter(weight.to(scale.device)))
             self.biases.append(nn.Parameter(bias.to(scale.device)))
         self.biases[-1].data = softplus_inverse(scale).reshape(-1, 1, 1)
-        self.current: Tensor | None = None
 
     def forward(self, timestep: Tensor, draws: torch.Generator | None = None) -> Tensor:
         """Step sizes: (L,) for a time step of shape (), (L, B) for (B,).
@@ -155,43 +151,3 @@ class IntervalNetworks(nn.Module):
                 kept = torch.rand(h.shape, generator=draws) >= self.architecture.dropout
                 h = h * (kept.to(h.device) / (1 - self.architecture.dropout))
         return softplus(h)
-
-    def set(self, timestep: Tensor, draws: torch.Generator | None = None) -> None:
-        """Compute the step sizes that every :class:`GeneratedInterval` gives until the next call."""
-        self.current = self(timestep, draws)
-
-
-class GeneratedInterval(IntervalProvider):
-    """The interval of one of the :class:`IntervalNetworks`, one for every item of a batch; the zero point is fixed.
-
-    Args:
-        start: the calibrated interval it replaces.
-        index: which of the generators is its own.
-    """
-
-    zero_point: Tensor
-
-    def __init__(self, start: ConstantInterval, generators: IntervalNetworks, index: int, clock: Clock):
-        super().__init__(start.bits, int(start.q_min), int(start.q_max))
-        self.register_buffer("zero_point", start.zero_point)
-        self.generators, self.index, self.clock = generators, index, clock
-
-    def at(self, row: Tensor | None) -> QParams:
-        if row is None:
-            raise TempoquantError("a generated interval was asked for without a time step")
-        return self._of(self.generators(self.clock.timesteps.to(row.device)[row])[self.index])
-
-    def current(self) -> QParams:
-        if self.generators.current is None:
-            raise TempoquantError("a generated interval was asked for before its generators were set to a time step")
-        return self._of(self.generators.current[self.index])
-
-    def _of(self, scale: Tensor) -> QParams:
-        return QParams(scale, self.zero_point, self.q_min, self.q_max)
-
-    def fold(self) -> TableInterval:
-        """The same intervals as a table, one a row: what stays once learning is over."""
-        with torch.no_grad():
-            scale = self.generators(self.clock.timesteps)[self.index]
-        grid = int(self.q_min), int(self.q_max)
-        return TableInterval(QParams(scale, self.zero_point.expand_as(scale).clone(), *grid), self.bits, self.clock)

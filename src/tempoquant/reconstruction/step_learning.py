@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tempoquant.intervals import Clock, IntervalProvider, TableInterval
 from tempoquant.layers import Site, learning_kernels
-from tempoquant.learned import Architecture, GeneratedInterval, IntervalNetworks, KeptNetworks, keep_in, keep_step_sizes
+from tempoquant.learned import SCHEMES, Architecture, Bank, Draws, KeptNetworks, LearnedInterval, fold_intervals
 from tempoquant.numerics import SMALLEST_SCALE, QParams
 from tempoquant.randomness import generator
 from tempoquant.reconstruction.effort import StepEffort
@@ -17,6 +17,8 @@ from tempoquant.reconstruction.rounding import reconstruction_loss
 from tempoquant.reconstruction.unit import first_tensor, hard_loss
 
 NORM = 2.4
+STEP_SIZES = "lsq"
+"""The scheme whose quantizers have a step size."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,11 @@ class StepLearner:
         before = [site.provider for site in sites]
         scales = [provider.scale.clone() for provider in before]
         loss = self.loss()
-        generators = None
-        if architecture is not None:
-            generators = IntervalNetworks(torch.stack(scales), architecture, train_timesteps, (*self.key, "start"))
-            for i, (site, provider) in enumerate(zip(sites, before, strict=True)):
-                site.provider = GeneratedInterval(provider, generators, i, self.clock)
+        bank = None if architecture is None else self._bank(sites, architecture, train_timesteps)
         with torch.enable_grad(), learning_kernels(self.module):
-            self._optimize([provider.scale for provider in before], generators)
-        if generators is not None:
-            kept = keep_step_sizes(generators, before) if self.keep else None
-            for site in sites:
-                site.provider = site.provider.fold()
-            if kept is not None:
-                keep_in((site.provider for site in sites), kept)
+            self._optimize([provider.scale for provider in before], bank)
+        if bank is not None:
+            fold_intervals(sites, bank, self.clock, self.keep)
         # So written, a loss that is not a number is no gain either.
         if not self.loss() <= loss:
             for site, provider, scale in zip(sites, before, scales, strict=True):
@@ -88,15 +82,25 @@ class StepLearner:
         call = self.call.args, self.call.kwargs
         return hard_loss(self.module, call, self.call.target, NORM, lambda rows: self.clock.at(timestep[rows]))
 
-    def _optimize(self, scales: list[Tensor], generators: IntervalNetworks | None) -> None:
+    def _bank(self, sites: list[Site], architecture: Architecture, train_timesteps: int) -> Bank:
+        """Networks that give the step sizes of ``sites`` from now on, beside fixed zero points."""
+        start = [site.provider for site in sites]
+        bank = Bank(start, SCHEMES[STEP_SIZES], architecture, train_timesteps, Draws(), (*self.key, "start"))
+        bank.fix_zero_points()
+        for index, (site, provider) in enumerate(zip(sites, start, strict=True)):
+            site.provider = LearnedInterval(provider, bank, index, self.clock)
+        return bank
+
+    def _optimize(self, scales: list[Tensor], bank: Bank | None) -> None:
         effort, draws = self.effort, generator(*self.key)
-        optimizer = torch.optim.Adam(self._parameters(scales, generators))
+        optimizer = torch.optim.Adam(self._parameters(scales, bank))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, effort.iterations))
         for _ in range(effort.iterations):
             part = self.call.part(torch.randint(self.call.rows, (min(effort.batch, self.call.rows),), generator=draws))
             with self.clock.at(part.timestep):
-                if generators is not None and self.clock.timestep is not None:
-                    generators.set(self.clock.timestep, draws)
+                if bank is not None and self.clock.timestep is not None:
+                    bank.draws.now = draws
+                    bank.set(self.clock.timestep)
                 output = first_tensor(self.module.forward(*part.args, **part.kwargs))
             optimizer.zero_grad()
             reconstruction_loss(output, part.target, NORM).backward()
@@ -106,10 +110,12 @@ class StepLearner:
                 scale.data.clamp_(min=SMALLEST_SCALE)
         for scale in scales:
             scale.requires_grad_(False)
+        if bank is not None:
+            bank.draws.now = None
 
-    def _parameters(self, scales: list[Tensor], generators: IntervalNetworks | None) -> list[dict[str, Any]]:
-        if generators is not None:
-            return [{"params": [*generators.parameters()], "lr": self.effort.generator_lr}]
+    def _parameters(self, scales: list[Tensor], bank: Bank | None) -> list[dict[str, Any]]:
+        if bank is not None and bank.generators is not None:
+            return [{"params": [*bank.generators.parameters()], "lr": self.effort.generator_lr}]
         share = [float(scale.mean()) if self.effort.relative else 1.0 for scale in scales]
         return [{"params": [s.requires_grad_()], "lr": self.effort.lr * w} for s, w in zip(scales, share, strict=True)]
 

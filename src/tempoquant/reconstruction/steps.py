@@ -14,11 +14,11 @@ from torch import nn
 from tempoquant.graph import Unit
 from tempoquant.intervals import Clock
 from tempoquant.layers import AttentionProducts, Site, layer_sites, operand_sites
-from tempoquant.learned import ARCHITECTURES, STEP_SIZES, Architecture, KeptNetworks, keep_in
+from tempoquant.learned import ARCHITECTURES, Architecture, KeptNetworks, keep_in
 from tempoquant.patching import surround
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
-from tempoquant.reconstruction.step_learning import Call, StepLearner, kept_in, with_scale
+from tempoquant.reconstruction.step_learning import STEP_SIZES, Call, StepLearner, kept_in, with_scale
 from tempoquant.reconstruction.unit import first_tensor
 from tempoquant.reconstruction.weights import WeightStage
 

@@ -20,7 +20,7 @@ from tempoquant.learned import (
     LearnedInterval,
     RangeInterval,
     StatisticsInterval,
-    keep_in,
+    fold_intervals,
 )
 from tempoquant.planning import LayerPlan
 from tempoquant.recipe import FLOAT_BITS, Recipe, Training
@@ -100,11 +100,7 @@ def fold(trainee: Trainee, keep: bool = False) -> nn.Module:
         fold_weight(layer)
     dynamic = _from_inputs(trainee.sites)
     if trainee.bank is not None and not dynamic:
-        at_rows, kept = trainee.bank.at_rows(trainee.clock), trainee.bank.keep() if keep else None
-        for site in trainee.sites:
-            site.provider = site.provider.fold(at_rows)
-        if kept is not None:
-            keep_in((site.provider for site in trainee.sites), kept)
+        fold_intervals(trainee.sites, trainee.bank, trainee.clock, keep)
     learn_with_gradients(trainee.module, dynamic)
     return trainee.module.requires_grad_(False).eval()
 
