@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tempoquant.checkpoint import described_stand_ins, machine
+from tempoquant.checkpoint import described_replacements, machine
 from tempoquant.graph import Category
 from tempoquant.job import Quantized
 from tempoquant.layers import quantized_products
 from tempoquant.pipelines import Model, state_hash
-from tempoquant.temporal import stand_ins
+from tempoquant.temporal import replacements
 
 
 def facts_of(target: Model, quantized: Quantized, conditioning: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def facts_of(target: Model, quantized: Quantized, conditioning: Mapping[str, Any
             name: {operand: interval.bits for operand, interval in product.intervals.items()}
             for name, product in quantized_products(quantized.module).items()
         },
-        "cached_layers": {n: s["storage"] or "never read" for n, s in described_stand_ins(quantized.module).items()},
+        "cached_layers": {n: s["storage"] or "never read" for n, s in described_replacements(quantized.module).items()},
         "unreached_products": list(quantized.graph.unreached),
         "correction": quantized.measured,
         "machine": machine(),
@@ -51,4 +51,4 @@ def _plain(value: Any) -> Any:
 
 def covered(quantized: Quantized) -> dict[str, Any]:
     """What is quantized of all that is not replaced by tables."""
-    return quantized.coverage.without(stand_ins(quantized.module)).to_dict()
+    return quantized.coverage.without(replacements(quantized.module)).to_dict()

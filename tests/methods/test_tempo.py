@@ -8,7 +8,7 @@ from conditional_models import dit_pipeline
 from tempoquant.intervals import TableInterval
 from tempoquant.layers import QuantizedLayer, QuantizedProduct
 from tempoquant.methods import method_recipe
-from tempoquant.temporal.replacements import CachedLayer, stand_ins
+from tempoquant.temporal.replacements import CachedLayer, replacements
 from tiny import small_recipe, unet_pipeline
 
 pytestmark = pytest.mark.usefixtures("brief")
@@ -30,7 +30,7 @@ def test_every_activation_has_an_interval_of_its_own_at_each_step(fast):
 
 
 def test_temporal_features_are_looked_up(fast):
-    cached = [m for m in stand_ins(fast.denoiser.module).values() if isinstance(m, CachedLayer)]
+    cached = [m for m in replacements(fast.denoiser.module).values() if isinstance(m, CachedLayer)]
     assert len(cached) == len(fast.blueprint.projections) and cached[0].table.storage == "float16"
 
 
@@ -55,7 +55,7 @@ def test_layers_that_see_a_condition_too_are_quantized_instead(tmp_path):
     labels = {"class_labels": [1, 2, 3, 999]}
     recipe = small_recipe("tempo-fast", calibration={"samples": 4})
     made = tempoquant.quantize(dit_pipeline(), recipe, out=tmp_path / "out", conditioning=labels)
-    assert not stand_ins(made.denoiser.module) and made.recipe.temporal.cache is None
+    assert not replacements(made.denoiser.module) and made.recipe.temporal.cache is None
     temporal = made.denoiser.module.get_submodule("proj_out_1")
     assert temporal.weight_bits == 4 and isinstance(temporal.input_interval, TableInterval)
     run = {"steps": 3, "seed": 1, "conditioning": labels}

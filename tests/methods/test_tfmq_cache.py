@@ -17,7 +17,7 @@ from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
 from tempoquant.sampling.denoiser import Denoiser
 from tempoquant.temporal.feature_cache import cache_is_nearer
-from tempoquant.temporal.replacements import CachedLayer, DeadLayer, stand_ins
+from tempoquant.temporal.replacements import CachedLayer, DeadLayer, replacements
 from tiny import Bare, bare_denoiser, small_recipe, unet_pipeline
 
 pytestmark = pytest.mark.usefixtures("brief")
@@ -81,7 +81,7 @@ def test_its_own_features_are_those_that_the_quantized_layers_compute(made):
 def test_the_temporal_layers_are_gone(made):
     for name in ("tfmq-cache", "tfmq-cache-int8", "own"):
         module, blueprint = made[name].denoiser.module, made[name].blueprint
-        found = stand_ins(module)
+        found = replacements(module)
         assert {n for n, part in found.items() if isinstance(part, CachedLayer)} == {*blueprint.projections}
         assert [n for n, part in found.items() if isinstance(part, DeadLayer)] == TIME_MLP
         storage = dict.fromkeys(blueprint.projections, "int8" if "int8" in name else "float16")
@@ -139,7 +139,7 @@ def test_selection_takes_the_cache_where_it_is_nearer_and_keeps_the_layer_elsewh
 
     monkeypatch.setattr("tempoquant.temporal.feature_cache.cache_is_nearer", nearer)
     made = tempoquant.quantize(unet_pipeline(), small_recipe("tfmq-select"))
-    found, names = stand_ins(made.denoiser.module), made.blueprint.projections
+    found, names = replacements(made.denoiser.module), made.blueprint.projections
     assert names[2] == kept and {*found} == {*names} - {kept}
     assert all(isinstance(part, CachedLayer) for part in found.values())
     # h computes for the layer that stays, and that one with its calibrated tables.
@@ -175,7 +175,7 @@ def test_shared_layers_that_the_image_reads_are_cached_too(tmp_path):
     torch.manual_seed(0)
     denoiser = Denoiser(Direct().eval(), bare_denoiser().scheduler, (1, 8, 8))
     made = tempoquant.quantize(denoiser, small_recipe("tfmq-cache"), out=tmp_path / "out")
-    assert {n: type(part) for n, part in stand_ins(made.denoiser.module).items()} == {
+    assert {n: type(part) for n, part in replacements(made.denoiser.module).items()} == {
         "time_in": CachedLayer, "time_out": CachedLayer}  # fmt: skip
     again = tempoquant.load(tmp_path / "out", denoiser=Denoiser(Direct(), denoiser.scheduler, (1, 8, 8)))
     assert torch.equal(made.generate(2, steps=4, seed=0), again.generate(2, steps=4, seed=0))

@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 import tempoquant
 from conditional_models import dit_pipeline, text_pipeline
 from tempoquant.errors import InputError
-from tempoquant.temporal.replacements import CachedLayer, DeadLayer, stand_ins
+from tempoquant.temporal.replacements import CachedLayer, DeadLayer, replacements
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 CLASSES = {"class_labels": [1, 2], "guidance_scale": 2.0}
@@ -45,13 +45,13 @@ def test_the_table_holds_what_the_layers_put_out(made, frozen, batch):
     for row, t in enumerate(made.clock.timesteps.tolist()):
         own = temporal_outputs(made, int(t), batch)
         for name in made.blueprint.projections:
-            stored = stand_ins(frozen.denoiser.module)[name].table.values[row]
+            stored = replacements(frozen.denoiser.module)[name].table.values[row]
             assert torch.equal(own[name].half(), stored.expand(batch, -1)), name
 
 
 def test_weights_leave_the_folder(made, frozen, tmp_path):
     before, after = (m.save_pretrained(tmp_path / n) for m, n in ((made, "before"), (frozen, "after")))
-    parts = stand_ins(frozen.denoiser.module)
+    parts = replacements(frozen.denoiser.module)
     assert all(isinstance(parts[name], CachedLayer) for name in made.blueprint.projections)
     assert all(isinstance(parts[name], DeadLayer) for name in made.blueprint.shared)
     layers = (made.denoiser.module.get_submodule(name) for name in parts)
@@ -93,7 +93,7 @@ def test_bare_denoisers_freeze_when_they_are_quantized(storage):
         made.freeze_schedule("int8")
     assert made.generate(1, steps=4, seed=0).isfinite().all()
     assert {
-        part.table.storage for part in stand_ins(made.denoiser.module).values() if isinstance(part, CachedLayer)
+        part.table.storage for part in replacements(made.denoiser.module).values() if isinstance(part, CachedLayer)
     } == {storage}
 
 

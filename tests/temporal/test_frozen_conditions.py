@@ -15,7 +15,7 @@ from tempoquant.errors import FormatError, InputError
 from tempoquant.graph import Probe, read_denoiser
 from tempoquant.intervals import Clock, Conditions
 from tempoquant.temporal.frozen_schedule import freeze_schedule
-from tempoquant.temporal.replacements import CachedLayer, DeadLayer, stand_ins
+from tempoquant.temporal.replacements import CachedLayer, DeadLayer, replacements
 from tiny import small_recipe
 from transformer_models import dit, flux, made, pixart, qwen_image, sd3
 
@@ -56,7 +56,7 @@ def watching(module, names):
 
 
 def cached(module):
-    return {name: part for name, part in stand_ins(module).items() if isinstance(part, CachedLayer)}
+    return {name: part for name, part in replacements(module).items() if isinstance(part, CachedLayer)}
 
 
 @pytest.mark.parametrize("case", [dit, sd3, flux, qwen_image, pixart])
@@ -69,7 +69,7 @@ def test_what_leaves_is_what_counting_by_hand_gives(case):
     assert (tuple(clock.conditions.values) if clock.conditions else ()) == case.follows
     # What of a prompt is not one vector, such as SD3's first text projections, stays: its table would be larger.
     assert {name for name in graph.projections if "attn" not in name} <= {*cached(case.module)}
-    assert not any("attn" in name for name in stand_ins(case.module))
+    assert not any("attn" in name for name in replacements(case.module))
 
 
 @pytest.mark.parametrize("case", [dit, sd3, flux, qwen_image, pixart])
@@ -152,7 +152,7 @@ def test_integer_features_are_the_layers_bits(labelled, frozen):
         for hook in hooks:
             hook.remove()
         for name in names:
-            assert torch.equal(stand_ins(frozen.denoiser.module)[name].table(3), seen[name].half().float())
+            assert torch.equal(replacements(frozen.denoiser.module)[name].table(3), seen[name].half().float())
 
 
 def test_a_saved_folder_draws_the_same_without_the_weights(labelled, frozen, tmp_path):
@@ -200,7 +200,7 @@ def test_pooled_prompts_are_known_by_their_embedding(tmp_path):
     other = copy.deepcopy(made_)
     other.freeze_schedule("int8", conditioning={**prompts, "prompt": ["a b", "c", "d e"]})
     assert list(other.clock.conditions.values) == ["added_cond_kwargs.text_embeds", "added_cond_kwargs.time_ids"]
-    parts = stand_ins(other.denoiser.module)
+    parts = replacements(other.denoiser.module)
     assert isinstance(parts["add_embedding.linear_2"], DeadLayer)
     other.save_pretrained(tmp_path / "out")
     again = tempoquant.load(tmp_path / "out")

@@ -12,7 +12,7 @@ from tempoquant.checkpoint.evidence import (
     versions,
     write_evidence,
 )
-from tempoquant.checkpoint.features import described_stand_ins
+from tempoquant.checkpoint.features import described_replacements
 from tempoquant.checkpoint.hf_quantizer import TempoquantQuantizer, make_savable, refuse_saving, register
 from tempoquant.checkpoint.size import SizeReport, component_sizes
 from tempoquant.checkpoint.tensors import full_bytes
@@ -25,7 +25,7 @@ __all__ = [
     "TempoquantQuantizer",
     "add_evidence",
     "component_sizes",
-    "described_stand_ins",
+    "described_replacements",
     "file_hash",
     "full_bytes",
     "machine",

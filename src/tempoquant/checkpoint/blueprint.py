@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tempoquant.checkpoint.entries import check_entries
-from tempoquant.checkpoint.features import described_stand_ins
+from tempoquant.checkpoint.features import described_replacements
 from tempoquant.errors import FormatError
 from tempoquant.graph import AttentionProduct, TimeArgument
 from tempoquant.intervals import IntervalProvider
@@ -63,7 +63,7 @@ class Blueprint:
                 for name, layer in quantized_layers(module).items()
             },
             "transforms": [transform.to_entry() for transform in self.transforms],
-            "stand_ins": described_stand_ins(module),
+            "stand_ins": described_replacements(module),
             "attention": [asdict(product) for product in self.attention],
             "operands": {
                 name: {operand: index[id(p)] for operand, p in product.intervals.items()}

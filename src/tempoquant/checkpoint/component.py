@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tempoquant.checkpoint.blueprint import Blueprint
 from tempoquant.checkpoint.digest import DIGEST, check_digest, digest_of
-from tempoquant.checkpoint.features import stored_conditions, stored_stand_ins
+from tempoquant.checkpoint.features import stored_conditions, stored_replacements
 from tempoquant.checkpoint.settings import check_settings, module_settings
 from tempoquant.checkpoint.tensors import layout, packed_tensors, unpack_into
 from tempoquant.checkpoint.values import check_tables
@@ -26,7 +26,7 @@ from tempoquant.files import save_tensors, write_whole
 from tempoquant.intervals import Clock
 from tempoquant.layers import install_attention, install_layers
 from tempoquant.pipelines import parameters_within
-from tempoquant.temporal import install_stand_ins
+from tempoquant.temporal import install_replacements
 from tempoquant.transforms import install_transforms
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -120,7 +120,7 @@ def fill(
         clock.conditions = stored_conditions(config.get("conditions", ()), tensors)
         install_transforms(module, blueprint.transforms)
         entries = _in_module_order(module, config.get("stand_ins", {}))
-        install_stand_ins(module, stored_stand_ins(entries, tensors, clock))
+        install_replacements(module, stored_replacements(entries, tensors, clock))
         install_layers(module, config["layers"])
         install_attention(module, blueprint.attention)
         if config.get("layout", layout(module)) != layout(module):

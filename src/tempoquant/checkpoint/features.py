@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from tempoquant.checkpoint.vectors import PREFIX, Reader, joined
 from tempoquant.errors import FormatError
 from tempoquant.intervals import Clock, Conditions
-from tempoquant.temporal import CachedLayer, DeadLayer, StandIn, TemporalTable, stand_ins
+from tempoquant.temporal import CachedLayer, DeadLayer, Replacement, TemporalTable, replacements
 
 DTYPES = {"float16": torch.float16, "int8": torch.uint8}
 
 
-def described_stand_ins(module: nn.Module) -> dict[str, dict[str, Any]]:
+def described_replacements(module: nn.Module) -> dict[str, dict[str, Any]]:
     """By layer, how its features are stored (None: it is never read), their shape, and how many numbers it had."""
     described = {}
-    for name, part in stand_ins(module).items():
+    for name, part in replacements(module).items():
         known = part.table if isinstance(part, CachedLayer) else None
         described[name] = {
             "storage": None if known is None else known.storage,
@@ -29,7 +29,7 @@ def described_stand_ins(module: nn.Module) -> dict[str, dict[str, Any]]:
 
 def feature_tensors(module: nn.Module) -> dict[str, Tensor]:
     """What a folder stores of them; nothing where none is cached."""
-    tables = [part.table for part in stand_ins(module).values() if isinstance(part, CachedLayer)]
+    tables = [part.table for part in replacements(module).values() if isinstance(part, CachedLayer)]
     if not tables:
         return {}
     return {
@@ -62,16 +62,16 @@ def stored_conditions(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Co
     return Conditions(values)
 
 
-def stored_stand_ins(
+def stored_replacements(
     entries: Mapping[str, Mapping[str, Any]], tensors: Mapping[str, Tensor], clock: Clock
-) -> dict[str, StandIn]:
-    """The inverse of :func:`described_stand_ins` and :func:`feature_tensors`.
+) -> dict[str, Replacement]:
+    """The inverse of :func:`described_replacements` and :func:`feature_tensors`.
 
     Raises:
         FormatError: a tensor is missing, or has not the type and length that these layers need.
     """
     reader, rows = Reader(tensors), clock.table_rows
-    made: dict[str, StandIn] = {}
+    made: dict[str, Replacement] = {}
     for name, entry in entries.items():
         shape = tuple(entry["shape"])
         if entry["storage"] is None:

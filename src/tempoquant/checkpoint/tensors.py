@@ -40,7 +40,7 @@ from tempoquant.intervals import Clock, IntervalProvider
 from tempoquant.layers import QuantizedLayer, QuantizedProduct, quantized_layers
 from tempoquant.learned import KeptNetworks, kept_networks
 from tempoquant.numerics import QParams, pack, unpack
-from tempoquant.temporal import TemporalTable, stand_ins
+from tempoquant.temporal import TemporalTable, replacements
 
 
 def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ def plain_state(module: nn.Module) -> dict[str, Tensor]:
 
 def full_bytes(module: nn.Module) -> int:
     """Bytes of the float32 original, including the layers that others stand for."""
-    left_out = sum(part.parameter_count for part in stand_ins(module).values())
+    left_out = sum(part.parameter_count for part in replacements(module).values())
     return 4 * (left_out + sum(tensor.numel() for tensor in plain_state(module).values()))
 
 

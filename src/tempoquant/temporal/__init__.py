@@ -7,24 +7,24 @@ from tempoquant.temporal.program import TemporalProgram
 from tempoquant.temporal.program_check import temporal_program
 from tempoquant.temporal.prompt_tables import PromptTables, restart_call
 from tempoquant.temporal.recorded_inputs import most_conditions, temporal_inputs
-from tempoquant.temporal.replacements import CachedLayer, DeadLayer, StandIn, install_stand_ins, stand_ins
+from tempoquant.temporal.replacements import CachedLayer, DeadLayer, Replacement, install_replacements, replacements
 from tempoquant.temporal.table import TemporalTable, has_tables
 
 __all__ = [
     "CachedLayer",
     "DeadLayer",
     "PromptTables",
-    "StandIn",
+    "Replacement",
     "TemporalProgram",
     "TemporalTable",
     "cache_features",
     "finite_set_calibration",
     "freeze_schedule",
     "has_tables",
-    "install_stand_ins",
+    "install_replacements",
     "most_conditions",
+    "replacements",
     "restart_call",
-    "stand_ins",
     "temporal_inputs",
     "temporal_program",
 ]

@@ -1,4 +1,4 @@
-"""Finite set calibration (TFMQ-DM, CVPR 2024, section 4.3): temporal activations are one known set a time step."""
+"""Finite set calibration (TFMQ-DM, CVPR 2024, section 4.3): temporal activations are one finite set a time step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,24 +20,30 @@ def finite_set_calibration(
     bits: Mapping[str, int],
     per_step: bool,
 ) -> None:
-    """Give every temporal layer the exact min-max interval of its input, in order, each on its quantized predecessors.
+    """Set the exact min-max range of every temporal layer's input, in order, each after its quantized predecessors.
 
     Layers with bit-identical inputs and equal bits share one provider, so the whole block needs few tables.
 
     Args:
-        program: the temporal information block. externals: its recorded inputs, (N, ...) each.
-        rows: (N,) the clock's row of every recorded input.
+        program: the temporal information block.
+        externals: its recorded inputs by key, (N, ...) each.
+        rows: (N,) int64, the clock's row of every recorded input.
+        clock: of the denoiser.
+        layers: of the block, by name; changed in place.
         bits: activation bits of the layers to calibrate; others stay float.
-        per_step: one interval a row, or one for all rows.
+        per_step: one range a row of the clock, or one for all.
+
+    Raises:
+        TempoquantError: the block cannot be replayed on N rows.
     """
-    shared: list[tuple[Tensor, int, IntervalProvider]] = []
+    calibrated: list[tuple[Tensor, int, IntervalProvider]] = []
 
     def apply(name: str, x: Tensor) -> Tensor:
         layer = layers[name]
         if name in bits:
-            same = (p for seen, b, p in shared if b == bits[name] and torch.equal(seen, x))
+            same = (p for earlier, b, p in calibrated if b == bits[name] and torch.equal(earlier, x))
             layer.input_interval = next(same, None) or _interval(x, rows, clock, bits[name], per_step)
-            shared.append((x, bits[name], layer.input_interval))
+            calibrated.append((x, bits[name], layer.input_interval))
         return layer(x)
 
     with clock.at(clock.timesteps[rows]):

@@ -19,7 +19,7 @@ from tempoquant.temporal.dependence import (
     layers_that_follow_nothing_else,
 )
 from tempoquant.temporal.feature_tables import install_feature_tables
-from tempoquant.temporal.replacements import stand_ins
+from tempoquant.temporal.replacements import replacements
 
 Conditioning = Mapping[str, Any]
 """Further arguments of a denoiser's call, at batch 1."""
@@ -59,7 +59,7 @@ def freeze_schedule(
     Raises:
         InputError: there is no such block, or its features follow conditions and ``closed`` is false.
     """
-    names = [name for name in (*shared, *projections) if name not in stand_ins(module)]
+    names = [name for name in (*shared, *projections) if name not in replacements(module)]
     if not projections:
         raise InputError("the denoiser has no layers that see the time step alone: nothing can be frozen")
     if not names:
@@ -86,7 +86,7 @@ def freeze_schedule(
 
 
 def _left_out(module: nn.Module) -> int:
-    return sum(part.parameter_count for part in stand_ins(module).values())
+    return sum(part.parameter_count for part in replacements(module).values())
 
 
 def _conditions(

@@ -35,10 +35,19 @@ Apply = Callable[[str, Tensor], Tensor]
 class TemporalProgram:
     """The layers that see the time step but not the sample, and the functions between them, batched over rows.
 
+    Args:
+        probe: how the denoiser is run.
+        graph: what was read of it.
+
     Attributes:
-        layers: in execution order. shared, projections: those that feed another one (h), and those that do not (g_i).
-        modules: the layers themselves. externals: keys of what comes from outside, a row each: embedded time steps,
-            class embeddings.
+        layers: names in execution order.
+        shared: those that feed another one: h.
+        projections: those that do not: every g_i.
+        modules: the layers themselves, by name.
+        externals: keys of what comes from outside, a row each: embedded time steps, class embeddings.
+
+    Raises:
+        TempoquantError: the layers are run differently in a batch, or a value between them has no row an item.
     """
 
     def __init__(self, probe: Probe, graph: DenoiserGraph):
@@ -64,19 +73,31 @@ class TemporalProgram:
 
         Args:
             timesteps: R values, as the probe's: integers stay integers.
-            conditioning: keyword arguments of each row at batch 1; the probe's variant 0 if none are given.
+            conditioning: keyword arguments of each row at batch 1; None: the probe's variant 0.
+
+        Returns:
+            By key of :attr:`externals`.
 
         Raises:
             TempoquantError: the denoiser takes another path at one of the rows, or a value that should differ from
                 item to item is one for the whole batch.
         """
         rows = [self.probe.conditioning(1, 0) for _ in timesteps] if conditioning is None else conditioning
-        return self.stack([self.trace_row(t, given) for t, given in zip(timesteps, rows, strict=True)])
+        return self.stack([self.trace_row(t, row) for t, row in zip(timesteps, rows, strict=True)])
 
-    def trace_row(self, timestep: float, given: dict[str, Any], change: Apply | None = None) -> FunctionTrace:
-        """Trace one row, keeping what the program takes from outside; see :func:`tempoquant.graph.trace_forward`."""
-        wanted = {*self.numbers, *self.constants}
-        trace = trace_forward(self.probe, self.modules, timestep, given=given, wanted=wanted, change=change)
+    def trace_row(self, timestep: float, conditioning: dict[str, Any], change: Apply | None = None) -> FunctionTrace:
+        """Trace one row, keeping what the program takes from outside; see :func:`tempoquant.graph.trace_forward`.
+
+        Args:
+            timestep: of the row.
+            conditioning: keyword arguments of the denoiser at batch 1.
+            change: ``change(name, output)`` replaces a layer's output.
+
+        Raises:
+            TempoquantError: as :meth:`collect`.
+        """
+        outside = {*self.numbers, *self.constants}
+        trace = trace_forward(self.probe, self.modules, timestep, given=conditioning, wanted=outside, change=change)
         if not same_path(self.traced, trace.ops):
             raise TempoquantError(f"the temporal layers are run differently at time step {timestep:g}")
         if not all(torch.equal(trace.kept[n], value) for n, value in self.constants.items()):
@@ -113,26 +134,36 @@ class TemporalProgram:
         return outputs
 
     def start(self, externals: Mapping[str, Tensor]) -> dict[int, Tensor]:
-        """The values that are known before the first op."""
+        """The values before the first op, by number: constants and externals."""
         return {**self.constants, **{n: externals[k] for n, k in zip(self.numbers, self.externals, strict=True)}}
 
     def step(self, op: Op, values: dict[int, Tensor], rows: int, apply: Apply) -> None:
-        """Run one op, adding what it makes to ``values``."""
+        """Run one op, and add its outputs to ``values``.
+
+        Args:
+            op: of :attr:`ops`.
+            values: by number.
+            rows: R.
+            apply: see :meth:`run`.
+
+        Raises:
+            TempoquantError: the function fails on R rows.
+        """
         # An op that changes a tensor in place gets a copy: the tensor may be a layer's output, or an external.
-        known = values if not op.changed else {**values, **{n: values[n].clone() for n in op.changed}}
-        given = map_kind((op.args, op.kwargs), Ref, lambda ref: known[ref.number])
-        args, kwargs = map_kind(given, Rows, lambda count: count.multiple * rows)
+        inputs = values if not op.changed else {**values, **{n: values[n].clone() for n in op.changed}}
+        arguments = map_kind((op.args, op.kwargs), Ref, lambda ref: inputs[ref.number])
+        args, kwargs = map_kind(arguments, Rows, lambda count: count.multiple * rows)
         if op.func is None:
-            made = [apply(op.layer, args[0])]
+            outputs = [apply(op.layer, args[0])]
         else:
             try:
-                made = tensors_in(op.func(*args, **kwargs))
+                outputs = tensors_in(op.func(*args, **kwargs))
             except SHAPE_ERRORS as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise TempoquantError(
                     f"{op.label} in the temporal layers cannot be run for several time steps at once: {reason}"
                 ) from None
-        values.update(zip(op.outputs, [*made, *(known[n] for n in op.changed)], strict=True))
+        values.update(zip(op.outputs, [*outputs, *(inputs[n] for n in op.changed)], strict=True))
 
     def _check_shapes(self, one: FunctionTrace, two: FunctionTrace) -> None:
         for number in self.numbers:
@@ -145,10 +176,10 @@ class TemporalProgram:
                 )
 
 
-def call_key(layer: str, known: Mapping[str, Any]) -> str:
-    """The key of a layer's next output: its name, then ``name#2`` and so on."""
+def call_key(layer: str, outputs: Mapping[str, Any]) -> str:
+    """The key of a layer's next output beside ``outputs``: its name, then ``name#2`` and so on."""
     key, call = layer, 1
-    while key in known:
+    while key in outputs:
         call += 1
         key = f"{layer}#{call}"
     return key

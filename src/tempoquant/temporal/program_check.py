@@ -1,4 +1,4 @@
-"""Making a temporal program, and holding it against the denoiser before anything is built on it."""
+"""Building a temporal program, and checking that it computes what the denoiser computes."""
 
 from collections.abc import Sequence
 
@@ -36,20 +36,20 @@ def _signature(trace: FunctionTrace) -> str:
 
 
 def verify(program: TemporalProgram) -> None:
-    """Replaying several time steps at once must give what the denoiser itself computes for each.
+    """Check that several time steps replayed at once give what the denoiser itself computes for each.
 
-    And nothing that comes from outside may follow the layers' outputs when these are changed, as quantization will:
-    only then does a function show that the trace could not see (a compiled or scripted one).
+    Nothing that comes from outside may follow the layers' outputs when these are changed, as quantization changes them:
+    only so does a function show that the trace could not see (a compiled or scripted one).
 
     Raises:
         TempoquantError: it does not; the message names the function or the layer.
     """
     probe = program.probe
     steps = list(dict.fromkeys(probe.timesteps))[:3]
-    givens = [probe.conditioning(1, row % 2) for row in range(len(steps))]
-    traces = [program.trace_row(t, given) for t, given in zip(steps, givens, strict=True)]
+    conditionings = [probe.conditioning(1, row % 2) for row in range(len(steps))]
+    traces = [program.trace_row(t, conditioning) for t, conditioning in zip(steps, conditionings, strict=True)]
     _compare(program, traces, lambda name, x: program.modules[name](x))
-    changed = program.trace_row(steps[0], givens[0], change=lambda name, output: perturbed(output))
+    changed = program.trace_row(steps[0], conditionings[0], change=lambda name, output: perturbed(output))
     before, after = program.stack(traces[:1]), program.stack([changed])
     if not all(torch.equal(before[key], after[key]) for key in before):
         raise TempoquantError(
@@ -70,7 +70,7 @@ def _compare(program: TemporalProgram, traces: Sequence[FunctionTrace], apply: A
 
 
 def _blame(program: TemporalProgram, traces: Sequence[FunctionTrace], apply: Apply, key: str) -> str:
-    """In words, the first function whose result for all rows differs from its result for each."""
+    """The message that names the first function whose result for all rows differs from its result for each."""
     together = program.start(program.stack(traces))
     alone = [program.start(program.stack([trace])) for trace in traces]
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Temporal features of every prompt and step, computed once while weights stay as they are.
 
 Layers that see the time step and a class label or pooled prompt alone put out the same for every batch of the same
-prompts. They are run when such a batch first meets a step, and looked up from then on.
+prompts. They run when such a batch first has a step, and later calls take what they put out then.
 """
 
 import functools
@@ -19,32 +19,37 @@ from tempoquant.arguments import equal, named_arguments
 from tempoquant.graph import map_kind, tensors_in
 from tempoquant.patching import GraphRole, Undo, in_graph, surround
 from tempoquant.sharing import PerThread, SharedBlock
-from tempoquant.temporal.replacements import StandIn, parameter_count
+from tempoquant.temporal.replacements import Replacement, parameter_count
 
 
 @dataclass(frozen=True)
 class Feature:
-    """What a layer put out for a batch, every row that is there once: (B, ...)."""
+    """What a layer put out for a batch, (B, ...), equal rows once.
+
+    Attributes:
+        rows: the distinct rows, (U, ...).
+        index: (B,) which of them each item has.
+    """
 
     rows: Tensor
     index: Tensor
 
     @classmethod
-    def of(cls, made: Tensor) -> "Feature":
-        """The output as it is, bit for bit."""
+    def of(cls, output: Tensor) -> "Feature":
+        """An output (B, ...) as it is, bit for bit."""
         # As bytes: two zeros of unlike sign are not the same.
-        data = made.detach().contiguous().view(torch.uint8)
+        data = output.detach().contiguous().view(torch.uint8)
         first: list[int] = []
         index: list[int] = []
         for number, row in enumerate(data):
-            same = (i for i, known in enumerate(first) if torch.equal(data[known], row))
+            same = (i for i, earlier in enumerate(first) if torch.equal(data[earlier], row))
             index.append(next(same, len(first)))
             if index[-1] == len(first):
                 first.append(number)
-        return cls(made.detach()[first], torch.tensor(index, device=made.device))
+        return cls(output.detach()[first], torch.tensor(index, device=output.device))
 
     def all_rows(self) -> Tensor:
-        """A tensor of its own: whoever takes it may change it in place."""
+        """The output (B, ...), a new tensor: its reader may change it in place."""
         return self.rows[self.index]
 
     @property
@@ -62,7 +67,9 @@ class Entry:
     """What was computed for a batch of prompts.
 
     Attributes:
-        tensors, rest: the denoiser's arguments beside sample and time step. steps: features by time steps.
+        tensors: among the denoiser's arguments beside sample and time step.
+        rest: these arguments with a mark for each tensor.
+        steps: features by time steps.
     """
 
     tensors: list[Tensor]
@@ -70,16 +77,19 @@ class Entry:
     steps: dict[tuple, Features] = field(default_factory=dict)
 
     def is_of(self, tensors: Sequence[Tensor], rest: Any) -> bool:
-        """Whether these are the arguments it was made for, bit for bit."""
+        """Whether these arguments are the entry's, bit for bit."""
         return rest == self.rest and equal(self.tensors, list(tensors))
 
 
 @dataclass
 class Current:
-    """A call of a denoiser that goes on.
+    """A call of a denoiser that is under way.
 
     Attributes:
-        tables: its denoiser's. entry: of its prompts. features: of its time step too. counts: calls of each layer.
+        tables: of its denoiser.
+        entry: of its prompts.
+        features: of its prompts and time step.
+        counts: calls of each layer so far.
     """
 
     tables: "PromptTables"
@@ -112,15 +122,16 @@ class PromptTables(SharedBlock):
     Threads may share a block, or have one each: all that overlap are one.
 
     Args:
-        module: the denoiser. names: its layers that see nothing of the sample. time: the name of its time step
-            argument.
+        module: the denoiser.
+        names: its layers that see nothing of the sample.
+        time: the name of its time step argument.
     """
 
     def __init__(self, module: nn.Module, names: Sequence[str], time: str):
         super().__init__(module)
         self.time = time
         found = {name: module.get_submodule(name) for name in names}
-        self.layers = {name: layer for name, layer in found.items() if not isinstance(layer, StandIn)}
+        self.layers = {name: layer for name, layer in found.items() if not isinstance(layer, Replacement)}
         self.sample = next(iter(inspect.signature(module.forward).parameters))
         self.entries: list[Entry] = []
         self.limit = 4 * sum(parameter_count(layer) for layer in self.layers.values())
@@ -169,17 +180,17 @@ class PromptTables(SharedBlock):
         key = f"{name}#{call.counts[name]}"
         if key in call.features:
             return call.features[key].all_rows()
-        made = forward(input)
-        self._keep(call, key, Feature.of(made))
-        return made
+        output = forward(input)
+        self._keep(call, key, Feature.of(output))
+        return output
 
     def _keep(self, call: Current, key: str, feature: Feature) -> None:
         with self._changing:
             while self.size + feature.size > self.limit and len(self.entries) > 1:
                 oldest = self.entries.pop(0)
                 self.size -= sum(part.size for features in oldest.steps.values() for part in features.values())
-            # Another thread may have kept it, or made room of this entry.
-            wanted = key not in call.features and call.entry in self.entries
-            if wanted and self.size + feature.size <= self.limit:
+            # Another thread may have kept the feature, or dropped this entry to make room.
+            missing = key not in call.features and call.entry in self.entries
+            if missing and self.size + feature.size <= self.limit:
                 call.features[key] = feature
                 self.size += feature.size

@@ -1,4 +1,4 @@
-"""What stands where temporal layers stood, once their features are in a table."""
+"""Layers that replace temporal layers once their features are in a table."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -14,10 +14,11 @@ from tempoquant.temporal.table import TemporalTable
 
 
 class CachedLayer(nn.Module):
-    """Puts out the stored feature of the current time step, whatever its input: (B, ...) -> (B, *feature).
+    """Gives the stored feature of the current time step, whatever its input: (B, ...) -> (B, *feature).
 
     Args:
-        table: the features. parameters: how many numbers the layer had that this one stands for.
+        table: the features.
+        parameters: how many numbers the replaced layer held.
     """
 
     def __init__(self, table: TemporalTable, parameters: int):
@@ -37,10 +38,11 @@ class CachedLayer(nn.Module):
 
 
 class DeadLayer(nn.Module):
-    """Puts out zeros: all that read this layer are cached.
+    """Gives zeros, (B, ...) -> (B, *shape): all layers that read the replaced one are cached.
 
     Args:
-        shape: of one item's output. parameters: as of :class:`CachedLayer`.
+        shape: of one item's output.
+        parameters: how many numbers the replaced layer held.
     """
 
     def __init__(self, shape: tuple[int, ...], parameters: int):
@@ -53,33 +55,37 @@ class DeadLayer(nn.Module):
         return input.new_zeros(input.shape[0], *self.shape, dtype=dtype)
 
 
-StandIn = CachedLayer | DeadLayer
+Replacement = CachedLayer | DeadLayer
 
 
-def install_stand_ins(module: nn.Module, stand_ins: Mapping[str, StandIn]) -> None:
-    """Put these in the place of the named layers, with their sizes, which some pipelines read."""
+def install_replacements(module: nn.Module, layers: Mapping[str, Replacement]) -> None:
+    """Replace the named layers of ``module`` by these, which take over their sizes: some pipelines read them."""
     places = places_of(module)
-    for name, stand_in in stand_ins.items():
-        sizes = {n: v for n, v in vars(module.get_submodule(name)).items() if n in ("in_features", "out_features")}
-        vars(stand_in).update(sizes)
-        for parent, child in places[id(module.get_submodule(name))]:
-            setattr(parent, child, stand_in)
+    for name, replacement in layers.items():
+        replaced = module.get_submodule(name)
+        sizes = {n: v for n, v in vars(replaced).items() if n in ("in_features", "out_features")}
+        vars(replacement).update(sizes)
+        for parent, child in places[id(replaced)]:
+            setattr(parent, child, replacement)
 
 
-def stand_ins(module: nn.Module) -> dict[str, StandIn]:
-    """All of them by name, in module order."""
-    return {name: part for name, part in module.named_modules() if isinstance(part, StandIn)}
+def replacements(module: nn.Module) -> dict[str, Replacement]:
+    """All layers of ``module`` that replace temporal ones, by name in module order."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, Replacement)}
 
 
 def replace_with_tables(module: nn.Module, tables: Mapping[str, TemporalTable]) -> None:
-    """Put tables in the place of these layers."""
-    install_stand_ins(module, {n: CachedLayer(t, parameter_count(module.get_submodule(n))) for n, t in tables.items()})
+    """Replace the named layers of ``module`` by tables of what they put out."""
+    layers = {n: CachedLayer(table, parameter_count(module.get_submodule(n))) for n, table in tables.items()}
+    install_replacements(module, layers)
 
 
 def drop_dead_layers(module: nn.Module, names: Collection[str], run: Callable[[], Any]) -> None:
-    """Let those of the named layers put out zeros that the module no longer reads.
+    """Replace those of the named layers by zeros whose output no longer reaches the denoiser's.
 
     Args:
+        module: the denoiser.
+        names: of the layers to try.
         run: one call of the denoiser.
     """
     if not names:
@@ -91,20 +97,20 @@ def drop_dead_layers(module: nn.Module, names: Collection[str], run: Callable[[]
 
     with removing([module.get_submodule(name).register_forward_hook(measure(name)) for name in names]), torch.no_grad():
         before = run()
-    unread = [name for name in shapes if not _reaches_output(module, name, run, before)]
-    counts = {name: parameter_count(module.get_submodule(name)) for name in unread}
-    install_stand_ins(module, {name: DeadLayer(shapes[name], counts[name]) for name in unread})
+    dead = [name for name in shapes if not _reaches_output(module, name, run, before)]
+    counts = {name: parameter_count(module.get_submodule(name)) for name in dead}
+    install_replacements(module, {name: DeadLayer(shapes[name], counts[name]) for name in dead})
 
 
 def parameter_count(layer: nn.Module) -> int:
-    """How many numbers a layer holds, or the one had that it stands for."""
-    if isinstance(layer, StandIn):
+    """How many numbers a layer holds, or the one held that it replaces."""
+    if isinstance(layer, Replacement):
         return layer.parameter_count
     return sum(parameter.numel() for parameter in layer.parameters())
 
 
 def _reaches_output(module: nn.Module, name: str, run: Callable[[], Any], before: Tensor) -> bool:
-    """Whether a change of this layer's output is seen in the denoiser's, which was ``before``: something reads it."""
+    """Whether a change of this layer's output changes the denoiser's, which was ``before``."""
     handle = module.get_submodule(name).register_forward_hook(lambda layer, args, output: perturbed(output))
     with removing([handle]), torch.no_grad():
         return not torch.equal(run(), before)

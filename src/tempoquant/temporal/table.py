@@ -1,4 +1,4 @@
-"""The temporal table: what a layer that sees the time step alone puts out, looked up instead of computed."""
+"""The temporal table: what a layer that sees the time step alone puts out, stored for every step."""
 
 import torch
 from torch import Tensor, nn
