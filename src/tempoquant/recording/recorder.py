@@ -45,10 +45,12 @@ def record(
 ) -> Store:
     """Record what the denoiser is called with along its own trajectories, into ``folder``.
 
-    Memory use does not grow with ``samples``. A killed run goes on at its last finished batch and ends with the same
+    Memory use does not grow with ``samples``. A killed run is continued at its last finished batch, to the same
     bytes; a finished one is opened and nothing runs.
 
     Args:
+        model: in full precision.
+        folder: new, empty, or of the same recording.
         samples: trajectories, of sample indices 0 .. ``samples - 1``.
         steps: sampling steps of a trajectory.
         seed: of its noise.
@@ -56,7 +58,8 @@ def record(
         eta: DDIM's noise scale, 0 to 1.
         batch_size: trajectories that are drawn together.
         dtype: "float16" or "float32", how samples are stored.
-        conditioning: as the model's ``generate`` takes it.
+        conditioning: as the model's ``generate`` takes it, an entry a sample.
+        progress: shows what goes on.
 
     Raises:
         InputError: a value is out of range, the disk is too small, the folder holds another recording, or another run
@@ -74,7 +77,7 @@ def record(
     conditions = dict(conditioning or {})
     request = _request(recorded, samples, dtype, batch_size, run, conditions)
     place = followed(Path(folder))
-    # One that is finished may lie where nothing can be written, a lock neither.
+    # A finished recording may be in a folder that is not writable, where there can be no lock.
     if not _Writer(place, request, calls).finished:
         place.parent.mkdir(parents=True, exist_ok=True)
         with locked(place):

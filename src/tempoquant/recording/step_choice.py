@@ -39,10 +39,10 @@ def range_rows(store: Store, clock: Clock, recipe: Recipe) -> Iterator[tuple[int
     ``rows_per_step`` samples of every row; or, drawn steps, as many altogether: rows that no draw hits are left out.
     """
     first = [int((clock.rows(store.timesteps) == row).nonzero()[0]) for row in range(len(clock))]
-    wanted = recipe.calibration.rows_per_step
-    counts = [wanted] * len(clock)
+    samples_a_row = recipe.calibration.rows_per_step
+    counts = [samples_a_row] * len(clock)
     if recipe.calibration.step_choice != "uniform":
-        steps = _skewed(recipe.calibration, wanted * len(clock), store.steps, recipe.seed, "range steps")
+        steps = _skewed(recipe.calibration, samples_a_row * len(clock), store.steps, recipe.seed, "range steps")
         counts = clock.rows(store.timesteps[steps]).bincount(minlength=len(clock)).tolist()
     for row, count in enumerate(counts):
         if count:

@@ -1,4 +1,4 @@
-"""A recording on disk: what the denoiser was given at every step of every trajectory, read back by memory map.
+"""A recording on disk: the denoiser's inputs at every step of every trajectory, read back by memory map.
 
 A folder with ``manifest.json``, ``samples.<dtype>.bin`` (K, N, *sample_shape) and one raw file a conditioning tensor:
 (N, branches, ...), or (1, 1, ...) of one without a batch. No pickle. N trajectories have ``branches`` rows each: two
@@ -69,7 +69,7 @@ class Store:
         return torch.unique(self.timesteps.float())
 
     def read(self, steps: Tensor, indices: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """What the denoiser was given at these steps for these rows.
+        """The denoiser's inputs at these steps for these rows.
 
         Args:
             steps: (M,) step indices, 0 the noisiest.

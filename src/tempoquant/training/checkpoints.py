@@ -1,4 +1,4 @@
-"""What a training run leaves in its folder while it goes: a checkpoint, a log, samples."""
+"""The folder of a training run: its checkpoint and its log."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,9 @@ def save_checkpoint(trainer: Trainer, folder: Path, identity: Mapping[str, Any])
     """Write tensors under a new name, then the JSON that names them: a crash between leaves the former checkpoint.
 
     Args:
-        identity: what a run is resumed with only: plain JSON data.
+        trainer: whose state it is.
+        folder: of the run.
+        identity: what a run that continues this one must have too, as plain JSON data.
     """
     file = f"state-{trainer.step}.safetensors"
     save_tensors(trainer.state(), folder / file)
@@ -44,11 +46,9 @@ def load_checkpoint(trainer: Trainer, folder: Path, identity: Mapping[str, Any])
         run, step, file = dict(found["run"]), int(found["step"]), str(found["tensors"])
     except (ValueError, KeyError, TypeError):
         raise FormatError(f"{folder / STATE} is damaged: begin again with --overwrite") from None
-    for name, wanted in identity.items():
-        if run.get(name) != wanted:
-            raise InputError(
-                f"{folder} was begun with {name} = {run.get(name)!r}, not {wanted!r}: resume with the same"
-            )
+    for name, value in identity.items():
+        if run.get(name) != value:
+            raise InputError(f"{folder} was begun with {name} = {run.get(name)!r}, not {value!r}: resume with the same")
     try:
         trainer.restore(load_file(folder / Path(file).name), step)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
@@ -65,7 +65,7 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the log of steps that will be done again, and what a killed process wrote in half."""
+    """Drop log entries of steps that will be done again, and a line that a killed process left unfinished."""
     if path.exists():
         try:
             lines = path.read_text().splitlines(keepends=True)

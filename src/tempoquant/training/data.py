@@ -62,10 +62,10 @@ class Pictures:
         if len(shape) != 3:
             raise InputError(f"{images.name}: images are no samples of {tuple(shape)}: train this model without --data")
         channels, *size = shape
-        height, width, own = images.shape
-        wanted = f"{size[0]}x{size[1]}x{channels}"
-        sizes = f"images of {height}x{width}x{own} (height, width, channels), the model takes {wanted}"
-        if own != channels:
+        height, width, depth = images.shape
+        expected = f"{size[0]}x{size[1]}x{channels}"
+        sizes = f"images of {height}x{width}x{depth} (height, width, channels), the model takes {expected}"
+        if depth != channels:
             raise InputError(f"{images.name}: {sizes}")
         self.padding = [0, 0, 0, 0]
         if [height, width] != size:
@@ -74,10 +74,16 @@ class Pictures:
                 raise InputError(f"{images.name}: {sizes}: resize them")
             self.padding = [part for room in spare for part in (room // 2, room - room // 2)]
 
-    def draw(self, count: int, own: slice, *key: object) -> Tensor:
-        """The images ``own`` of ``count`` drawn ones, (N, C, H, W) float32, the same for the same key."""
-        rows = torch.randint(len(self.images), (count,), generator=generator(*key))[own].tolist()
-        pixels = torch.stack([self.images.at(row) for row in rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    def draw(self, count: int, rows: slice, *key: object) -> Tensor:
+        """Some of ``count`` drawn images, (N, C, H, W) float32 in [-1, 1].
+
+        Args:
+            count: images of the whole batch.
+            rows: those to draw.
+            key: names the random numbers.
+        """
+        drawn = torch.randint(len(self.images), (count,), generator=generator(*key))[rows].tolist()
+        pixels = torch.stack([self.images.at(image) for image in drawn]).permute(0, 3, 1, 2).float() / 127.5 - 1
         return functional.pad(pixels, self.padding, value=-1.0)
 
 

@@ -1,4 +1,4 @@
-"""What a step of training minimises: the diffusion loss on images, or the distance to full-precision predictions."""
+"""Objectives of training: the diffusion loss on images, or the distance to full-precision predictions."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +16,14 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 class Batch(NamedTuple):
-    """Inputs of the denoiser, (N, *sample_shape), (N,) and keyword tensors of N rows, and what it is to predict."""
+    """Inputs of the denoiser and what it is to predict.
+
+    Attributes:
+        sample: (N, *sample_shape) float32.
+        timestep: (N,).
+        target: the prediction, (N, *sample_shape).
+        conditioning: keyword tensors of N rows.
+    """
 
     sample: Tensor
     timestep: Tensor
@@ -25,37 +32,48 @@ class Batch(NamedTuple):
 
 
 class Objective(Protocol):
-    """Where batches come from."""
+    """Draws batches."""
 
-    def draw(self, count: int, own: slice, *key: object) -> Batch:
-        """The rows ``own`` of a batch of ``count``: each row is the same whichever others are asked for with it."""
+    def draw(self, count: int, rows: slice, *key: object) -> Batch:
+        """Some rows of a batch; each is the same whichever others are drawn with it.
+
+        Args:
+            count: rows of the whole batch.
+            rows: those to draw.
+            key: names the random numbers.
+        """
         ...
 
 
 class DiffusionLoss:
-    """Noise an image to a uniformly drawn step of the training schedule, predict what the model predicts (DDPM).
+    """The model's prediction for an image with noise of a uniformly drawn training time step (DDPM, Ho et al., 2020).
 
     Images of latent models pass through their autoencoder first.
+
+    Args:
+        pictures: to train on.
+        model: in full precision; its scheduler adds the noise.
 
     Raises:
         InputError: the model is conditional, or its scheduler cannot noise.
     """
 
-    def __init__(self, pictures: Pictures, target: Model):
-        scheduler = target.denoiser.scheduler
+    def __init__(self, pictures: Pictures, model: Model):
+        scheduler = model.denoiser.scheduler
         kind = scheduler.config.get("prediction_type", "epsilon")
-        if target.conditional:
-            raise InputError(f"{target.name} is conditional: images say no condition, so train it without --data")
+        if model.conditional:
+            raise InputError(f"{model.name} is conditional: images say no condition, so train it without --data")
         if not hasattr(scheduler, "add_noise") or not hasattr(scheduler, "alphas_cumprod") or kind not in PREDICTIONS:
             raise InputError(f"{type(scheduler).__name__} ({kind}) has no diffusion loss here: train without --data")
-        self.pictures, self.target, self.kind = pictures, target, kind
+        self.pictures, self.model, self.kind = pictures, model, kind
 
-    def draw(self, count: int, own: slice, *key: object) -> Batch:
-        scheduler, device = self.target.denoiser.scheduler, device_of(self.target.denoiser.module)
+    def draw(self, count: int, rows: slice, *key: object) -> Batch:
+        """See :class:`Objective`."""
+        scheduler, device = self.model.denoiser.scheduler, device_of(self.model.denoiser.module)
         random = generator("diffusion", *key)
-        timestep = torch.randint(scheduler.config.num_train_timesteps, (count,), generator=random)[own]
-        noise = torch.randn((count, *self.target.denoiser.sample_shape), generator=random)[own]
-        clean = self.target.encode(self.pictures.draw(count, own, "images", *key)).cpu()
+        timestep = torch.randint(scheduler.config.num_train_timesteps, (count,), generator=random)[rows]
+        noise = torch.randn((count, *self.model.denoiser.sample_shape), generator=random)[rows]
+        clean = self.model.encode(self.pictures.draw(count, rows, "images", *key)).cpu()
         sample = scheduler.add_noise(clean, noise, timestep)
         predicted = {"epsilon": lambda: noise, "sample": lambda: clean}.get(
             self.kind, lambda: scheduler.get_velocity(clean, noise, timestep)
@@ -64,27 +82,30 @@ class DiffusionLoss:
 
 
 class Distillation:
-    """Predict what the full-precision denoiser predicts, at inputs of its own recorded trajectories: no data needed.
+    """The full-precision denoiser's prediction for inputs of its recorded trajectories; needs no data.
 
     Steps and trajectories are drawn uniformly; guidance branches are rows of their own.
 
     Args:
+        store: the recording.
         teacher: the full-precision denoiser.
     """
 
     def __init__(self, store: Store, teacher: Denoiser):
         self.store, self.teacher = store, teacher
 
-    def draw(self, count: int, own: slice, *key: object) -> Batch:
+    def draw(self, count: int, rows: slice, *key: object) -> Batch:
+        """See :class:`Objective`."""
         random = generator("distillation", *key)
-        steps = torch.randint(self.store.steps, (count,), generator=random)[own]
-        rows = torch.randint(self.store.samples, (count,), generator=random)[own]
-        sample, timestep, conditioning = _on(device_of(self.teacher.module), self.store.read(steps, rows))
+        steps = torch.randint(self.store.steps, (count,), generator=random)[rows]
+        samples = torch.randint(self.store.samples, (count,), generator=random)[rows]
+        sample, timestep, conditioning = _on(device_of(self.teacher.module), self.store.read(steps, samples))
         with torch.no_grad():
             return Batch(sample, timestep, self.teacher(sample, timestep, **conditioning), conditioning)
 
 
 def _on(device: torch.device, value: Any) -> Any:
+    """Nested arguments with every tensor moved to ``device``."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):

@@ -32,10 +32,13 @@ class Trainee:
     """A network that trains.
 
     Attributes:
-        module: the denoiser; everything that learns is a parameter of it. bank: its activations' intervals, or None
-            where none is learned. draws: random numbers of the current step.
-        layers: with quantized weights or inputs. sites: activations whose intervals are learned. hook: computes them
-            at every call of the module.
+        module: the denoiser; everything that learns is a parameter of it.
+        bank: the learned intervals of its activations, or None where none is learned.
+        draws: random numbers of the current step.
+        layers: with quantized weights or inputs, by name.
+        sites: activations whose intervals are learned.
+        clock: of the module.
+        hook: computes the intervals at every call of the module.
     """
 
     module: nn.Module
@@ -59,8 +62,13 @@ def make_trainable(
     """Let every parameter of a calibrated network learn, with its quantizers, in place.
 
     Args:
-        layers: with float weights and calibrated inputs. attention: calibrated products by owner.
-        clock: attached to ``module``. train_timesteps: T.
+        module: the denoiser.
+        layers: with float weights and calibrated inputs, by name.
+        attention: calibrated products by owner.
+        plans: what happens to each layer.
+        clock: attached to ``module``.
+        recipe: with a training part.
+        train_timesteps: T, the length of the training schedule.
     """
     how = recipe.training
     assert how is not None
@@ -138,7 +146,7 @@ def _learned(
 def _sites(
     layers: Mapping[str, QuantizedLayer], attention: Mapping[str, AttentionProducts], plans: Mapping[str, LayerPlan]
 ) -> list[Site]:
-    """Activations that learn; what never changes has no batch that could be told its time steps."""
+    """Activations that learn. An input that never changes has no row an item, and so no time steps."""
     varying = {name: layer for name, layer in layers.items() if plans[name].category is not Category.CONSTANT}
     inputs = [site for site in layer_sites(varying) if isinstance(site.provider, ConstantInterval)]
     return inputs + operand_sites(attention)

@@ -17,7 +17,7 @@ from tempoquant.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Rhythm:
-    """How often a run does what besides training, in steps; 0 for never."""
+    """How often a run logs, saves and draws samples, in steps; 0 for never."""
 
     log: int = 10
     save: int = 200
@@ -40,12 +40,17 @@ def train_steps(
     """Train to the recipe's last step, from the checkpoint in ``folder`` if there is one.
 
     Args:
-        identity: see :func:`save_checkpoint`. draw: makes samples of the averaged network at a step.
+        trainer: with the network.
+        folder: of checkpoint, log and samples.
+        identity: see :func:`save_checkpoint`.
+        rhythm: how often to log, save and draw samples.
+        progress: shows what goes on.
+        draw: makes samples of the averaged network at a step.
 
     Raises:
         NumericsError: the loss is not finite; names the step and the last good checkpoint.
     """
-    writes, total = trainer.processes.writes, trainer.how.steps
+    writes, total = trainer.processes.writes, trainer.settings.steps
     if writes:
         load_checkpoint(trainer, folder, identity)
     share_state(trainer)
@@ -58,7 +63,7 @@ def train_steps(
             if not writes:
                 continue
             if _due(trainer.step, rhythm.log, total):
-                done = (trainer.step - first) * trainer.how.batch
+                done = (trainer.step - first) * trainer.settings.batch
                 speed = round(done / (time.perf_counter() - begun), 2)
                 mean = sum(losses) / len(losses)
                 append(folder / LOG, {"step": trainer.step, "loss": mean, "samples_per_second": speed})

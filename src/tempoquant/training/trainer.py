@@ -24,10 +24,16 @@ class Trainer:
     """Trains a network; everything that the next step depends on is in :meth:`state`.
 
     Args:
-        trainee: what trains. denoiser: the same network, wrapped. recipe: with a training part.
+        trainee: what trains.
+        denoiser: the same network, wrapped.
+        objective: draws batches.
+        recipe: with a training part.
+        processes: those that train together.
 
     Attributes:
-        step: how many steps are done. parameters: all that trains, by name. ema: their averages, by name.
+        step: how many steps are done.
+        parameters: all that trains, by name.
+        ema: their averages, by name.
     """
 
     def __init__(
@@ -35,10 +41,10 @@ class Trainer:
     ):
         assert recipe.training is not None
         self.trainee, self.denoiser, self.objective = trainee, denoiser, objective
-        self.how, self.seed, self.processes, self.step = recipe.training, recipe.seed, processes, 0
+        self.settings, self.seed, self.processes, self.step = recipe.training, recipe.seed, processes, 0
         self.parameters = {n: p for n, p in trainee.module.named_parameters() if p.requires_grad}
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.own = processes.rows(self.how.batch // self.how.accumulate)
+        self.rows = processes.rows(self.settings.batch // self.settings.accumulate)
         self.optimizer = torch.optim.AdamW(self._groups())
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
 
@@ -50,7 +56,7 @@ class Trainer:
         """
         self.trainee.module.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = [self._part(part) for part in range(self.how.accumulate)]
+        losses = [self._part(part) for part in range(self.settings.accumulate)]
         mean = torch.stack(losses).mean()
         for parameter in self.parameters.values():
             # Of a batch that clips nothing, some intervals have none; averages over processes need the same of all.
@@ -71,9 +77,9 @@ class Trainer:
 
     def rate(self) -> float:
         """The learning rate's factor at this step: warm-up, then a half cosine to 0 or nothing more."""
-        warm = min(1.0, (self.step + 1) / max(1, self.how.warm_up))
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.how.steps))
-        return warm * (cosine if self.how.schedule == "cosine" else 1.0)
+        warm = min(1.0, (self.step + 1) / max(1, self.settings.warm_up))
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
+        return warm * (cosine if self.settings.schedule == "cosine" else 1.0)
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
@@ -114,19 +120,19 @@ class Trainer:
     def _part(self, part: int) -> Tensor:
         """The loss of one part of a batch, its gradients added to those of the others."""
         key = (self.seed, self.step, part)
-        count = self.how.batch // self.how.accumulate
-        batch = self.objective.draw(count, self.own, *key)
+        count = self.settings.batch // self.settings.accumulate
+        batch = self.objective.draw(count, self.rows, *key)
         # Each process draws noise for its own rows.
         self.trainee.draws.now = generator("training noise", *key, self.processes.rank)
         seed = int(torch.randint(2**62, (), generator=generator("dropout", *key, self.processes.rank)))
         kind = batch.sample.device.type
         devices = [torch.cuda.current_device()] if kind == "cuda" else []
-        dtype = torch.bfloat16 if self.how.autocast == "bfloat16" else torch.float32
+        dtype = torch.bfloat16 if self.settings.autocast == "bfloat16" else torch.float32
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             torch.manual_seed(seed)
-            with torch.autocast(kind, dtype, enabled=self.how.autocast is not None):
+            with torch.autocast(kind, dtype, enabled=self.settings.autocast is not None):
                 loss = self._loss(batch)
-            ((loss + self._penalty()) / self.how.accumulate).backward()
+            ((loss + self._penalty()) / self.settings.accumulate).backward()
         self.trainee.draws.now = None
         return loss.detach()
 
@@ -134,7 +140,7 @@ class Trainer:
         predicted = self.denoiser(batch.sample, batch.timestep, **batch.conditioning).float()
         # Of a network that also predicts a variance, the mean alone is trained.
         error = predicted[:, : batch.target.shape[1]] - batch.target[:, : predicted.shape[1]].float()
-        return error.square().mean() if self.how.loss == "l2" else error.abs().mean()
+        return error.square().mean() if self.settings.loss == "l2" else error.abs().mean()
 
     def _penalty(self) -> Tensor | float:
         bank = self.trainee.bank
@@ -149,11 +155,11 @@ class Trainer:
         kinds: dict[str, list[Tensor]] = {"steps": [], "networks": [], "weights": []}
         for p in self.parameters.values():
             kinds["networks" if id(p) in networks else "steps" if id(p) in steps else "weights"].append(p)
-        how = self.how
+        settings = self.settings
         return [
-            {"params": kinds["steps"], "lr": how.lr * how.step_lr, "weight_decay": 0.0},
-            {"params": kinds["networks"], "lr": how.lr, "weight_decay": how.weight_decay},
-            {"params": kinds["weights"], "lr": how.lr, "weight_decay": how.weight_decay},
+            {"params": kinds["steps"], "lr": settings.lr * settings.step_lr, "weight_decay": 0.0},
+            {"params": kinds["networks"], "lr": settings.lr, "weight_decay": settings.weight_decay},
+            {"params": kinds["weights"], "lr": settings.lr, "weight_decay": settings.weight_decay},
         ]
 
     def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
@@ -166,5 +172,5 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        decay = min(self.how.ema, (1 + self.step) / (10 + self.step))
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - decay)

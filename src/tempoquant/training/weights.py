@@ -43,6 +43,7 @@ class WeightQuantizer(nn.Module):
 
     @property
     def reach(self) -> Reach:
+        """How far the symmetric grid goes from zero, in steps."""
         return Reach(self.low, self.high)
 
     def rows(self, weight: Tensor) -> Tensor:
@@ -50,13 +51,14 @@ class WeightQuantizer(nn.Module):
         return self.layout.to_rows(weight).reshape(self.layout.output_channels * self.groups, -1)
 
     def forward(self, weight: Tensor) -> Tensor:
+        """``weight`` quantized, with the scheme's gradients."""
         values, rows = self.values(), self.rows(weight)
         interval = self.interval(values).over(rows)
         quantized = self.scheme.fake_quantize(self.scheme.transformed(rows, values), interval, self.draws.now)
         return self.layout.from_rows(quantized.reshape(self.layout.output_channels, -1))
 
     def values(self) -> tuple[Tensor, ...]:
-        """What was learned, positive."""
+        """The scheme's fields, positive; a value an output channel each, unless the scheme says otherwise."""
         return tuple(self.scheme.value(scaled_gradient(raw, self.gradient_scale)) for raw in self.fields)
 
     def interval(self, values: tuple[Tensor, ...]) -> QParams:
@@ -83,7 +85,9 @@ class LowRank(nn.Module):
     Nothing of it remains once the sum is folded into integers.
 
     Args:
-        rank: r of the added ``B A``, (C_out, r) and (r, the rest); A is drawn by ``key``, B starts at zero.
+        weight: (C_out, ...), which stays.
+        rank: r of the added ``B A``, (C_out, r) and (r, K); B starts at zero.
+        key: names the random start of A.
     """
 
     def __init__(self, weight: Tensor, rank: int, key: tuple):
@@ -93,6 +97,7 @@ class LowRank(nn.Module):
         self.down, self.up = nn.Parameter(drawn), nn.Parameter(torch.zeros(rows, rank))
 
     def forward(self, weight: Tensor) -> Tensor:
+        """``weight`` with the product added."""
         return weight + (self.up @ self.down).view(weight.shape)
 
 
@@ -104,7 +109,7 @@ def train_weight(layer: QuantizedLayer, *steps: nn.Module) -> None:
 
 
 def fold_weight(layer: Any) -> None:
-    """Turn a weight of :func:`train_weight` into the integers that it has become."""
+    """Round a weight of :func:`train_weight` to integers, in place; a layer without one is left alone."""
     if not parametrize.is_parametrized(layer, "weight"):
         return
     chain = layer.parametrizations.weight
@@ -121,5 +126,5 @@ def fold_weight(layer: Any) -> None:
 
 
 def weight_quantizers(module: nn.Module) -> list[WeightQuantizer]:
-    """All of them, in module order."""
+    """All weight quantizers of ``module``, in module order."""
     return [part for part in module.modules() if isinstance(part, WeightQuantizer)]
