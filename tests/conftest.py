@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from tempoquant import plugins
+from tempoquant.exporting import TARGETS
 from tempoquant.extension import ACTIVATION_RANGES, PROVIDERS, STAGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS
+from tempoquant.graph import KINDS
+from tempoquant.layers import LAYER_KINDS
 from tempoquant.methods import METHODS
 from tempoquant.pipelines import FAMILIES
 from tempoquant.reconstruction.effort import EFFORTS, Effort
@@ -33,14 +36,16 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fresh_registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """After the test, all that its plugins registered is forgotten, and their modules too."""
+    functions = (WEIGHT_RANGES, ACTIVATION_RANGES, WEIGHT_ROUNDINGS)
     registries: tuple[dict, ...] = (
         METHODS,
         FAMILIES,
         STAGES,
         PROVIDERS,
-        WEIGHT_RANGES,
-        ACTIVATION_RANGES,
-        WEIGHT_ROUNDINGS,
+        KINDS,
+        LAYER_KINDS,
+        TARGETS,
+        *functions,
     )
     before = [dict(registry) for registry in registries]
     monkeypatch.setattr(plugins, "_loaded", set())
