@@ -10,7 +10,8 @@ import torch
 import tempoquant
 from tempoquant.cli import main
 from tempoquant.layers import quantized_layers
-from tempoquant.methods import load_plugins, method_recipe
+from tempoquant.methods import method_recipe
+from tempoquant.plugins import load_plugins
 from tempoquant.recipe import Recipe
 from tiny import SMALL, bare_denoiser, changed_recipe, small_recipe, unet_pipeline
 

@@ -11,7 +11,7 @@ from tempoquant.errors import InputError, unknown
 from tempoquant.exporting.extras import needed
 from tempoquant.exporting.runner import Session
 from tempoquant.exporting.traceable import PlainGraph
-from tempoquant.methods import load_plugins
+from tempoquant.plugins import load_plugins
 
 
 @dataclass(frozen=True)
