@@ -1,5 +1,8 @@
 """A provider kind in a file outside of the package: used by quantize, save, load and generate."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,43 +12,8 @@ from tempoquant.extension import PROVIDERS
 from tempoquant.methods import load_plugins
 from tiny import bare_denoiser, changed_recipe, small_recipe
 
-PLUGIN = '''
-import torch
-
-from tempoquant.intervals import ConstantInterval, IntervalProvider, register_provider
-from tempoquant.numerics import QParams
-
-
-@register_provider("halves")
-class Halves(IntervalProvider):
-    """A scale for the earlier, and one for the later recorded time steps."""
-
-    def __init__(self, scale, zero_point, bits, clock):
-        super().__init__(bits, 0, 2**bits - 1)
-        self.register_buffer("scale", scale.float())
-        self.register_buffer("zero_point", zero_point.float())
-        self.clock = clock
-
-    def at(self, row):
-        half = (row >= len(self.clock) // 2).long()
-        return QParams(self.scale[half], self.zero_point[half], self.q_min, self.q_max)
-
-    def current(self):
-        return self.at(self.clock.row)
-
-    @classmethod
-    def from_observed(cls, observed):
-        rows = len(observed.clock)
-        found = observed.qparams([int(row >= rows // 2) for row in range(rows)], 2)
-        return cls(found.scale, found.zero_point, observed.spec.bits, observed.clock)
-
-    def tensors(self):
-        return {"halves": self.scale, "zero": self.zero_point}
-
-    @classmethod
-    def from_entry(cls, form, read, clock):
-        return cls(read("halves", 2), read("zero", 2), form.bits, clock)
-'''
+DOCS = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+PLUGIN = next(code for code in re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL) if "register_provider" in code)
 pytestmark = pytest.mark.usefixtures("brief")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tempoquant.bench.experiment import Experiment, RunSpec, merged, parse_bits
 from tempoquant.errors import InputError
-from tempoquant.extension import ACTIVATION_RANGES, STAGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS, source_hash
+from tempoquant.extension import ACTIVATION_RANGES, PROVIDERS, STAGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS, source_hash
 from tempoquant.methods import find_method, method_recipe
 from tempoquant.pipelines import read_prompts
 from tempoquant.recipe import Recipe
@@ -106,6 +106,7 @@ def own_code(recipe: Recipe) -> list[str | None]:
         WEIGHT_RANGES[recipe.weights.range],
         WEIGHT_ROUNDINGS[recipe.weights.rounding],
         ACTIVATION_RANGES[recipe.activations.range],
+        *(kind for name, kind in PROVIDERS.items() if name == recipe.activations.steps),
         *(STAGES[name].make for name in recipe.stages),
     )
     return [source_hash(function) for function in functions]

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 
 from tempoquant.errors import FormatError, unknown
 from tempoquant.extension import PROVIDERS
+from tempoquant.methods import load_plugins
 from tempoquant.recipe import check_bits, refused
 
 LARGEST_FEATURE = 2**24
@@ -140,6 +141,8 @@ def check_entries(config: Mapping[str, Any]) -> None:
 def _check_interval(where: str, entry: Mapping[str, Any]) -> None:
     """Raise FormatError unless ``entry`` has the form of its kind of provider."""
     kind = entry.get("kind")
+    if kind not in PROVIDERS:
+        load_plugins()
     if kind not in PROVIDERS:
         raise FormatError(
             f"{where}.kind: {unknown('kind of interval', str(kind), PROVIDERS)} (a kind of your own is "
