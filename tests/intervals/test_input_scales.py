@@ -62,7 +62,7 @@ def test_parameters_broadcast_against_inputs_of_any_number_of_axes(shape):
 def test_a_dynamic_scale_needs_an_input():
     provider = DynamicInterval(8, False, False)
     assert provider.scalar_qparams() is None
-    with pytest.raises(TempoquantError, match="once there is an input"):
+    with pytest.raises(TempoquantError, match="computed once there is an input"):
         provider.current()
 
 

@@ -69,7 +69,7 @@ class RangeObserver:
         self.values[row].append(flat)
 
     def extremes(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Smallest and largest value of every given row: (R,), (R,)."""
+        """Least and greatest value of each of R rows: (R,), (R,)."""
         return torch.stack([torch.cat(self.lows[r]).min() for r in rows]), torch.stack(
             [torch.cat(self.highs[r]).max() for r in rows]
         )

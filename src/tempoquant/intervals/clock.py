@@ -27,16 +27,17 @@ class _Now(PerThread):
 class Clock:
     """Maps time steps to rows: indices of the unique recorded time steps, in ascending order.
 
-    An unseen time step takes the nearest row; edges are midpoints. A batch of mixed time steps gives one row an item.
-    Every thread has a current time step of its own: that of its latest call.
+    A time step that was not recorded takes the nearest row; edges are midpoints. A batch of mixed time steps has a row
+    an item. Every thread has a current time step of its own: that of its latest call.
 
     Args:
-        timesteps: the recorded values, as the denoiser's argument saw them; any order, repeats allowed.
-        position, name: where the module's ``forward`` takes its time step: by position, or as a keyword.
+        timesteps: the recorded values of the denoiser's argument; any order, repeats allowed.
+        position: where the module's ``forward`` takes its time step, if not as a keyword alone.
+        name: the keyword.
 
     Attributes:
         frozen: whether a time step that was not recorded is an error.
-        conditions: the only ones that a frozen denoiser knows, or None where its features follow none.
+        conditions: those that a frozen denoiser has features for, or None where its features follow none.
     """
 
     def __init__(self, timesteps: Tensor, position: int | None, name: str):
@@ -45,7 +46,11 @@ class Clock:
         self.use(timesteps)
 
     def use(self, timesteps: Tensor) -> None:
-        """Let rows be those of ``timesteps``, as given to a new clock; all that has rows must be made anew."""
+        """Let rows be those of other time steps, as for a new clock; all tables by row must be replaced.
+
+        Args:
+            timesteps: any order, repeats allowed.
+        """
         self.timesteps = torch.unique(timesteps.detach().float().cpu())
         self.edges = (self.timesteps[1:] + self.timesteps[:-1]) / 2
         self._now = _Now()
@@ -78,7 +83,7 @@ class Clock:
         return None if self.conditions.index is None else row * len(self.conditions) + self.conditions.index
 
     def rows(self, timestep: Tensor | float) -> Tensor:
-        """Rows of the given time steps, int64, of their shape."""
+        """Rows of time steps, int64, of their shape."""
         steps, edges = torch.as_tensor(timestep), self.edges
         if edges.device != steps.device:
             self.edges = edges = edges.to(steps.device)
@@ -128,7 +133,11 @@ class Clock:
 
 
 def check_recorded(timestep: Tensor, recorded: Tensor) -> None:
-    """Refuse time steps that are none of the recorded ones, (R,) ascending.
+    """Refuse time steps that were not recorded.
+
+    Args:
+        timestep: any shape.
+        recorded: (R,) ascending.
 
     Raises:
         InputError: names the first.
@@ -144,6 +153,6 @@ def check_recorded(timestep: Tensor, recorded: Tensor) -> None:
 
 
 def _one_if_alike(values: Tensor) -> Tensor:
-    """One for all is the usual case, and the one that integer kernels take in a single call."""
+    """One value where all are the same: the usual case, which integer kernels compute in a single call."""
     alike = values.dim() == 0 or bool((values == values.flatten()[0]).all())
     return values.flatten()[0] if alike else values

@@ -1,4 +1,4 @@
-"""The conditions that a frozen denoiser knows, told apart by its own arguments: a class label, a pooled prompt."""
+"""The conditions of a frozen denoiser, recognized by its arguments: a class label, a pooled prompt."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,9 +55,13 @@ class Conditions:
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
 
-    def locate(self, given: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The condition of every item, (B,) int64, and whether it is a known one, (B,); of arguments (B, ...)."""
-        matches = [_matches(given[name], known.to(given[name].device)) for name, known in self.values.items()]
+    def locate(self, arguments: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The condition of every item, (B,) int64, and whether it has one, (B,) bool.
+
+        Args:
+            arguments: by name as in ``values``, (B, ...) each.
+        """
+        matches = [_matches(arguments[name], value.to(arguments[name].device)) for name, value in self.values.items()]
         both = reduce(torch.logical_and, matches)
         return both.int().argmax(1), both.any(1)
 
@@ -68,36 +72,38 @@ class Conditions:
             named: the call's arguments by name, see :func:`~tempoquant.arguments.named_arguments`.
 
         Raises:
-            InputError: one is missing, or none of the known ones.
+            InputError: one is missing, or its value is that of no condition.
         """
-        given: dict[str, Tensor] = {}
+        arguments: dict[str, Tensor] = {}
         for name in self.values:
             value = argument_at(named, name)
             if value is None:
                 raise InputError(f"the denoiser was called without {name}, which its frozen features follow")
-            given[name] = torch.as_tensor(value)
-        index, known = self.locate(given)
-        if not known.all():
-            self._refuse(given, int((~known).nonzero()[0]))
+            arguments[name] = torch.as_tensor(value)
+        index, found = self.locate(arguments)
+        if not found.all():
+            self._refuse(arguments, int((~found).nonzero()[0]))
         self._now.index = index[0] if bool((index == index[0]).all()) else index
 
-    def _refuse(self, given: Mapping[str, Tensor], item: int) -> None:
-        for name, known in self.values.items():
-            found = _matches(given[name], known.to(given[name].device)).any(1)
+    def _refuse(self, arguments: Mapping[str, Tensor], item: int) -> None:
+        """Raise InputError for an item of no condition: it names the first argument whose value is that of none."""
+        for name, values in self.values.items():
+            argument = arguments[name]
+            found = _matches(argument, values.to(argument.device)).any(1)
             if found.expand(max(len(found), item + 1))[item]:
                 continue
-            value = given[name].reshape(-1)[item % given[name].numel()] if known.dim() == 1 else None
+            value = argument.reshape(-1)[item % argument.numel()] if values.dim() == 1 else None
             what = f"{name} of item {item}" if value is None else f"{name} {value:g}"
-            these = f": {', '.join(f'{number:g}' for number in known.tolist())}" if known.dim() == 1 else ""
+            these = f": {', '.join(f'{number:g}' for number in values.tolist())}" if values.dim() == 1 else ""
             raise InputError(f"{what} is none of the {len(self)} conditions that this denoiser is frozen to{these}")
         raise InputError(f"item {item} is none of the {len(self)} conditions that this denoiser is frozen to")
 
 
-def _matches(given: Tensor, known: Tensor) -> Tensor:
-    """Whether each item has each known value: (B, C)."""
-    rows = given.reshape(-1, 1) if given.dim() < 2 else given.flatten(1)
-    columns = known.reshape(len(known), -1)
-    if not known.is_floating_point():
+def _matches(argument: Tensor, values: Tensor) -> Tensor:
+    """Whether each item of (B, ...) has each of C values (C, ...): (B, C)."""
+    rows = argument.reshape(-1, 1) if argument.dim() < 2 else argument.flatten(1)
+    columns = values.reshape(len(values), -1)
+    if not values.is_floating_point():
         return (rows[:, None] != columns[None]).sum(-1) == 0
     rows, columns = rows.float(), columns.float()
     distance = (rows[:, None] - columns[None]).square().sum(-1).sqrt()

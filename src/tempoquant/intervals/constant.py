@@ -49,7 +49,7 @@ class ConstantInterval(IntervalProvider):
         return QParams(self.scale, self.zero_point, self.q_min, self.q_max, out)
 
     def scalar_qparams(self) -> ScalarQParams:
-        return self._all_numbers()[0]
+        return self._scalars_by_row()[0]
 
     @classmethod
     def serves(cls, spec: QuantSpec) -> bool:
@@ -65,8 +65,8 @@ class ConstantInterval(IntervalProvider):
         return super().to_entry() | ({} if self.output_scale is None else {"scale_out": True})
 
     def tensors(self) -> dict[str, Tensor]:
-        own = {} if self.output_scale is None else {"scale_out": self.output_scale}
-        return {"scale": self.scale, "zero": self.zero_point, **own}
+        out = {} if self.output_scale is None else {"scale_out": self.output_scale}
+        return {"scale": self.scale, "zero": self.zero_point, **out}
 
     @classmethod
     def from_entry(cls, form: OutputScaleForm, read: ReadTensor, clock: Clock) -> "ConstantInterval":

@@ -38,7 +38,7 @@ class DynamicInterval(IntervalProvider):
         self.granularity = PerToken() if per_token else PerTensor()
 
     def at(self, row: Tensor | None) -> QParams:
-        raise TempoquantError("a dynamic scale is known once there is an input")
+        raise TempoquantError("a dynamic scale is computed once there is an input")
 
     def forward(self, x: Tensor) -> QParams:
         """Parameters of ``x``, (B, ...): of shape (B, 1, ...), or (..., 1) per token."""

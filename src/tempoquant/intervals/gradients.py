@@ -8,7 +8,7 @@ from torch import Tensor
 from tempoquant.numerics import QParams, quantize
 
 
-def fake_quantize(x: Tensor, interval: QParams) -> Tensor:
+def fake_quantize(x: Tensor, qparams: QParams) -> Tensor:
     """``x_hat = s_out (clamp(round(x / s_in) + z, q_min, q_max) - z)``, float32 of x's shape, with gradients.
 
     With ``v = clamp(round(x / s_in) + z, ...) - z``: inside the grid ``dx_hat/dx = s_out / s_in`` and ``dx_hat/ds_in =
@@ -16,10 +16,11 @@ def fake_quantize(x: Tensor, interval: QParams) -> Tensor:
     With one scale for both this is LSQ's rule, ``v - x / s`` inside and ``v`` outside. No further gradient scale.
 
     Args:
-        interval: shaped to broadcast over x; its scales and zero point receive gradients where they ask for them.
+        x: any float dtype and shape.
+        qparams: shaped to broadcast over x; scales and zero point receive gradients where they require them.
     """
-    s_out = None if interval.output_scale is interval.scale else interval.output_scale
-    return _StraightThrough.apply(x.float(), interval.scale, interval.zero_point, s_out, interval.q_min, interval.q_max)
+    s_out = None if qparams.output_scale is qparams.scale else qparams.output_scale
+    return _StraightThrough.apply(x.float(), qparams.scale, qparams.zero_point, s_out, qparams.q_min, qparams.q_max)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -95,7 +95,7 @@ class IntervalProvider(KeepsPrecision):
     keeps_networks: ClassVar[bool] = False
     q_min: Tensor
     q_max: Tensor
-    _known: "tuple[list[Tensor], list[int], list[ScalarQParams]] | None" = None
+    _cached_scalars: "tuple[list[Tensor], list[int], list[ScalarQParams]] | None" = None
 
     def __init__(self, bits: int, q_min: int, q_max: int):
         super().__init__()
@@ -163,19 +163,19 @@ class IntervalProvider(KeepsPrecision):
         """
         raise NotImplementedError(f"{cls.__name__} must define from_entry")
 
-    def _all_numbers(self) -> list[ScalarQParams]:
+    def _scalars_by_row(self) -> list[ScalarQParams]:
         """The parameters of all rows, read off their buffers once while these stay as they are."""
         buffers = [buffer for buffer in self._buffers.values() if buffer is not None]
         if any(buffer.is_inference() for buffer in buffers):
             # They do not tell when they change.
-            return self._read_numbers()
+            return self._read_scalars()
         versions = [buffer._version for buffer in buffers]
-        known = self._known
-        if known is None or versions != known[1] or any(a is not b for a, b in zip(buffers, known[0], strict=True)):
-            known = self._known = (buffers, versions, self._read_numbers())
-        return known[2]
+        cached = self._cached_scalars
+        if cached is None or versions != cached[1] or any(a is not b for a, b in zip(buffers, cached[0], strict=True)):
+            cached = self._cached_scalars = (buffers, versions, self._read_scalars())
+        return cached[2]
 
-    def _read_numbers(self) -> list[ScalarQParams]:
+    def _read_scalars(self) -> list[ScalarQParams]:
         rows = torch.arange(self.get_buffer("scale").numel())
         return [ScalarQParams.of(self.at(row)) for row in rows]
 

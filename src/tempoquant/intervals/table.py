@@ -22,7 +22,7 @@ from tempoquant.numerics import PerStep, PerTensor, QParams, QuantSpec
 class TableInterval(IntervalProvider):
     """One scale a row.
 
-    Layers that see the same input share one instance: the table is stored once.
+    Layers of the same input share one instance: the table is stored once.
 
     Args:
         qparams: scale and zero point of shape (R,).
@@ -31,7 +31,8 @@ class TableInterval(IntervalProvider):
         output_scale: (R,) of quantizers that have output scales of their own.
 
     Attributes:
-        networks: what made it, where that is kept, and ``number``, its own among these.
+        networks: those that generated it, where they are kept.
+        number: which of their outputs it is.
     """
 
     form = OutputScaleForm
@@ -63,7 +64,7 @@ class TableInterval(IntervalProvider):
 
     def scalar_qparams(self) -> ScalarQParams | None:
         row = self.clock.row
-        return super().scalar_qparams() if row is None or row.dim() else self._all_numbers()[int(row)]
+        return super().scalar_qparams() if row is None or row.dim() else self._scalars_by_row()[int(row)]
 
     @classmethod
     def serves(cls, spec: QuantSpec) -> bool:
@@ -78,8 +79,8 @@ class TableInterval(IntervalProvider):
         return super().to_entry() | ({} if self.output_scale is None else {"scale_out": True})
 
     def tensors(self) -> dict[str, Tensor]:
-        own = {} if self.output_scale is None else {"scale_out": self.output_scale}
-        return {"scale": self.scale, "zero": self.zero_point, **own}
+        out = {} if self.output_scale is None else {"scale_out": self.output_scale}
+        return {"scale": self.scale, "zero": self.zero_point, **out}
 
     @classmethod
     def from_entry(cls, form: OutputScaleForm, read: ReadTensor, clock: Clock) -> "TableInterval":
