@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tempoquant.diagnosis.fragment import keep_higher
 
 import tempoquant
 from tempoquant import Diagnosis, QuantizedPipeline, Recipe, diagnose
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.diagnosis import with_overrides
-from tempoquant.diagnosis.fragment import keep_higher
 from tempoquant.evaluation import Reference, compare, reference
 from tempoquant.pipelines import resolve
 from tempoquant.progress import RichProgress

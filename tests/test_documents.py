@@ -8,10 +8,9 @@ import pytest
 
 from tempoquant.bench.experiment import load_experiment
 from tempoquant.bench.records import Records
-from tempoquant.diagnosis.fragment import read_fragment
 from tempoquant.documents import LARGEST_JSON, parse_yaml, read_json, read_yaml
 from tempoquant.errors import FormatError, InputError
-from tempoquant.recipe import Recipe
+from tempoquant.recipe import Recipe, read_fragment
 
 TENFOLD = "".join(f"{name}: &{name} [{', '.join([f'*{below}'] * 10)}]\n" for below, name in pairwise("abcdefghi"))
 MERGED = "".join(f"{n}: &{n} {{<<: [{', '.join([f'*{b}'] * 10)}]}}\n" for b, n in pairwise("abcdefghi"))

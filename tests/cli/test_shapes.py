@@ -53,7 +53,7 @@ def test_what_needs_images_is_refused_before_any_work(refused, made, monkeypatch
     name, factory = made
     for work in ("tempoquant.cli.evaluate.reference", "tempoquant.cli.quantize.quantize"):
         monkeypatch.setattr(work, None)
-    monkeypatch.setattr(sys.modules["tempoquant.diagnosis.diagnose"], "record", None)
+    monkeypatch.setattr(sys.modules["tempoquant.diagnosis.diagnosing"], "record", None)
     report = ("--report", "r.html")
     # Latents of other channels can be shown, and so diagnosed.
     diagnoses = (

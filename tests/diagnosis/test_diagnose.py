@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 import tempoquant
 from tempoquant import Diagnosis, diagnose
-from tempoquant.diagnosis import read_fragment, with_overrides
-from tempoquant.diagnosis.fragment import keep_higher
 from tempoquant.diagnosis.pair import open_pair
 from tempoquant.errors import FormatError, InputError
+from tempoquant.recipe import keep_higher, read_fragment, with_overrides
 from tempoquant.report import write_report
 from tempoquant.sampling.denoiser import Denoiser
 from tempoquant.sampling.sampling import sample

@@ -40,7 +40,7 @@ def test_folder_and_bundled_name(ddim_pipe, tmp_path, monkeypatch):
     assert resolve(tmp_path / "mine").name == "mine"
     (tmp_path / "assets").mkdir()
     ddim_pipe.save_pretrained(tmp_path / "assets" / "fashion32")
-    monkeypatch.setattr(sys.modules["tempoquant.pipelines.resolve"], "files", lambda package: tmp_path)
+    monkeypatch.setattr(sys.modules["tempoquant.pipelines.resolving"], "files", lambda package: tmp_path)
     assert resolve("fashion32").name == "fashion32"
 
 

@@ -25,12 +25,13 @@ from tempoquant.cli.options import (
     told_size,
     write_json,
 )
-from tempoquant.diagnosis import check_diagnosable, diagnose, read_fragment, with_overrides
+from tempoquant.diagnosis import check_diagnosable, diagnose
 from tempoquant.errors import InputError, unknown
 from tempoquant.methods import load_plugins, method_recipe
 from tempoquant.methods.ptqd import CORRECTIONS
 from tempoquant.pipelines import resolve
 from tempoquant.planning import coverage_lines
+from tempoquant.recipe import read_fragment, with_overrides
 from tempoquant.report import write_report
 from tempoquant.report.write import check_report
 from tempoquant.workplace import check_job_output

@@ -1,7 +1,6 @@
 """Finding what went wrong in a quantized denoiser, by comparing it with full precision."""
 
-from tempoquant.diagnosis.diagnose import check_diagnosable, diagnose
-from tempoquant.diagnosis.fragment import read_fragment, with_overrides
+from tempoquant.diagnosis.diagnosing import check_diagnosable, diagnose
 from tempoquant.diagnosis.result import DATA, VARIANTS, Diagnosis
 from tempoquant.diagnosis.saved import Part
 from tempoquant.diagnosis.spreads import Spreads, interval_spreads
@@ -19,6 +18,4 @@ __all__ = [
     "check_diagnosable",
     "diagnose",
     "interval_spreads",
-    "read_fragment",
-    "with_overrides",
 ]

@@ -11,7 +11,7 @@ from tempoquant.pipelines.images import check_image, check_samples, is_image, to
 from tempoquant.pipelines.model import BareModel, Model
 from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
 from tempoquant.pipelines.prompts import read_prompts
-from tempoquant.pipelines.resolve import load_pipeline, resolve
+from tempoquant.pipelines.resolving import load_pipeline, resolve
 from tempoquant.pipelines.running import replaced
 
 __all__ = [

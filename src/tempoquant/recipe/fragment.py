@@ -6,7 +6,8 @@ from typing import Any
 
 from tempoquant.documents import read_yaml
 from tempoquant.errors import InputError
-from tempoquant.recipe import FLOAT_BITS, Recipe
+from tempoquant.recipe.basics import FLOAT_BITS
+from tempoquant.recipe.recipe import Recipe
 
 
 def keep_higher(widths: Mapping[str, tuple[int, int]]) -> tuple[dict[str, Any], ...]:

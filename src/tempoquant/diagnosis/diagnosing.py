@@ -12,7 +12,6 @@ from torch import Tensor
 from tempoquant.checkpoint import machine, versions
 from tempoquant.diagnosis.along import Along, intervals_in_use, measure_along
 from tempoquant.diagnosis.facts import speed, stored_bytes, told
-from tempoquant.diagnosis.fragment import keep_higher
 from tempoquant.diagnosis.pair import Pair, open_pair
 from tempoquant.diagnosis.patterns import matching
 from tempoquant.diagnosis.result import Diagnosis
@@ -26,6 +25,7 @@ from tempoquant.outputs import Kind, check_output, writing
 from tempoquant.pipelines import Model, check_image, conditioning_in_float32, state_hash, to_images
 from tempoquant.planning import layer_roles
 from tempoquant.progress import Progress, Silent
+from tempoquant.recipe import keep_higher
 from tempoquant.recording import Store, record
 from tempoquant.sampling import prepare_tables_for_schedule
 from tempoquant.stages import probe_of
