@@ -37,6 +37,8 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 def fresh_registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """After the test, all that its plugins registered is forgotten, and their modules too."""
     functions = (WEIGHT_RANGES, ACTIVATION_RANGES, WEIGHT_ROUNDINGS)
+    for registry in (*functions, TARGETS):
+        assert all(registry[name] for name in registry.built_in)
     registries: tuple[dict, ...] = (
         METHODS,
         FAMILIES,

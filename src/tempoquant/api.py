@@ -11,15 +11,23 @@ import diffusers
 import torch
 from torch import nn
 
-from tempoquant.checkpoint import EVIDENCE, read_component, read_config, read_correction, read_evidence, told_evidence
+from tempoquant.checkpoint import (
+    BARE,
+    EVIDENCE,
+    component_of,
+    read_component,
+    read_config,
+    read_correction,
+    read_evidence,
+    told_evidence,
+)
 from tempoquant.correction import check_correctable
 from tempoquant.errors import FormatError, InputError, first_line
 from tempoquant.facts import covered, facts_of
 from tempoquant.job import full_precision, run_job
 from tempoquant.models import HeadsUNet2DModel
-from tempoquant.outputs import Kind, Output, interrupted_replacement, is_unfinished, writing
+from tempoquant.outputs import Kind, Output, writing
 from tempoquant.pipelines import (
-    COMPONENTS,
     BareModel,
     DiffusersModel,
     Model,
@@ -32,15 +40,12 @@ from tempoquant.pipelines import (
 from tempoquant.precision import in_float32
 from tempoquant.progress import Progress, Silent
 from tempoquant.quantized import QuantizedPipeline
-from tempoquant.recipe import Recipe
+from tempoquant.recipe import Recipe, check_storable, check_training
 from tempoquant.sampling import Denoiser
 from tempoquant.stages import WorkFolders
 from tempoquant.training import Processes, Rhythm, open_images
 from tempoquant.training_job import TrainingData, keep_evidence, run_training
 from tempoquant.workplace import workplace
-
-BARE = "denoiser"
-"""The folder of a bare denoiser."""
 
 
 @in_float32
@@ -85,12 +90,8 @@ def quantize(
         UserWarning: much of the arithmetic stays float though the recipe does not say so; ``facts["coverage"]`` of the
             result says how much of the parameters and the arithmetic is quantized, what is not, and why.
     """
-    if recipe.training is not None:
-        raise InputError(f"{recipe.method} trains: use `tempoquant train`, or tempoquant.train()")
-    target = full_precision(model)
-    given = conditioning_in_float32(conditioning)
-    target.check_conditioning(given, recipe.calibration.samples)
-    target = target.for_conditioning(given)
+    check_training(recipe, trains=False)
+    target, given = _opened(model, recipe, conditioning)
     if freeze_schedule or freeze_conditioning is not None:
         _check_freezing(target, recipe, freeze_schedule, freeze_conditioning, given)
     if recipe.correction is not None:
@@ -150,17 +151,13 @@ def train(
         InputError: an argument is not valid; said before any long work.
         NumericsError: the loss is not finite; names the step, and the last good checkpoint stays.
     """
-    if recipe.training is None:
-        raise InputError(f"{recipe.method} does not train: use `tempoquant quantize`, or tempoquant.quantize()")
+    check_training(recipe, trains=True)
     processes = Processes()
-    target = full_precision(model)
-    given = conditioning_in_float32(conditioning)
-    target.check_conditioning(given, recipe.calibration.samples)
-    target = target.for_conditioning(given)
+    target, given = _opened(model, recipe, conditioning)
     images = None if data is None else open_images(data)
     place = out if processes.writes else None
-    if place is not None and not recipe.has_form:
-        raise InputError(f"training.sees = {recipe.training.sees!r}: intervals from the input have no form on disk")
+    if place is not None:
+        check_storable(recipe)
     drop = {"resume": resume, "overwrite": overwrite}
     with (
         _held(place, overwrite) as output,
@@ -204,13 +201,7 @@ def load(
         InputError: no such folder, a bare denoiser is needed and not given, or tables cannot be made.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise InputError(interrupted_replacement(root) or f"{str(folder)!r} is no folder")
-    if is_unfinished(root):
-        raise FormatError(f"{root} was left by a run that was killed while it was writing: delete it")
-    component = _component_of(root)
-    if component is None:
-        raise FormatError(f"{root} is no quantized folder: it has no {', '.join(COMPONENTS)} or {BARE}")
+    component = component_of(root)
     read_config(root / component)
     if verify and not (root / EVIDENCE).is_file():
         raise FormatError(f"{root} has no {EVIDENCE}: there is nothing to verify it by")
@@ -227,20 +218,14 @@ def load(
     return result
 
 
-def is_quantized(folder: Path) -> bool:
-    """Whether a folder holds a component with a ``quantization_config``."""
-    return any(_says_quantized(path) for path in folder.glob("*/config.json"))
-
-
-def _component_of(folder: Path) -> str | None:
-    """The name of a quantized folder's denoiser: a usual one, or else one whose configuration says so."""
-    usual = [name for name in (*COMPONENTS, BARE) if (folder / name / "config.json").is_file()]
-    others = (path.parent.name for path in sorted(folder.glob("*/config.json")) if _says_quantized(path))
-    return next(iter([*usual, *others]), None)
-
-
-def _says_quantized(path: Path) -> bool:
-    return path.is_file() and b"quantization_config" in path.read_bytes()
+def _opened(
+    model: Any, recipe: Recipe, conditioning: Mapping[str, Any] | None
+) -> tuple[Model, Mapping[str, Any] | None]:
+    """The model in float32, of the shape that its conditioning asks for, and this conditioning, checked."""
+    target = full_precision(model)
+    given = conditioning_in_float32(conditioning)
+    target.check_conditioning(given, recipe.calibration.samples)
+    return target.for_conditioning(given), given
 
 
 def _held(out: Path | str | None, overwrite: bool) -> AbstractContextManager[Output | None]:

@@ -6,8 +6,10 @@ a result that does not fit, is one line with its name.
 
 import functools
 import hashlib
+import importlib
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,24 +24,46 @@ T = TypeVar("T")
 class Names(dict[str, T]):
     """Entries of one kind by name.
 
+    This package's own are known by name before the modules that register them are imported: names are checked, and
+    listed, without torch. An entry is imported when it is asked for.
+
     Args:
         what: the kind, for messages.
+        built_in: this package's own names, each with the module that registers it.
     """
 
-    def __init__(self, what: str):
+    def __init__(self, what: str, built_in: Mapping[str, str] | None = None):
         super().__init__()
-        self.what = what
+        self.what, self.built_in = what, dict(built_in or {})
+
+    def __missing__(self, name: str) -> T:
+        self._import(name)
+        if name not in self:
+            raise KeyError(name)
+        return self[name]
+
+    @property
+    def names(self) -> list[str]:
+        """All names: this package's own, then those that were added."""
+        return list(dict.fromkeys([*self.built_in, *self]))
+
+    def _import(self, name: str) -> None:
+        """Import the module that registers ``name``, if it is one of this package's own."""
+        if name in self.built_in:
+            importlib.import_module(self.built_in[name])
 
     def add(self, name: str, entry: T) -> None:
         """Put an entry under ``name``; InputError if the name is taken."""
+        if self.built_in.get(name) not in sys.modules:
+            self._import(name)
         if name in self:
             raise InputError(f"{self.what} {name!r} exists already: choose another name")
         self[name] = entry
 
     def check(self, name: str) -> str:
         """``name``, if an entry has it; InputError with the nearest valid names otherwise."""
-        if name not in self:
-            raise unknown(self.what, name, self)
+        if name not in self.names:
+            raise unknown(self.what, name, self.names)
         return name
 
 
@@ -50,10 +74,11 @@ class Registry(Names[Function]):
         what: the kind, for messages.
         returns: what a function must return, in words.
         fits: ``fits(result, *args)``, whether a user's function returned that.
+        built_in: see :class:`Names`.
     """
 
-    def __init__(self, what: str, returns: str, fits: Callable[..., bool]):
-        super().__init__(what)
+    def __init__(self, what: str, returns: str, fits: Callable[..., bool], built_in: Mapping[str, str]):
+        super().__init__(what, built_in)
         self.returns, self.fits = returns, fits
 
     def register(self, name: str) -> Callable[[Function], Function]:
@@ -127,15 +152,28 @@ PROVIDERS: dict[str, Any] = {}
 """Providers of activation quantization parameters: subclasses of :class:`tempoquant.intervals.IntervalProvider`, by the
 name of their form on disk. ``activations.steps`` takes the name of a user's own."""
 
-WEIGHT_RANGES = Registry("weight range", "(low, high), finite and one value a row", _range)
+WEIGHT_RANGES = Registry(
+    "weight range",
+    "(low, high), finite and one value a row",
+    _range,
+    dict.fromkeys(("minmax", "mse"), "tempoquant.numerics.weights"),
+)
 """``weights.range``: ``f(rows (C, K), bits, symmetric) -> low (C,), high (C,)``, float32; C output channels."""
 
-ACTIVATION_RANGES = Registry("activation range", "(low, high), finite and one value a row", _range)
+ACTIVATION_RANGES = Registry(
+    "activation range",
+    "(low, high), finite and one value a row",
+    _range,
+    dict.fromkeys(("minmax", "ema", "percentile", "mse"), "tempoquant.calibration.range_observer"),
+)
 """``activations.range``: ``f(values (R, K), bits, symmetric) -> low (R,), high (R,)``, float32. A row holds recorded
 values, its extremes among them, of one time step, or of all of them together (R = 1)."""
 
 WEIGHT_ROUNDINGS = Registry(
-    "weight rounding", "(integers, qparams): whole q - z within the grid, and its scale", _rounding
+    "weight rounding",
+    "(integers, qparams): whole q - z within the grid, and its scale",
+    _rounding,
+    dict.fromkeys(("reconstruct", "nearest"), "tempoquant.reconstruction.unit"),
 )
 """``weights.rounding``: ``f(weight (C, K), qparams, quantized (M, K), full (M, K)) -> integers (C, K), qparams`` of one
 layer. ``qparams`` is the grid: scale and zero (C, G), for G groups of K / G consecutive weights (1: per channel), q_min

@@ -123,7 +123,7 @@ def run_job(
 
 
 def full_precision(model: Any) -> Model:
-    """The model that ``model`` names, in float32, to be quantized; for the forms see :func:`pipelines.resolve`.
+    """The model that ``model`` names, in float32, to be quantized; see :func:`~tempoquant.pipelines.resolve`.
 
     Raises:
         InputError: there is no such model, or it is quantized already.

@@ -9,9 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tempoquant.arguments import flattened
 from tempoquant.documents import read_json
 from tempoquant.errors import FormatError, InputError, TempoquantError
 from tempoquant.files import TEMPORARY, write_whole
@@ -61,6 +58,8 @@ def workplace(
         with tempfile.TemporaryDirectory(prefix="tempoquant-") as temporary:
             yield Path(temporary)
         return
+    import torch
+
     folder = partial_of(output.path)
     _check_work(folder)
     job = {
@@ -87,6 +86,8 @@ def workplace(
 
 def _is_continued(output: Output, job: Mapping[str, Any], resume: bool, overwrite: bool) -> bool:
     """Whether the unfinished work of ``output`` is of ``job``; another job's is deleted if that was asked for."""
+    from tempoquant.arguments import flattened
+
     folder = partial_of(output.path)
     drop = overwrite and not resume
     try:

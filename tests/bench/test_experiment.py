@@ -6,7 +6,7 @@ import pytest
 
 from tempoquant.bench import built_in, load_experiment, parse_bits, plan_runs
 from tempoquant.errors import InputError
-from tempoquant.pipelines.resolving import BUNDLED
+from tempoquant.pipelines import BUNDLED
 
 RTN = {"method": "rtn", "bits": ["W4A8"]}
 

@@ -225,7 +225,7 @@ def test_interrupting_is_one_line(run, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tempoquant.cli.quantize.quantize", interrupted)
+    monkeypatch.setattr("tempoquant.api.run_job", interrupted)
     assert run("quantize", "mine.py:make", "-o", "out") == (130, "", "tempoquant: interrupted\n")
 
 

@@ -77,8 +77,8 @@ def test_a_gate(run, quantized, capfd):  # noqa: F811
 
 
 def test_refusals(refused, quantized, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("tempoquant.cli.diagnose.diagnose", None)
-    monkeypatch.setattr("tempoquant.cli.quantize.quantize", None)
+    monkeypatch.setattr("tempoquant.diagnosis.diagnosing.record", None)
+    monkeypatch.setattr("tempoquant.api.run_job", None)
     Path("there.html").touch()
     Path("bad.yaml").write_text("method: rtn\n")
     Path("typo.yaml").write_text("policy:\n- {match: first, weight_bit: 8}\n")

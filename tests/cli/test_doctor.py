@@ -13,7 +13,7 @@ from tempoquant.kernels import compiled
 
 def test_doctor_says_what_runs_here(run, refused, monkeypatch, tmp_path):  # noqa: F811
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("tempoquant.cli.doctor.integers_are_exact", lambda: False)
+    monkeypatch.setattr("tempoquant.kernels.integers_are_exact", lambda: False)
     monkeypatch.setenv(compiled.COMPILER, "no-such-compiler")
     code, out, err = run("doctor", "--json", "d.json")
     assert (code, err) == (0, "") and "not exact" in out and "no-such-compiler" in out

@@ -35,7 +35,7 @@ def test_terminating_is_one_line(run, monkeypatch):  # noqa: F811
         time.sleep(5)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("tempoquant.cli.quantize.quantize", terminated)
+    monkeypatch.setattr("tempoquant.api.run_job", terminated)
     assert run("quantize", "mine.py:make", "-o", "out") == (143, "", "tempoquant: terminated\n")
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -59,8 +59,8 @@ def test_libraries_say_nothing_on_the_way(tmp_path):
     (tmp_path / "p.txt").write_text("a b\nc\n")
     code = (
         "import warnings; from tempoquant.cli import main\n"
-        "import tempoquant.cli.quantize as command; own = command.quantize\n"
-        "command.quantize = lambda *a, **k: (warnings.warn('of\\nours'), own(*a, **k))[1]\n"
+        "import tempoquant.api as api; own = api.quantize\n"
+        "api.quantize = lambda *a, **k: (warnings.warn('of\\nours'), own(*a, **k))[1]\n"
         "main()"
     )
     args = ("model", "--method", "rtn", "--samples", "1", "--steps", "1", "--prompts", "p.txt", "-o", "out")

@@ -51,7 +51,7 @@ def test_they_are_drawn_into_an_array_and_judged(run, refused, made):  # noqa: F
 
 def test_what_needs_images_is_refused_before_any_work(refused, made, monkeypatch):  # noqa: F811
     name, factory = made
-    for work in ("tempoquant.cli.evaluate.reference", "tempoquant.cli.quantize.quantize"):
+    for work in ("tempoquant.evaluation.trajectory._check_projections", "tempoquant.api.run_job"):
         monkeypatch.setattr(work, None)
     monkeypatch.setattr(sys.modules["tempoquant.diagnosis.diagnosing"], "record", None)
     report = ("--report", "r.html")
@@ -75,7 +75,7 @@ def test_what_needs_images_is_refused_before_any_work(refused, made, monkeypatch
 def test_a_reference_of_another_shape_is_refused_before_any_work(run, refused, monkeypatch):  # noqa: F811
     assert run("quantize", "mine.py:make", "-o", "out", *FEW)[0] == 0
     Path("shaped.py").write_text(SHAPED)
-    monkeypatch.setattr("tempoquant.cli.evaluate.reference", None)
+    monkeypatch.setattr("tempoquant.evaluation.trajectory._check_projections", None)
     said = refused("evaluate", "out", "--denoiser", "mine.py:make", "--reference", "shaped.py:latent")
     assert "samples are (1, 16, 16) in out and (4, 16, 16) in shaped.py:latent" in said
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tempoquant.errors import InputError
-from tempoquant.evaluation.samples import check_samples_output, save_samples
+from tempoquant.evaluation import save_samples
+from tempoquant.outputs import check_samples_output
 
 SAMPLES = torch.zeros(2, 1, 8, 8)
 

@@ -1,6 +1,6 @@
 """Running an experiment: everything shared once, every run that is not done yet, then the tables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +12,16 @@ from filelock import FileLock, Timeout
 from tempoquant.bench.board import Board, SilentBoard
 from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.judge import Setup, judge, kept_folder
-from tempoquant.bench.plan import Run, plan_runs
+from tempoquant.bench.plan import MOST_AT_ONCE, Run, plan_runs
 from tempoquant.bench.pool import work
-from tempoquant.bench.records import Record, Records, is_records
+from tempoquant.bench.records import RESULTS, Record, Records, check_bench_folder
 from tempoquant.bench.shared import Shared
 from tempoquant.bench.tables import write_tables
 from tempoquant.errors import InputError
 from tempoquant.methods import load_plugins
+from tempoquant.pipelines import Model
 
-RESULTS, ESTIMATES = "results.jsonl", "paper-schedule.jsonl"
-
-MOST_AT_ONCE = 1024
-"""Processes, and threads of each: more than machines have."""
+ESTIMATES = "paper-schedule.jsonl"
 
 
 @dataclass
@@ -31,11 +29,15 @@ class Outcome:
     """What a bench leaves.
 
     Attributes:
-        records: of all runs that are done, in the experiment's order. tables: the files that show them.
-        failures: by run, the line it failed with. skipped: runs that an earlier bench had done.
+        target: the full-precision model.
+        records: of all runs that are done, in the experiment's order.
+        tables: the files that show them.
+        failures: by run, the line it failed with.
+        skipped: runs that an earlier bench had done.
         models: folders of the quantized models, where they are kept.
     """
 
+    target: Model
     records: list[Record]
     tables: list[Path]
     failures: dict[str, str] = field(default_factory=dict)
@@ -52,6 +54,7 @@ def run_bench(
     threads: int | None = None,
     plugins: Sequence[Path] = (),
     keep: bool = False,
+    check: Callable[[Model], None] | None = None,
     board: Board | None = None,
 ) -> Outcome:
     """Do the runs of ``experiment`` that ``out`` holds no record of, and write its tables.
@@ -63,6 +66,7 @@ def run_bench(
         jobs: worker processes. threads: of each; this process's shared among them if not given.
         plugins: files of a user's own methods.
         keep: leave the quantized models in ``models/``; runs whose model is not there are done again.
+        check: called with the full-precision model before any run; what it raises ends the bench.
 
     Raises:
         InputError: something in the experiment is not valid, or not for this model, or another bench is writing to
@@ -82,6 +86,8 @@ def run_bench(
         # Files may have changed since an earlier bench of this process.
         judge.cache_clear()
         own = judge(setup)
+        if check is not None:
+            check(own.target)
         shared = Shared(experiment, own.target, own.metrics, runs, out / "work", board or SilentBoard())
         with _alone(_made(out)):
             return _missing_runs(experiment, runs, shared, setup, jobs)
@@ -101,7 +107,7 @@ def _missing_runs(experiment: Experiment, runs: list[Run], shared: Shared, setup
     ]
     kept = [folder for run in done if (folder := _kept(run, shared, setup)) and folder.is_dir()]
     tables = write_tables(experiment, shared.target.name, records, out, failures)
-    return Outcome(records, tables, failures, len(runs) - len(todo), kept)
+    return Outcome(shared.target, records, tables, failures, len(runs) - len(todo), kept)
 
 
 def _kept(run: Run, shared: Shared, setup: Setup) -> Path | None:
@@ -139,8 +145,7 @@ def _quality(paired: Mapping[str, Any]) -> str:
 
 def _made(out: Path) -> Path:
     """The bench's folder: new, empty, or an earlier bench's, whose results have no line that is none."""
-    if out.exists() and not (out.is_dir() and (is_records(out / RESULTS) or not any(out.iterdir()))):
-        raise InputError(f"{out} exists and is no bench's folder: choose another")
+    check_bench_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / RESULTS).touch()
     return out

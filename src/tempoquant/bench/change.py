@@ -12,22 +12,50 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
     """Entries of an experiment from texts such as ``evaluation.images=4``: a path of keys, and a YAML value.
 
     Raises:
-        InputError: a text is no such pair.
+        InputError: a text is no such pair, or two are of one entry.
     """
     found: dict[str, Any] = {}
     for text in texts:
         path, equals, value = text.partition("=")
-        keys = path.strip().split(".")
-        if not equals or not all(keys) or not value.strip():
+        if not equals or not all(path.strip().split(".")) or not value.strip():
             raise InputError(f"{text!r}: KEY=VALUE is needed, such as evaluation.images=4")
         try:
             entry: Any = parse_yaml(value)
         except ValueError:
             raise InputError(f"{text!r}: {value!r} is no YAML value") from None
-        for key in reversed(keys):
-            entry = {key: entry}
-        found = merged(found, entry)
+        found = with_entry(found, path.strip(), entry, f"--set {text}")
     return found
+
+
+def with_entry(entries: dict[str, Any], path: str, value: Any, option: str) -> dict[str, Any]:
+    """``entries`` with one more.
+
+    Args:
+        entries: of an experiment.
+        path: keys of nested mappings, joined by dots.
+        value: of the entry.
+        option: that gives it, for messages.
+
+    Raises:
+        InputError: the entry is among ``entries`` already.
+    """
+    keys = path.split(".")
+    if _has(entries, keys):
+        raise InputError(f"{option}: {path} is given twice")
+    for key in reversed(keys):
+        value = {key: value}
+    return merged(entries, value)
+
+
+def _has(entries: Any, keys: Sequence[str]) -> bool:
+    """Whether there is an entry at this path, or on the way to it one that is no mapping."""
+    for key in keys:
+        if not isinstance(entries, dict):
+            return True
+        if key not in entries:
+            return False
+        entries = entries[key]
+    return True
 
 
 def only(

@@ -12,10 +12,12 @@ from tempoquant.documents import read_yaml
 from tempoquant.errors import InputError, unknown
 from tempoquant.evaluation import EXTRACTORS
 from tempoquant.recipe import MOST, WIDTHS, Count, Part, refused
-from tempoquant.sampling import SAMPLERS
+from tempoquant.sampling import check_sampler
 
 BITS = re.compile(r"W(\d+)A(\d+)")
 BUILT_IN = Path(str(files("tempoquant"))) / "experiments"
+DEFAULT = BUILT_IN / "_default.yaml"
+"""The experiment on a model that somebody brings without one."""
 
 
 def parse_bits(text: str) -> tuple[int, int]:
@@ -36,9 +38,7 @@ def _known_bits(text: str) -> str:
 
 
 def _known_sampler(name: str | None) -> str | None:
-    if name is not None and name not in SAMPLERS:
-        raise unknown("sampler", name, SAMPLERS)
-    return name
+    return None if name is None else check_sampler(name)
 
 
 def _known_extractor(name: str) -> str:
@@ -138,21 +138,27 @@ class Evaluation(Part):
 
 
 class RunSpec(Part):
-    """One method at some bits. ``recipe``: entries that differ from the method's; ``label``: its name in tables."""
+    """One method at some bits.
+
+    Attributes:
+        method, bits: what is run.
+        reading, effort: of its recipe; unset: the experiment's ``recipe``'s, else "paper" and "fast".
+        label: its name in tables.
+        recipe: entries that differ from the method's.
+    """
 
     method: str
     bits: tuple[Bits, ...] = Field(min_length=1)
-    reading: str = "paper"
-    effort: str = "fast"
+    reading: str | None = None
+    effort: str | None = None
     label: str | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Its name in tables, e.g. ``tfmq-dm released``."""
-        usual = {"paper": "", "fast": ""}
-        parts = (self.method, usual.get(self.reading, self.reading), usual.get(self.effort, self.effort))
-        return self.label or " ".join(part for part in parts if part)
+        parts = (self.method, self.reading, self.effort)
+        return self.label or " ".join(part for part in parts if part not in (None, "paper", "fast"))
 
 
 class Published(Part):
@@ -170,7 +176,8 @@ class Experiment(Part):
     Attributes:
         name: of its file. source: where its settings and targets come from.
         data: images that methods which train do so on, as `tempoquant train --data` takes them; unset: distillation.
-        recipe: entries of every run's recipe. sort: the metric that rows are ordered by, a column of the tables.
+        recipe: entries of every run's recipe, but where the run says another.
+        sort: the metric that rows are ordered by, a column of the tables.
         paper_schedule: whether to estimate what each run would take at ``effort: paper``.
     """
 
@@ -202,16 +209,26 @@ class Experiment(Part):
 
 
 def load_experiment(named: str, **changes: Any) -> Experiment:
-    """The experiment of a YAML file, or a built-in one by its name.
+    """The experiment of a YAML file, a built-in one by its name, or the default one on a model of ``FILE.py:FACTORY``.
 
     Args:
+        named: the file, the name, or the factory of a model.
         changes: top-level entries in the place of the file's; None leaves it as it is, mappings are merged.
 
     Raises:
         InputError: one line that names the file and its first wrong entry.
     """
-    path = _find(named)
-    data = merged(_read(path, ()), {key: value for key, value in changes.items() if value is not None})
+    given = {key: value for key, value in changes.items() if value is not None}
+    path, _, factory = named.rpartition(":")
+    if path.endswith(".py"):
+        if "model" in given:
+            raise InputError(f"{named} is the model: {given['model']!r} beside it is one too many")
+        return _validated(DEFAULT, merged(_read(DEFAULT, ()), {**given, "name": factory, "model": named}))
+    return _validated(_find(named), merged(_read(_find(named), ()), given))
+
+
+def _validated(path: Path, data: dict[str, Any]) -> Experiment:
+    """The experiment of these entries; errors name the file."""
     try:
         return Experiment.model_validate({"name": path.stem, **data})
     except ValidationError as error:
@@ -230,7 +247,7 @@ def _find(named: str) -> Path:
             raise InputError(f"no experiment file {named!r}")
         return path
     if named not in built_in():
-        raise unknown("experiment", named, [*built_in(), "FILE.yaml"])
+        raise unknown("experiment", named, [*built_in(), "FILE.yaml", "FILE.py:FACTORY"])
     return BUILT_IN / f"{named}.yaml"
 
 

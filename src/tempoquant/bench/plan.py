@@ -16,6 +16,12 @@ from tempoquant.recipe import Recipe
 RECORDED = ("samples", "steps", "sampler", "eta", "dtype")
 """The calibration entries that decide a recording: the experiment's, so that all runs share one."""
 
+MOST_AT_ONCE = 1024
+"""Processes, and threads of each: more than machines have."""
+
+PER_RUN = {"reading": "paper", "effort": "fast"}
+"""Entries that a run has itself, or else the experiment's recipe, or else that are these."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -57,11 +63,12 @@ def plan_runs(experiment: Experiment) -> list[Run]:
 
 def _recipe(experiment: Experiment, spec: RunSpec, bits: str, seed: int) -> Recipe:
     weights, activations = parse_bits(bits)
-    settings: dict[str, Any] = {"reading": spec.reading, "effort": spec.effort, "seed": seed}
-    method = method_recipe(spec.method, weights=weights, activations=activations, **settings)
+    settings = {name: getattr(spec, name) or experiment.recipe.get(name, usual) for name, usual in PER_RUN.items()}
+    method = method_recipe(spec.method, weights=weights, activations=activations, seed=seed, **settings)
     recorded = {"sampler": experiment.sampler, "steps": experiment.steps, "eta": experiment.eta}
     calibration = {**experiment.calibration.model_dump(), **recorded}
-    entries = merged(merged({"calibration": calibration}, experiment.recipe), spec.recipe)
+    shared = {key: value for key, value in experiment.recipe.items() if key not in PER_RUN}
+    entries = merged(merged({"calibration": calibration}, shared), spec.recipe)
     made = Recipe.parse(merged(method.model_dump(mode="json"), entries))
     _keeps(f"{experiment.name}: {spec.name}", made, method, calibration)
     return made

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tempoquant.documents import parse_json
-from tempoquant.errors import FormatError
+from tempoquant.errors import FormatError, InputError
+
+RESULTS = "results.jsonl"
 
 Record = dict[str, Any]
 
@@ -71,3 +73,9 @@ def _record(path: Path, number: int, line: bytes) -> Record:
             f"{path}: line {number} is no record of a run: delete it, and the run is done again"
         ) from None
     return record
+
+
+def check_bench_folder(out: Path) -> None:
+    """Raise InputError unless ``out`` is new, empty, or an earlier bench's."""
+    if out.exists() and not (out.is_dir() and (is_records(out / RESULTS) or not any(out.iterdir()))):
+        raise InputError(f"{out} exists and is no bench's folder: choose another")

@@ -14,11 +14,11 @@ from tempoquant.intervals import IntervalProvider
 from tempoquant.layers import QuantizedLayer, quantized_layers, quantized_products
 from tempoquant.learned import kept_networks
 from tempoquant.recipe import Recipe
+from tempoquant.registration import QUANT_METHOD
 from tempoquant.transforms import LayerTransform
 
 FORMAT_VERSION = 2
 """1: up to November 2026; 2: inputs quantized per token or dynamically, weights by group, transforms."""
-QUANT_METHOD = "tempoquant"
 
 
 @dataclass(frozen=True)

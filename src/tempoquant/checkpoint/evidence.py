@@ -8,8 +8,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tempoquant.documents import read_json
 from tempoquant.errors import FormatError, InputError
 from tempoquant.files import write_whole
@@ -117,4 +115,6 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """What numbers depend on: processor features and threads; no names."""
+    import torch
+
     return {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}

@@ -1,7 +1,7 @@
 """Quantized denoisers in plain diffusers: ``from_pretrained`` and ``save_pretrained`` of its own classes.
 
 diffusers finds what loads a quantized module by the ``quant_method`` of its config, in two dictionaries of its own;
-:func:`register` puts ours there.
+:mod:`tempoquant.registration` puts ours there.
 """
 
 import json
@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 from diffusers.quantizers.base import DiffusersQuantizer
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 from torch import Tensor, nn
 
-from tempoquant.checkpoint.blueprint import QUANT_METHOD, Blueprint
+from tempoquant.checkpoint.blueprint import Blueprint
 from tempoquant.checkpoint.component import correction_of, damage_of, fill, full_config
 from tempoquant.checkpoint.digest import DIGEST, digest_of
 from tempoquant.checkpoint.evidence import EVIDENCE, read_evidence
@@ -26,6 +25,7 @@ from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
 from tempoquant.kernels import use_engine
 from tempoquant.precision import in_float32
+from tempoquant.registration import QUANT_METHOD
 
 
 class Method(StrEnum):
@@ -199,9 +199,3 @@ def fuse_lora(*_: Any, **__: Any) -> None:
 def _refuse_fusing(module: Any) -> None:
     if hasattr(module, "fuse_lora"):
         module.fuse_lora = fuse_lora
-
-
-def register() -> None:
-    """Tell diffusers who loads folders of this package."""
-    AUTO_QUANTIZER_MAPPING[QUANT_METHOD] = TempoquantQuantizer
-    AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD] = TempoquantConfig

@@ -1,6 +1,7 @@
 """The command line: one file a command, each thin."""
 
 import errno
+import importlib
 import signal
 import sys
 import warnings
@@ -11,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-import tempoquant
+from tempoquant import __version__
 from tempoquant.errors import TempoquantError
 from tempoquant.quiet import quiet_libraries
 
@@ -44,7 +45,7 @@ def main() -> None:
     """
     quiet_libraries()
     warnings.showwarning = _one_line
-    import tempoquant.cli.commands  # noqa: F401
+    importlib.import_module("tempoquant.cli.commands")
 
     arguments = sys.argv[1:] or ["--help"]
     try:
@@ -70,7 +71,7 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tempoquant {tempoquant.__version__}")
+        typer.echo(f"tempoquant {__version__}")
         raise typer.Exit
 
 

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
 from tempoquant.errors import InputError
-from tempoquant.pipelines import BareModel, Model, read_prompts
-from tempoquant.quantized import QuantizedPipeline
+from tempoquant.pipelines import read_prompts
+
+if TYPE_CHECKING:
+    from tempoquant.pipelines import Model
+    from tempoquant.quantized import QuantizedPipeline
 
 Prompts = Annotated[
     Path | None,
@@ -25,46 +28,64 @@ DRAWN_FROM = {"prompt": "prompts", "class_labels": "classes"}
 FLAGS = {"prompt": "--prompts FILE", "class_labels": "--classes 0,1,2"}
 
 
+@dataclass(frozen=True)
+class ConditioningFlags:
+    """Values of ``--prompts``, ``--classes`` and ``--guidance``, checked as far as no model is needed.
+
+    Raises:
+        InputError: a value is not valid.
+    """
+
+    prompts: Path | None = None
+    classes: str | None = None
+    guidance: float | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.lists
+        if self.guidance is not None and not 0 <= self.guidance < math.inf:
+            raise InputError(f"--guidance {self.guidance} is out of range: 0 or more")
+
+    @property
+    def lists(self) -> dict[str, Sequence[Any]]:
+        """The prompts or class labels by the keyword of the pipeline's call; empty without any."""
+        prompts = {} if self.prompts is None else {"prompt": read_prompts(self.prompts)}
+        return prompts | ({} if self.classes is None else {"class_labels": read_classes(self.classes)})
+
+
 def conditioning_of(
-    target: Model,
-    samples: int,
-    prompts: Path | None,
-    classes: str | None,
-    guidance: float | None,
-    quantized: QuantizedPipeline | None = None,
+    target: "Model", samples: int, flags: ConditioningFlags, quantized: "QuantizedPipeline | None" = None
 ) -> dict[str, Any] | None:
     """The ``conditioning`` of ``target.generate`` for so many samples, or None for an unconditional model.
 
     Args:
+        target: the model to draw from.
+        samples: how many are drawn; prompts and labels are used in turn.
+        flags: of the command line.
         quantized: the folder to draw from; the guidance scale it was calibrated for stands in for one not given.
 
     Raises:
-        InputError: a flag is missing or does not fit the model, or its value is not valid.
+        InputError: a flag is missing or does not fit the model.
     """
-    given: dict[str, Sequence[Any]] = {}
-    if prompts is not None:
-        given["prompt"] = read_prompts(prompts)
-    if classes is not None:
-        given["class_labels"] = read_classes(classes)
-    _check_flags(target, given)
-    made: dict[str, Any] = {n: [values[i % len(values)] for i in range(samples)] for n, values in given.items()}
+    import torch
+
+    from tempoquant.pipelines import BareModel
+
+    lists = flags.lists
+    _check_flags(target, lists)
+    found: dict[str, Any] = {n: [values[i % len(values)] for i in range(samples)] for n, values in lists.items()}
     if isinstance(target, BareModel):
-        made = {name: torch.tensor(values) for name, values in made.items()}
-    scale = _guidance(target, guidance, quantized)
+        found = {name: torch.tensor(values) for name, values in found.items()}
+    scale = _guidance(target, flags.guidance, quantized)
     if scale is not None:
-        made["guidance_scale"] = scale
-    target.check_conditioning(made or None, samples)
-    return made or None
+        found["guidance_scale"] = scale
+    target.check_conditioning(found or None, samples)
+    return found or None
 
 
-def every_condition_of(
-    target: Model, prompts: Path | None, classes: str | None, guidance: float | None
-) -> dict[str, Any] | None:
+def every_condition_of(target: "Model", flags: ConditioningFlags) -> dict[str, Any] | None:
     """:func:`conditioning_of` a sample for each of these prompts or classes; None if there are neither."""
-    if prompts is None and classes is None:
-        return None
-    count = len(read_classes(classes or "") if prompts is None else read_prompts(prompts))
-    return conditioning_of(target, count, prompts, classes, guidance)
+    lists = flags.lists
+    return conditioning_of(target, len(next(iter(lists.values()))), flags) if lists else None
 
 
 def read_classes(text: str) -> list[int]:
@@ -78,17 +99,19 @@ def read_classes(text: str) -> list[int]:
     return labels
 
 
-def _check_flags(target: Model, given: dict[str, Sequence[Any]]) -> None:
+def _check_flags(target: "Model", lists: dict[str, Sequence[Any]]) -> None:
+    from tempoquant.pipelines import BareModel
+
     bare = isinstance(target, BareModel)
     wanted = "class_labels" if bare else getattr(target, "condition", None)
-    for name in given:
+    for name in lists:
         if name != wanted:
             flag = FLAGS[name].split()[0]
             instead = _hint(wanted) + " instead" if wanted else "it is unconditional"
             raise InputError(f"{target.name} takes no {flag}: {instead}")
-    if not bare and wanted and wanted not in given:
+    if not bare and wanted and wanted not in lists:
         raise InputError(f"{target.name} draws from {DRAWN_FROM.get(wanted, wanted)}: {_hint(wanted)}")
-    if bare and not given:
+    if bare and not lists:
         try:
             target.check_conditioning(None, 1)
         except InputError as error:
@@ -100,12 +123,10 @@ def _hint(wanted: str | None) -> str:
     return f"give {FLAGS[wanted]}" if wanted in FLAGS else python
 
 
-def _guidance(target: Model, guidance: float | None, quantized: QuantizedPipeline | None) -> float | None:
+def _guidance(target: "Model", guidance: float | None, quantized: "QuantizedPipeline | None") -> float | None:
     own = {} if quantized is None else quantized.facts.get("conditioning", {})
     if guidance is None:
         return own.get("guidance_scale")
-    if not 0 <= guidance < math.inf:
-        raise InputError(f"--guidance {guidance} is out of range: 0 or more")
     if not target.conditional:
         raise InputError(f"{target.name} takes no --guidance: its denoiser is called once a step")
     return guidance

@@ -1,15 +1,18 @@
 """``tempoquant demo``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from tempoquant.cli import app
 from tempoquant.cli.options import COUNT, Json, Overwrite, Seed, check_json, console, progress, write_json
-from tempoquant.demo import METHODS, MODEL, STEPS, DemoRow, run_demo
-from tempoquant.outputs import Kind, writing
+from tempoquant.outputs import Kind, check_output, writing
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tempoquant.demo import DemoRow
 
 
 @app.command("demo")
@@ -25,7 +28,10 @@ def demo_command(
 
     Example: tempoquant demo -o demo
     """
+    check_output(out, overwrite, Kind.DEMONSTRATION)
     check_json(json_file, overwrite, out)
+    from tempoquant.demo import METHODS, run_demo
+
     table, found = _table(images), []
     with writing(out, Kind.DEMONSTRATION, overwrite=overwrite) as output, output.staging() as folder:
         for row in run_demo(folder, calibration_samples=samples, images=images, seed=seed, progress=progress()):
@@ -37,7 +43,11 @@ def demo_command(
     write_json(json_file, found)
 
 
-def _table(images: int) -> Table:
+def _table(images: int) -> "Table":
+    from rich.table import Table
+
+    from tempoquant.demo import MODEL, STEPS
+
     title = f"{MODEL}, DDIM {STEPS} steps, {images} images from the same noise as full precision"
     table = Table(title=title, box=None, header_style="bold")
     for name in ("method", "bits", "MB", "smaller", "PSNR dB", "SSIM", "SQNR dB", "temporal cosine", "mismatch", "s"):
@@ -45,7 +55,7 @@ def _table(images: int) -> Table:
     return table
 
 
-def _cells(row: DemoRow) -> list[str]:
+def _cells(row: "DemoRow") -> list[str]:
     size: dict[str, Any] = row.facts["size"]
     metrics = row.metrics
     return [

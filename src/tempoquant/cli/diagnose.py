@@ -2,13 +2,12 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from tempoquant.cli import app
-from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
+from tempoquant.cli.conditioning import Classes, ConditioningFlags, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
     COUNT,
     COUNT_OR_0,
@@ -17,29 +16,42 @@ from tempoquant.cli.options import (
     Factory,
     Folder,
     Json,
+    Layers,
     Overwrite,
+    Recording,
+    ReferenceModel,
     Sampler,
     Seed,
     Steps,
-    check_folder_place,
     check_json,
+    check_model,
     check_not_input,
+    check_recording,
     console,
+    factory_for,
+    flag_in_use,
     open_model,
     progress,
+    refuse,
     write_json,
 )
-from tempoquant.diagnosis import Diagnosis, diagnose
 from tempoquant.errors import InputError
 from tempoquant.outputs import Kind, check_output
+from tempoquant.sampling import check_sampler
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tempoquant.diagnosis import Diagnosis
 
 SHOWN = 8
 
 
 @app.command("diagnose")
 def diagnose_command(
+    context: typer.Context,
     model: Folder,
-    reference_model: Annotated[str, typer.Option("--reference", help="the full-precision model")],
+    reference_model: ReferenceModel,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="folder to write; MODEL/diagnosis of a quantized folder")
     ] = None,
@@ -48,10 +60,8 @@ def diagnose_command(
         int, typer.Option(**COUNT_OR_0, help="trajectories to rank layers on; 0 ranks none")
     ] = 4,
     keep: Annotated[int, typer.Option(**COUNT, help="costliest layers that policy.yaml keeps in higher precision")] = 5,
-    layer: Annotated[
-        list[str] | None, typer.Option("--layer", help="a pattern of layers to look at; may be repeated")
-    ] = None,
-    recording: Annotated[Path | None, typer.Option(help="folder of recorded trajectories to make or reuse")] = None,
+    layer: Layers = None,
+    recording: Recording = None,
     steps: Steps = None,
     sampler: Sampler = None,
     prompts: Prompts = None,
@@ -68,16 +78,19 @@ def diagnose_command(
 
     Example: tempoquant diagnose out --reference fashion32 -o out/diagnosis
     """
-    place = out or Path(model) / "diagnosis"
-    if out is None and not Path(model).is_dir():
-        raise InputError(f"{model!r} is no folder to write a diagnosis into: give -o DIR")
-    check_output(place, overwrite, Kind.DIAGNOSIS)
-    check_not_input(place, model)
+    place = _check_place(model, out, overwrite)
     check_json(json_file, overwrite, place)
-    check_folder_place("--recording", recording)
-    # A bare denoiser's folder is filled with the reference's own module unless the user says otherwise.
-    factory = reference_model if ".py:" in reference_model and (Path(model) / "denoiser").is_dir() else None
-    target, quantized = open_model(model, denoiser or factory, engine)
+    check_recording(recording)
+    _check_ranking(context, samples, ranking_samples)
+    if sampler is not None:
+        check_sampler(sampler)
+    factory = factory_for(model, reference_model, denoiser)
+    check_model(model, factory, engine)
+    check_model(reference_model)
+    flags = ConditioningFlags(prompts, classes, guidance)
+    from tempoquant.diagnosis import diagnose
+
+    target, quantized = open_model(model, factory, engine)
     full, _ = open_model(reference_model)
     found = diagnose(
         quantized or target,
@@ -92,11 +105,35 @@ def diagnose_command(
         keep=keep,
         layers=layer or (),
         recording=recording,
-        conditioning=conditioning_of(full, samples, prompts, classes, guidance, quantized),
+        conditioning=conditioning_of(full, samples, flags, quantized),
         reference_name=reference_model,
         overwrite=overwrite,
         progress=progress(),
     )
+    _show(found, place)
+    write_json(json_file, _json(found))
+
+
+def _check_place(model: str, out: Path | None, overwrite: bool) -> Path:
+    """The folder to write; InputError if it cannot be written, or is the model."""
+    place = out or Path(model) / "diagnosis"
+    if out is None and not Path(model).is_dir():
+        raise InputError(f"{model!r} is no folder to write a diagnosis into: give -o DIR")
+    check_output(place, overwrite, Kind.DIAGNOSIS)
+    check_not_input(place, model)
+    return place
+
+
+def _check_ranking(context: typer.Context, samples: int, ranking_samples: int) -> None:
+    """Refuse trajectories to rank on that are not there, and layers to keep of a ranking that is not made."""
+    if ranking_samples > samples and flag_in_use(context, "ranking_samples"):
+        raise InputError(f"--ranking-samples {ranking_samples} is out of range: 0 to {samples}, the samples")
+    if ranking_samples == 0:
+        refuse(context, ("keep",), "is of no use with --ranking-samples 0: no layer is ranked")
+
+
+def _show(found: "Diagnosis", place: Path) -> None:
+    """Print the tables of a diagnosis, and what to do with the folder it lies in."""
     for table in _tables(found):
         console().print(table)
     console().print(
@@ -104,10 +141,11 @@ def diagnose_command(
         f"higher precision with `tempoquant quantize ... --policy {place / 'policy.yaml'}`",
         soft_wrap=True,
     )
-    write_json(json_file, _json(found))
 
 
-def _tables(found: Diagnosis) -> list[Table]:
+def _tables(found: "Diagnosis") -> "list[Table]":
+    from rich.table import Table
+
     overview = Table("", "value", "what it says", box=None, title=f"{found.name} against full precision")
     temporal, others = found.deviations[1:, -1].tolist()
     overview.add_row("PSNR", f"{found.psnr.mean():.2f} dB", f"images from the same noise, {len(found.psnr)} samples")
@@ -130,7 +168,7 @@ def _tables(found: Diagnosis) -> list[Table]:
     return [overview, *([ranking, steps] if found.culprits else [])]
 
 
-def _json(found: Diagnosis) -> dict[str, Any]:
+def _json(found: "Diagnosis") -> dict[str, Any]:
     """The short result; the folder holds the rest."""
     return {
         **found.facts,

@@ -1,27 +1,23 @@
 """Metrics of many images on the command line: what to measure, with what, and against which images."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tempoquant.cli.options import COUNT, progress
-from tempoquant.errors import InputError
-from tempoquant.evaluation import (
-    EXTRACTORS,
-    METRICS,
-    Plan,
-    default_cache,
-    feature_extractor,
-    measure_sampled,
-    plan_metrics,
-    sampled_reference,
-)
-from tempoquant.pipelines import Model
+from tempoquant.cli.options import COUNT, progress, refuse
+from tempoquant.errors import InputError, unknown
+from tempoquant.evaluation import CLIP, EXTRACTORS, METRIC_NAMES, PUBLISHED_NAMES
+
+if TYPE_CHECKING:
+    from tempoquant.evaluation import Plan
+    from tempoquant.pipelines import Model
 
 Metrics = Annotated[
-    str | None, typer.Option("--metrics", help=f"also, over many images: {', '.join(METRICS)}, clip; such as fd,kid")
+    str | None,
+    typer.Option("--metrics", help=f"also, over many images: {', '.join((*METRIC_NAMES, CLIP))}; such as fd,kid"),
 ]
 Extractor = Annotated[str | None, typer.Option("--extractor", help=f"features of --metrics: {', '.join(EXTRACTORS)}")]
 Weights = Annotated[Path | None, typer.Option("--extractor-weights", help="a local weights file of the extractor")]
@@ -34,42 +30,76 @@ RealImages = Annotated[
 ]
 Clip = Annotated[str | None, typer.Option("--clip", help="CLIP model of the metric clip: a local folder or hub id")]
 Cache = Annotated[Path | None, typer.Option("--statistics-cache", help="folder that keeps statistics of references")]
+Samples = Annotated[int, typer.Option("--distribution-samples", **COUNT, help="images drawn for --metrics")]
 OPTIONS = ("extractor", "extractor_weights", "reference_images", "clip", "statistics_cache", "distribution_samples")
 """Parameters that mean nothing without metrics."""
-Samples = Annotated[int, typer.Option("--distribution-samples", **COUNT, help="images drawn for --metrics")]
 
 
-def plan_of(
-    metrics: str | None,
-    extractor: str | None,
-    weights: Path | None,
-    reference: Path | None,
-    clip: str | None,
-    cache: Path | None,
-) -> Plan | None:
-    """What these options ask for; None if it is nothing.
+@dataclass(frozen=True)
+class DistributionFlags:
+    """Values of ``--metrics`` and of the options that are of use with it, see :func:`check_flags`."""
+
+    metrics: str | None
+    extractor: str | None
+    weights: Path | None
+    reference: Path | None
+    clip: str | None
+    cache: Path | None
+
+    @property
+    def names(self) -> list[str]:
+        """The metrics; none without ``--metrics``."""
+        return [] if self.metrics is None else [name.strip() for name in self.metrics.split(",")]
+
+    @property
+    def keys(self) -> list[str]:
+        """The metrics by the names of their results: published ones by those of the same metric on any features."""
+        return [PUBLISHED_NAMES.get(name, name) for name in self.names]
+
+
+def check_flags(context: typer.Context, flags: DistributionFlags) -> None:
+    """Refuse options that are not valid, or void without others, as far as that is seen without loading anything.
 
     Raises:
-        InputError: an option is missing, not valid, or of no use without another.
+        InputError: one line that names the option.
     """
-    if metrics is None:
+    if flags.metrics is None:
+        refuse(context, OPTIONS, "is of use with --metrics alone, such as --metrics fd")
+    for name, key in zip(flags.names, flags.keys, strict=True):
+        if key not in (*METRIC_NAMES, CLIP):
+            raise unknown("metric", name, [*METRIC_NAMES, *PUBLISHED_NAMES, CLIP])
+    if flags.extractor is None:
+        refuse(context, ("extractor_weights",), "needs --extractor")
+    elif flags.extractor not in EXTRACTORS:
+        raise unknown("feature extractor", flags.extractor, EXTRACTORS)
+    if flags.reference is None:
+        refuse(context, ("statistics_cache",), "keeps statistics of --reference-images, and none are given")
+
+
+def plan_of(flags: DistributionFlags) -> "Plan | None":
+    """What these options ask for, everything for it loaded; None if it is nothing.
+
+    Raises:
+        InputError: an option is missing, or of no use for the metrics.
+    """
+    if flags.metrics is None:
         return None
-    if weights is not None and extractor is None:
-        raise InputError("--extractor-weights needs --extractor")
-    names = [name.strip() for name in metrics.split(",")]
-    loaded = None if extractor is None else feature_extractor(extractor, weights)
-    plan = plan_metrics(names, extractor=loaded, reference=reference, clip=clip, cache=cache or default_cache())
+    from tempoquant.evaluation import default_cache, feature_extractor, plan_metrics
+
+    loaded = None if flags.extractor is None else feature_extractor(flags.extractor, flags.weights)
+    cache = flags.cache or default_cache()
+    plan = plan_metrics(flags.names, extractor=loaded, reference=flags.reference, clip=flags.clip, cache=cache)
     used = {"--extractor": plan.extractor, "--clip": plan.clip, "--reference-images": plan.reference}
-    for (flag, part), value in zip(used.items(), (extractor, clip, reference), strict=True):
+    for (flag, part), value in zip(used.items(), (flags.extractor, flags.clip, flags.reference), strict=True):
         if value is not None and part is None:
-            raise InputError(f"{flag} {value} is of no use for --metrics {metrics}")
+            raise InputError(f"{flag} {value} is of no use for --metrics {flags.metrics}")
     return plan
 
 
 def measure(
-    plan: Plan,
-    full: Model,
-    quantized: Model,
+    plan: "Plan",
+    full: "Model",
+    quantized: "Model",
     samples: int,
     *,
     conditioning: Mapping[str, Any] | None,
@@ -77,6 +107,8 @@ def measure(
     **options: Any,
 ) -> dict[str, Any]:
     """The metrics of the quantized model's samples, which stream by; options are those of ``Model.generate``."""
+    from tempoquant.evaluation import measure_sampled, sampled_reference
+
     drawing = {"samples": samples, "conditioning": conditioning, "seed": seed, **options}
     real = sampled_reference(plan, full, progress(), **drawing)
     return measure_sampled(plan, quantized, real, progress(), **drawing)

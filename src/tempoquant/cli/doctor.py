@@ -4,20 +4,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
-import torch
-from packaging.requirements import Requirement
-from rich.table import Table
-
 from tempoquant.cli import app
-from tempoquant.cli.options import Json, Overwrite, check_json, console, write_json
-from tempoquant.kernels import (
-    COMPILER,
-    ENGINES,
-    cache_folder,
-    compiled_library,
-    integers_are_exact,
-    scales_apply_in_order,
-)
+from tempoquant.cli.options import Json, Overwrite, check_json, check_overwrite, console, write_json
+from tempoquant.kernels import COMPILER, ENGINES
 
 PACKAGE = "tempoquant"
 SHOWN = (PACKAGE, "torch", "diffusers", "transformers", "openvino", "onnxruntime")
@@ -30,7 +19,10 @@ def doctor_command(overwrite: Overwrite = False, json_file: Json = None) -> None
 
     Example: tempoquant doctor
     """
+    check_overwrite(overwrite, json=json_file)
     check_json(json_file, overwrite)
+    from rich.table import Table
+
     found = machine_facts()
     table = Table("what", "here", box=None)
     for name, value in _rows(found):
@@ -41,6 +33,10 @@ def doctor_command(overwrite: Overwrite = False, json_file: Json = None) -> None
 
 def machine_facts() -> dict[str, Any]:
     """What decides how models run here, as JSON data."""
+    import torch
+
+    from tempoquant.kernels import cache_folder, compiled_library, integers_are_exact, scales_apply_in_order
+
     exact, library, extras = integers_are_exact(), compiled_library(), {name: _missing(name) for name in EXTRAS}
     fast = "onednn int8" if exact else "simulation"
     return {
@@ -81,6 +77,8 @@ def _version(package: str) -> str | None:
 
 def _missing(extra: str) -> list[str]:
     """Packages of an extra that are not installed, or too old."""
+    from packaging.requirements import Requirement
+
     found = [Requirement(text) for text in requires(PACKAGE) or ()]
     of_extra = [r for r in found if r.marker is not None and r.marker.evaluate({"extra": extra})]
     return [str(r).partition(";")[0].strip() for r in of_extra if not r.specifier.contains(_version(r.name) or "0")]

@@ -2,28 +2,31 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from tempoquant.checkpoint import EVIDENCE, add_evidence
+from tempoquant.checkpoint import EVIDENCE, is_quantized
 from tempoquant.cli import app
 from tempoquant.cli import distribution as many
-from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
+from tempoquant.cli.conditioning import Classes, ConditioningFlags, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
     COUNT,
     BatchSize,
     Engine,
     Factory,
-    Folder,
     Json,
     Overwrite,
+    QuantizedFolder,
+    ReferenceModel,
     Sampler,
     Seed,
     Steps,
     check_json,
+    check_model,
+    check_overwrite,
     console,
+    factory_for,
     flag_in_use,
     open_model,
     progress,
@@ -31,27 +34,22 @@ from tempoquant.cli.options import (
     write_json,
 )
 from tempoquant.errors import InputError
-from tempoquant.evaluation import (
-    PIXEL_RANGE,
-    Outcome,
-    check_measured,
-    check_sampled,
-    compare,
-    judge,
-    parse_requirements,
-    reference,
-    undefined_metrics,
-    why_undefined,
-)
-from tempoquant.pipelines import Model
-from tempoquant.quantized import QuantizedPipeline
+from tempoquant.evaluation import parse_requirements
+from tempoquant.sampling import check_sampler
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tempoquant.evaluation import Outcome, Requirement
+    from tempoquant.pipelines import Model
+    from tempoquant.quantized import QuantizedPipeline
 
 
 @app.command("evaluate")
 def evaluate_command(
     context: typer.Context,
-    model: Folder,
-    reference_model: Annotated[str, typer.Option("--reference", help="the full-precision model")],
+    model: QuantizedFolder,
+    reference_model: ReferenceModel,
     samples: Annotated[int, typer.Option("-n", "--samples", **COUNT, help="paired images")] = 16,
     noise_samples: Annotated[int, typer.Option(**COUNT, help="trajectories whose predicted noise is compared")] = 8,
     metrics: many.Metrics = None,
@@ -81,27 +79,32 @@ def evaluate_command(
 
     Example: tempoquant evaluate out --reference fashion32 --metrics fd,is --extractor fashion32-cnn --json m.json
     """
+    check_overwrite(overwrite, json=json_file)
     check_json(json_file, overwrite)
-    flag = flag_in_use(context, *many.OPTIONS) if metrics is None else None
-    if flag is not None:
-        raise InputError(f"{flag} is of use with --metrics alone, such as --metrics fd")
-    plan = many.plan_of(metrics, extractor, extractor_weights, reference_images, clip, statistics_cache)
-    wanted = [] if require is None else parse_requirements(require, () if plan is None else plan.metrics)
-    if wanted and not (Path(model) / EVIDENCE).is_file():
-        raise InputError(f"{model} has no {EVIDENCE} to keep the outcome of --require in")
-    full, quantized = _opened(model, reference_model, denoiser, engine)
-    shape = full.pixel_shape
-    check_measured(wanted, shape)
-    given = (prompts, classes, guidance, quantized)
+    flags = many.DistributionFlags(metrics, extractor, extractor_weights, reference_images, clip, statistics_cache)
+    many.check_flags(context, flags)
+    wanted = _requirements(require, flags.keys, model)
+    if noise_samples > samples and flag_in_use(context, "noise_samples"):
+        raise InputError(f"--noise-samples {noise_samples} is out of range: 1 to {samples}, the samples")
+    if sampler is not None:
+        check_sampler(sampler)
+    factory = factory_for(model, reference_model, denoiser)
+    _check_models(model, reference_model, factory, engine)
+    conditioning = ConditioningFlags(prompts, classes, guidance)
+    from tempoquant.checkpoint import add_evidence
+    from tempoquant.evaluation import check_measured, check_sampled, judge
+
+    plan = many.plan_of(flags)
+    full, quantized = _opened(model, reference_model, factory, engine)
+    check_measured(wanted, full.pixel_shape)
     run = {**schedule(quantized, steps, sampler), "seed": seed, "batch_size": batch_size}
-    larger = None if plan is None else conditioning_of(full, distribution_samples, *given)
+    larger = None if plan is None else conditioning_of(full, distribution_samples, conditioning, quantized)
     if plan is not None:
         check_sampled(plan, full, distribution_samples, larger)
     result: dict[str, Any] = {"model": model, "reference": reference_model, "recipe": quantized.recipe.name}
     result |= {"seed": seed, "samples": samples, "steps": run["steps"], "size": quantized.facts.get("size")}
-    result |= _paired(
-        full, quantized, samples, noise_samples, {**run, "conditioning": conditioning_of(full, samples, *given)}
-    )
+    paired = {**run, "conditioning": conditioning_of(full, samples, conditioning, quantized)}
+    result |= _paired(full, quantized, samples, min(noise_samples, samples), paired)
     if plan is not None:
         pair = (full, quantized.target)
         result["distribution"] = many.measure(plan, *pair, distribution_samples, conditioning=larger, **run)
@@ -109,29 +112,31 @@ def evaluate_command(
     if outcomes:
         result["requirements"] = [outcome.to_dict() for outcome in outcomes]
         add_evidence(Path(model), "evaluation", result)
-    console().print(_table(result))
-    if undefined_metrics(shape):
-        console().print(why_undefined(shape), soft_wrap=True)
+    _show(result, full.pixel_shape)
     write_json(json_file, result)
     _report_outcomes(outcomes)
 
 
-def _report_outcomes(outcomes: list[Outcome]) -> None:
-    """Say what became of the requirements; exit code 1 if one is missed."""
-    for outcome in outcomes:
-        verdict = "met" if outcome.met else f"missed by {outcome.by:.6g}"
-        console().print(f"requirement {outcome.text}: {verdict} ({outcome.value:.6g})", markup=False)
-    if not all(outcome.met for outcome in outcomes):
-        raise typer.Exit(1)
+def _requirements(text: str | None, metrics: list[str], model: str) -> "list[Requirement]":
+    """What ``--require`` asks for; InputError if the folder has no file to keep the outcome in."""
+    wanted = [] if text is None else parse_requirements(text, metrics)
+    if wanted and not (Path(model) / EVIDENCE).is_file():
+        raise InputError(f"{model} has no {EVIDENCE} to keep the outcome of --require in")
+    return wanted
 
 
-def _opened(model: str, reference_model: str, denoiser: str | None, engine: str) -> tuple[Model, QuantizedPipeline]:
-    """The full-precision model, and the quantized one."""
-    # A bare denoiser's folder is filled with the reference's own module unless the user says otherwise.
-    factory = reference_model if ".py:" in reference_model and (Path(model) / "denoiser").is_dir() else None
-    _, quantized = open_model(model, denoiser or factory, engine)
-    if quantized is None:
+def _check_models(model: str, reference_model: str, factory: str | None, engine: str) -> None:
+    """Refuse what :func:`_opened` cannot open, as far as that is seen without loading anything."""
+    check_model(model, factory, engine)
+    if not is_quantized(Path(model)):
         raise InputError(f"{model!r} is not a quantized folder: make one with `tempoquant quantize`")
+    check_model(reference_model)
+
+
+def _opened(model: str, reference_model: str, factory: str | None, engine: str) -> "tuple[Model, QuantizedPipeline]":
+    """The full-precision model, and the quantized one."""
+    _, quantized = open_model(model, factory, engine)
+    assert quantized is not None
     full, _ = open_model(reference_model)
     if tuple(full.pixel_shape) != tuple(quantized.target.pixel_shape):
         shapes = f"{tuple(quantized.target.pixel_shape)} in {model} and {tuple(full.pixel_shape)} in {reference_model}"
@@ -140,21 +145,43 @@ def _opened(model: str, reference_model: str, denoiser: str | None, engine: str)
 
 
 def _paired(
-    full: Model, quantized: QuantizedPipeline, samples: int, noise_samples: int, run: dict[str, Any]
+    full: "Model", quantized: "QuantizedPipeline", samples: int, noise_samples: int, run: dict[str, Any]
 ) -> dict[str, Any]:
     """What the same noise becomes in both, as JSON data."""
+    from tempoquant.evaluation import compare, reference
+
     truth = reference(
         full,
         projections=quantized.blueprint.projections,
         samples=samples,
-        noise_samples=min(noise_samples, samples),
+        noise_samples=noise_samples,
         progress=progress(),
         **run,
     )
     return compare(truth, quantized.target, progress=progress()).to_dict()
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _report_outcomes(outcomes: "list[Outcome]") -> None:
+    """Say what became of the requirements; exit code 1 if one is missed."""
+    for outcome in outcomes:
+        verdict = "met" if outcome.met else f"missed by {outcome.by:.6g}"
+        console().print(f"requirement {outcome.text}: {verdict} ({outcome.value:.6g})", markup=False)
+    if not all(outcome.met for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _show(result: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """Print the result's table, and which metrics samples of this shape, without the batch, do not have."""
+    from tempoquant.evaluation import undefined_metrics, why_undefined
+
+    console().print(_table(result))
+    if undefined_metrics(shape):
+        console().print(why_undefined(shape), soft_wrap=True)
+
+
+def _table(result: dict[str, Any]) -> "Table":
+    from rich.table import Table
+
     table = Table("metric", "value", "what it says", box=None, title=f"{result['recipe']} against full precision")
     rows = [
         *_of_samples(result),
@@ -168,6 +195,8 @@ def _table(result: dict[str, Any]) -> Table:
 
 def _of_samples(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """How alike samples are: images by PSNR and SSIM, all others by their relative error."""
+    from tempoquant.evaluation import PIXEL_RANGE
+
     same = f"from the same noise, {result['samples']} samples"
     if result["psnr"] is None:
         error = result["relative_error"]["mean"]

@@ -5,26 +5,30 @@ from typing import Annotated
 
 import typer
 
-from tempoquant.api import load
+from tempoquant.checkpoint import component_of
 from tempoquant.cli import app
 from tempoquant.cli.options import (
     Factory,
+    Json,
+    OutFolder,
     Overwrite,
+    QuantizedFolder,
+    check_factory,
     check_json,
     check_not_input,
     console,
     filling_denoiser,
     write_json,
 )
-from tempoquant.cli.options import Json as JsonFile
-from tempoquant.exporting import TARGETS, export, find_target
+from tempoquant.exporting import TARGETS, check_target
+from tempoquant.outputs import Kind, check_output
 
 
 @app.command("export")
 def export_command(
-    folder: Annotated[str, typer.Argument(help="a folder that `tempoquant quantize` wrote")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder to write")],
-    to: Annotated[str, typer.Option("--to", help=", ".join(TARGETS))] = "openvino",
+    folder: QuantizedFolder,
+    out: OutFolder,
+    to: Annotated[str, typer.Option("--to", help=", ".join(TARGETS.names))] = "openvino",
     freeze: Annotated[
         bool, typer.Option("--freeze-schedule/--any-schedule", help="temporal layers as a table of the own schedule")
     ] = True,
@@ -33,17 +37,23 @@ def export_command(
     ] = False,
     denoiser: Factory = None,
     overwrite: Overwrite = False,
-    json_file: JsonFile = None,
+    json_file: Json = None,
 ) -> None:
     """Write a quantized folder for another runtime, which `tempoquant generate` then draws from.
 
     Example: tempoquant export out --to openvino -o out-openvino
     """
-    find_target(to)
+    check_target(to)
     check_not_input(out, folder)
+    check_output(out, overwrite, Kind.EXPORTED)
     check_json(json_file, overwrite, out)
+    component_of(Path(folder))
+    check_factory(folder, denoiser)
+    from tempoquant.api import load
+    from tempoquant.exporting import export
+
     quantized = load(folder, denoiser=filling_denoiser(folder, denoiser), engine="simulation")
-    made = export(quantized, out, to, freeze=freeze, whole=whole, overwrite=overwrite)
-    size = sum(path.stat().st_size for path in (made / quantized.target.component).iterdir())
-    console().print(f"{made}: {to}, denoiser {size / 1e6:.2f} MB")
-    write_json(json_file, {"out": str(made), "target": to, "denoiser_bytes": size})
+    path = export(quantized, out, to, freeze=freeze, whole=whole, overwrite=overwrite)
+    size = sum(file.stat().st_size for file in (path / quantized.target.component).iterdir())
+    console().print(f"{path}: {to}, denoiser {size / 1e6:.2f} MB")
+    write_json(json_file, {"out": str(path), "target": to, "denoiser_bytes": size})

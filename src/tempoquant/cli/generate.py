@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tempoquant.cli import app
-from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of
+from tempoquant.cli.conditioning import Classes, ConditioningFlags, Guidance, Prompts, conditioning_of
 from tempoquant.cli.options import (
     COUNT,
     BatchSize,
@@ -17,12 +17,14 @@ from tempoquant.cli.options import (
     Sampler,
     Seed,
     Steps,
+    check_model,
     console,
     open_model,
     progress,
     schedule,
 )
-from tempoquant.evaluation import check_fit, check_samples_output, save_samples
+from tempoquant.outputs import check_samples_output
+from tempoquant.sampling import check_sampler
 
 
 @app.command("generate")
@@ -48,10 +50,16 @@ def generate_command(
     Example: tempoquant generate out -n 16 -o grid.png
     """
     check_samples_output(out, overwrite)
+    check_model(model, denoiser, engine)
+    if sampler is not None:
+        check_sampler(sampler)
+    flags = ConditioningFlags(prompts, classes, guidance)
+    from tempoquant.evaluation import check_fit, save_samples
+
     target, quantized = open_model(model, denoiser, engine)
     check_fit(out, target.name, target.pixel_shape)
     options = schedule(quantized, steps, sampler)
-    options["conditioning"] = conditioning_of(target, samples, prompts, classes, guidance, quantized)
+    options["conditioning"] = conditioning_of(target, samples, flags, quantized)
     drawn = target.generate(samples, seed=seed, batch_size=batch_size, progress=progress(), **options)
     save_samples(drawn, out, overwrite=overwrite)
     console().print(f"{out}: {samples} samples, {options['steps']} steps, seed {seed}")

@@ -1,9 +1,7 @@
 """``tempoquant methods``."""
 
-from rich.table import Table
-
 from tempoquant.cli import app
-from tempoquant.cli.options import Json, Overwrite, Plugins, check_json, console, write_json
+from tempoquant.cli.options import Json, Overwrite, Plugins, check_json, check_overwrite, console, write_json
 from tempoquant.methods import METHODS, load_plugins
 
 COLUMNS = ("method", "readings", "what it does", "needs", "integer engine", "paper")
@@ -15,8 +13,11 @@ def methods_command(plugin: Plugins = None, overwrite: Overwrite = False, json_f
 
     Example: tempoquant methods
     """
+    check_overwrite(overwrite, json=json_file)
     check_json(json_file, overwrite)
     load_plugins(plugin or ())
+    from rich.table import Table
+
     table = Table(*COLUMNS, box=None)
     for m in METHODS.values():
         table.add_row(m.name, ", ".join(m.readings), m.summary, m.needs, m.engine, m.paper)

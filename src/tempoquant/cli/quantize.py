@@ -1,40 +1,54 @@
 """``tempoquant quantize``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tempoquant.api import quantize
 from tempoquant.cli import app
-from tempoquant.cli.conditioning import Classes, Guidance, Prompts, conditioning_of, every_condition_of
+from tempoquant.cli.conditioning import (
+    Classes,
+    ConditioningFlags,
+    Guidance,
+    Prompts,
+    conditioning_of,
+    every_condition_of,
+)
 from tempoquant.cli.options import (
+    ActivationBits,
+    DrawSeed,
     Json,
     KeepGenerators,
     ModelName,
+    OutFolder,
     Overwrite,
     Plugins,
+    RecipeFile,
+    Recording,
     Resume,
     Sampler,
-    check_folder_place,
+    WeightBits,
     check_json,
+    check_recording,
     console,
-    flag_in_use,
     progress,
     recipe_file,
+    refuse,
     told_size,
     write_json,
 )
-from tempoquant.diagnosis import check_diagnosable, diagnose
 from tempoquant.errors import InputError, unknown
 from tempoquant.methods import load_plugins, method_recipe
 from tempoquant.methods.ptqd import CORRECTIONS
-from tempoquant.pipelines import resolve
-from tempoquant.planning import coverage_lines
-from tempoquant.recipe import read_fragment, with_overrides
-from tempoquant.report import write_report
-from tempoquant.report.write import check_report
+from tempoquant.outputs import check_report
+from tempoquant.pipelines import check_model_name
+from tempoquant.recipe import Recipe, check_training, read_fragment, with_overrides
+from tempoquant.sampling import check_sampler
 from tempoquant.workplace import check_job_output
+
+if TYPE_CHECKING:
+    from tempoquant.pipelines import Model
+    from tempoquant.quantized import QuantizedPipeline
 
 REPORT_SAMPLES = 8
 
@@ -43,10 +57,10 @@ REPORT_SAMPLES = 8
 def quantize_command(
     context: typer.Context,
     model: ModelName,
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder to write")],
+    out: OutFolder,
     method: Annotated[str, typer.Option(help="see `tempoquant methods`")] = "tfmq-dm",
-    weights: Annotated[int, typer.Option("-w", "--weights", help="weight bits: 2 to 8, 16, or 32 for float")] = 4,
-    activations: Annotated[int, typer.Option("-a", "--activations", help="activation bits, likewise")] = 8,
+    weights: WeightBits = 4,
+    activations: ActivationBits = 8,
     group_size: Annotated[
         int | None,
         typer.Option(help="input channels that share a weight scale: 16, 32, 64 or 128; without it, all of a channel"),
@@ -59,13 +73,11 @@ def quantize_command(
     eta: Annotated[float, typer.Option(help="DDIM's noise, 0 to 1")] = 0.0,
     correction: Annotated[str | None, typer.Option(help=f"on top of the method: {', '.join(CORRECTIONS)}")] = None,
     step_bits: Annotated[str | None, typer.Option(help="activation bits that steps choose from, as 4,6,8")] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="a recipe file (YAML or JSON) instead of --method and its settings")
-    ] = None,
+    recipe: RecipeFile = None,
     policy: Annotated[
         Path | None, typer.Option(help="a YAML file of further overrides, as `tempoquant diagnose` writes it")
     ] = None,
-    recording: Annotated[Path | None, typer.Option(help="folder of recorded trajectories to make or reuse")] = None,
+    recording: Recording = None,
     prompts: Prompts = None,
     classes: Classes = None,
     guidance: Guidance = None,
@@ -79,7 +91,7 @@ def quantize_command(
     freeze_prompts: Annotated[
         Path | None, typer.Option(help="prompts that it is to know, where temporal layers follow a pooled prompt")
     ] = None,
-    seed: Annotated[int, typer.Option(help="seed of every random draw")] = 0,
+    seed: DrawSeed = 0,
     plugin: Plugins = None,
     report: Annotated[
         Path | None, typer.Option(help="also diagnose the result, into OUT/diagnosis, and show it in this file")
@@ -93,34 +105,21 @@ def quantize_command(
     Example: tempoquant quantize fashion32 --method tfmq-dm -w 4 -a 8 -o out
     """
     load_plugins(plugin or ())
-    if recipe is not None:
-        chosen = recipe_file(context, recipe, "reading", "effort", "eta", "correction", "step_bits", "group_size")
-    else:
-        calibration = {"samples": samples, "steps": steps, "sampler": sampler, "eta": eta}
-        chosen = method_recipe(
-            method,
-            weights=weights,
-            activations=activations,
-            reading=reading,
-            effort=effort,
-            calibration=calibration,
-            seed=seed,
-            **_correction(correction, step_bits),
-        )
-    if not chosen.uses_effort and flag_in_use(context, "effort"):
-        raise InputError(f"--effort {effort} is of no use for {chosen.method}: it rounds weights to the nearest")
-    chosen = chosen.with_group_size(group_size) if group_size is not None else chosen
-    chosen = chosen.keeping_generators() if keep_generators else chosen
-    if policy is not None:
-        chosen = with_overrides(chosen, read_fragment(policy))
-    void = None if freeze_schedule else flag_in_use(context, "freeze_labels", "freeze_prompts")
-    if void is not None:
-        raise InputError(f"{void} is of use with --freeze-schedule alone")
+    chosen = _recipe(context, recipe, policy)
+    if not freeze_schedule:
+        refuse(context, ("freeze_labels", "freeze_prompts"), "is of use with --freeze-schedule alone")
     check_json(json_file, overwrite, out, report)
-    check_folder_place("--recording", recording)
+    check_recording(recording)
     if report is not None:
         check_report(report, overwrite)
     check_job_output(out, overwrite)
+    check_model_name(model)
+    flags = ConditioningFlags(prompts, classes, guidance)
+    frozen = ConditioningFlags(freeze_prompts, freeze_labels, guidance)
+    from tempoquant.api import quantize
+    from tempoquant.diagnosis import check_diagnosable
+    from tempoquant.pipelines import resolve
+
     target = resolve(model)
     if report is not None:
         check_diagnosable(target)
@@ -131,23 +130,50 @@ def quantize_command(
         recording=recording,
         resume=resume,
         overwrite=overwrite,
-        conditioning=conditioning_of(target, chosen.calibration.samples, prompts, classes, guidance),
+        conditioning=conditioning_of(target, chosen.calibration.samples, flags),
         freeze_schedule=freeze_schedule,
-        freeze_conditioning=every_condition_of(target, freeze_prompts, freeze_labels, guidance),
+        freeze_conditioning=every_condition_of(target, frozen),
         progress=progress(),
     )
-    facts = result.facts
-    size, seconds = facts["size"], sum(facts["timings"].values())
-    console().print(
-        f"{out}: {chosen.name}, {told_size(size)}, {seconds:.0f} s\n{_summary(facts)}",
-    )
+    size, seconds = result.facts["size"], sum(result.facts["timings"].values())
+    console().print(f"{out}: {chosen.name}, {told_size(size)}, {seconds:.0f} s\n{_summary(result.facts)}")
     if report is not None:
-        samples = min(REPORT_SAMPLES, chosen.calibration.samples)
-        given = conditioning_of(target, samples, prompts, classes, guidance)
-        options: dict[str, Any] = {"samples": samples, "conditioning": given, "reference_name": model}
-        diagnose(result, target, out=out / "diagnosis", progress=progress(), **options)
-        console().print(str(write_report([out], report, overwrite=overwrite)))
-    write_json(json_file, {"out": str(out), "recipe": chosen.model_dump(mode="json"), **facts})
+        _report(result, target, flags, model, out, report, overwrite)
+    write_json(json_file, {"out": str(out), "recipe": chosen.model_dump(mode="json"), **result.facts})
+
+
+def _recipe(context: typer.Context, file: Path | None, policy: Path | None) -> Recipe:
+    """The recipe of the file, or of the method and its settings, with the overrides of ``policy``.
+
+    Raises:
+        InputError: an option is not valid, or void beside another.
+    """
+    options = context.params
+    chosen = _method_recipe(options) if file is None else recipe_file(context, file, *IN_A_FILE)
+    check_training(chosen, trains=False)
+    if not chosen.uses_effort:
+        why = f"{options['effort']} is of no use for {chosen.method}: it rounds weights to the nearest"
+        refuse(context, ("effort",), why)
+    if chosen.calibration.sampler is not None:
+        check_sampler(chosen.calibration.sampler)
+    if options["group_size"] is not None:
+        chosen = chosen.with_group_size(options["group_size"])
+    chosen = chosen.keeping_generators() if options["keep_generators"] else chosen
+    return chosen if policy is None else with_overrides(chosen, read_fragment(policy))
+
+
+IN_A_FILE = ("reading", "effort", "eta", "correction", "step_bits", "group_size")
+"""What a recipe file decides, beside what it decides in every command."""
+
+
+def _method_recipe(options: dict[str, Any]) -> Recipe:
+    """The recipe of ``--method`` and of the other options of the command, by name."""
+    return method_recipe(
+        options["method"],
+        calibration={name: options[name] for name in ("samples", "steps", "sampler", "eta")},
+        **{name: options[name] for name in ("weights", "activations", "reading", "effort", "seed")},
+        **_correction(options["correction"], options["step_bits"]),
+    )
 
 
 def _correction(name: str | None, step_bits: str | None) -> dict[str, Any]:
@@ -163,7 +189,29 @@ def _correction(name: str | None, step_bits: str | None) -> dict[str, Any]:
     return {"correction": entries} if entries else {}
 
 
+def _report(
+    result: "QuantizedPipeline",
+    target: "Model",
+    flags: ConditioningFlags,
+    model: str,
+    out: Path,
+    report: Path,
+    overwrite: bool,
+) -> None:
+    """Diagnose the result into ``out/diagnosis``, and write the page that shows it."""
+    from tempoquant.diagnosis import diagnose
+    from tempoquant.report import write_report
+
+    samples = min(REPORT_SAMPLES, result.recipe.calibration.samples)
+    conditioning = conditioning_of(target, samples, flags)
+    options: dict[str, Any] = {"samples": samples, "conditioning": conditioning, "reference_name": model}
+    diagnose(result, target, out=out / "diagnosis", progress=progress(), **options)
+    console().print(str(write_report([out], report, overwrite=overwrite)))
+
+
 def _summary(facts: dict) -> str:
+    from tempoquant.planning import coverage_lines
+
     layers = ", ".join(f"{count} {name}" for name, count in facts["layers"].items() if count)
     products = f"{len(facts['attention_products'])} attention products (q, k, v, softmax)"
     missed = f"; not reached: {', '.join(facts['unreached_products'])}" if facts["unreached_products"] else ""

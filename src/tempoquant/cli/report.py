@@ -7,7 +7,7 @@ import typer
 
 from tempoquant.cli import app
 from tempoquant.cli.options import Overwrite, console
-from tempoquant.report import write_report
+from tempoquant.outputs import check_report
 
 
 @app.command("report")
@@ -22,5 +22,8 @@ def report_command(
 
     Example: tempoquant report out other -o report.html
     """
+    check_report(out, overwrite)
+    from tempoquant.report import write_report
+
     path = write_report(folders, out, overwrite=overwrite)
     console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

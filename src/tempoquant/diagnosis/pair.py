@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.api import is_quantized, load
+from tempoquant.api import load
+from tempoquant.checkpoint import is_quantized
 from tempoquant.errors import InputError
 from tempoquant.graph import map_kind
 from tempoquant.intervals import Clock

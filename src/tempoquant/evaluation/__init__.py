@@ -1,45 +1,63 @@
 """Metrics: paired (same noise, against full precision) and distributional; pictures to look at. A leaf."""
 
-from tempoquant.evaluation.clip import ClipScore
-from tempoquant.evaluation.distribution import METRICS
-from tempoquant.evaluation.extractors import EXTRACTORS, FeatureExtractor, feature_extractor
-from tempoquant.evaluation.features import SmallClassifier
-from tempoquant.evaluation.grid import save_grid, save_images
-from tempoquant.evaluation.images import DatasetImages, ImageSet, TensorImages
-from tempoquant.evaluation.measure import FrechetResult, distribution_metrics, frechet_distance
-from tempoquant.evaluation.paired import (
-    cosine,
-    has_ssim,
-    nearest_rows,
-    psnr,
-    relative_error,
-    sqnr_db,
-    ssim,
-    temporal_mismatch,
-    temporal_mismatch_of,
-)
-from tempoquant.evaluation.plan import Plan, plan_metrics
-from tempoquant.evaluation.ranges import PIXEL_RANGE, data_range, warn_of_range
-from tempoquant.evaluation.real import open_reference
-from tempoquant.evaluation.requirements import (
-    Outcome,
-    Requirement,
-    check_measured,
-    judge,
-    parse_requirements,
-    undefined_metrics,
-    why_undefined,
-)
-from tempoquant.evaluation.result import PairedMetrics
-from tempoquant.evaluation.sampled import check_sampled, measure_sampled, sampled_reference
-from tempoquant.evaluation.samples import check_fit, check_samples_output, save_samples
-from tempoquant.evaluation.statistics import Statistics, default_cache, gather, load_statistics, save_statistics, told
-from tempoquant.evaluation.trajectory import Reference, compare, evaluate_pair, reference
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tempoquant.evaluation.clip import ClipScore
+    from tempoquant.evaluation.distribution import METRICS
+    from tempoquant.evaluation.extractors import FeatureExtractor, feature_extractor
+    from tempoquant.evaluation.features import SmallClassifier
+    from tempoquant.evaluation.grid import save_grid, save_images
+    from tempoquant.evaluation.images import DatasetImages, ImageSet, TensorImages
+    from tempoquant.evaluation.measure import FrechetResult, distribution_metrics, frechet_distance
+    from tempoquant.evaluation.names import CLIP, EXTRACTORS, METRIC_NAMES, PUBLISHED_NAMES
+    from tempoquant.evaluation.paired import (
+        cosine,
+        nearest_rows,
+        psnr,
+        relative_error,
+        sqnr_db,
+        ssim,
+        temporal_mismatch,
+        temporal_mismatch_of,
+    )
+    from tempoquant.evaluation.plan import Plan, plan_metrics
+    from tempoquant.evaluation.ranges import PIXEL_RANGE, data_range, warn_of_range
+    from tempoquant.evaluation.real import open_reference
+    from tempoquant.evaluation.requirements import (
+        Outcome,
+        Requirement,
+        check_measured,
+        judge,
+        parse_requirements,
+        undefined_metrics,
+        why_undefined,
+    )
+    from tempoquant.evaluation.result import PairedMetrics
+    from tempoquant.evaluation.sampled import check_sampled, measure_sampled, sampled_reference
+    from tempoquant.evaluation.samples import check_fit, save_samples
+    from tempoquant.evaluation.shapes import has_ssim
+    from tempoquant.evaluation.statistics import (
+        Statistics,
+        default_cache,
+        gather,
+        load_statistics,
+        save_statistics,
+        told,
+    )
+    from tempoquant.evaluation.trajectory import Reference, compare, evaluate_pair, reference
+else:
+    from tempoquant.imports import lazy_face
+
+    __getattr__, __dir__ = lazy_face(__name__, __file__)
 
 __all__ = [
+    "CLIP",
     "EXTRACTORS",
     "METRICS",
+    "METRIC_NAMES",
     "PIXEL_RANGE",
+    "PUBLISHED_NAMES",
     "ClipScore",
     "DatasetImages",
     "FeatureExtractor",
@@ -56,7 +74,6 @@ __all__ = [
     "check_fit",
     "check_measured",
     "check_sampled",
-    "check_samples_output",
     "compare",
     "cosine",
     "data_range",

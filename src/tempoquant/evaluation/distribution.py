@@ -91,7 +91,3 @@ METRICS: dict[str, Metric] = {
     "kid": Metric("KID", "KD", "pooled", True, True, 4, _kernel),
     "pr": Metric("precision and recall", "PR", "pooled", True, True, NEIGHBOURS + 1, _precision_recall),
 }
-CLIP = "clip"
-"""Not made of features: it compares images with their prompts."""
-PUBLISHED_NAMES = {"fid": "fd", "sfid": "sfd"}
-"""What users may call a metric too, where the published Inception weights are asked for."""

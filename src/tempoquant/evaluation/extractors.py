@@ -1,7 +1,7 @@
 """Feature extractors: images to the numbers that distances between sets of images are made of."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from tempoquant.errors import InputError, unknown
 from tempoquant.evaluation.features import SmallClassifier, file_digest, spatial
-from tempoquant.evaluation.inception import InceptionFeatures
+from tempoquant.evaluation.names import EXTRACTORS
 
 
 class FeatureExtractor(Protocol):
@@ -101,13 +101,6 @@ class EffNetLite0Features:
         resized = functional.interpolate(rgb, size=(224, 224), mode="bilinear", align_corners=False, antialias=True)
         maps = self.network.extract_features((resized - 127) / 128)
         return {"pooled": maps.mean(dim=(2, 3)).cpu(), "spatial": spatial(maps).cpu()}
-
-
-EXTRACTORS: dict[str, Callable[..., FeatureExtractor]] = {
-    InceptionFeatures.name: InceptionFeatures,
-    Fashion32Features.name: Fashion32Features,
-    EffNetLite0Features.name: EffNetLite0Features,
-}
 
 
 def feature_extractor(name: str, weights: str | Path | None = None, device: str = "cpu") -> FeatureExtractor:

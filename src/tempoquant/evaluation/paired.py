@@ -1,6 +1,6 @@
 """Paired metrics: the same noise through two denoisers, so that no reference data and few samples are needed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -8,21 +8,10 @@ from torch.nn import functional
 
 from tempoquant.errors import InputError
 from tempoquant.evaluation.ranges import PIXEL_RANGE
-from tempoquant.pipelines import is_image
+from tempoquant.evaluation.shapes import SSIM_WINDOW
 
-SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
-
-
-def has_psnr(shape: Sequence[int]) -> bool:
-    """Whether PSNR is a metric of samples of this shape, without the batch: it is one of images."""
-    return is_image(shape)
-
-
-def has_ssim(shape: Sequence[int]) -> bool:
-    """Whether SSIM is a metric of samples of this shape: it is one of images that its window fits into."""
-    return is_image(shape) and min(shape[-2:]) >= SSIM_WINDOW
 
 
 def psnr(full: Tensor, quantized: Tensor, data_range: float = PIXEL_RANGE) -> Tensor:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from tempoquant.errors import InputError, unknown
 from tempoquant.evaluation.clip import ClipScore
-from tempoquant.evaluation.distribution import CLIP, METRICS, PUBLISHED_NAMES
-from tempoquant.evaluation.extractors import EXTRACTORS, FeatureExtractor, feature_extractor
+from tempoquant.evaluation.distribution import METRICS
+from tempoquant.evaluation.extractors import FeatureExtractor, feature_extractor
 from tempoquant.evaluation.inception import InceptionFeatures
+from tempoquant.evaluation.names import CLIP, EXTRACTORS, PUBLISHED_NAMES
 from tempoquant.evaluation.real import RealSet, open_reference
 from tempoquant.evaluation.statistics import Statistics, gather
 from tempoquant.progress import Progress

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tempoquant.errors import InputError, unknown
-from tempoquant.evaluation.paired import SSIM_WINDOW, has_psnr, has_ssim
+from tempoquant.evaluation.shapes import SSIM_WINDOW, has_psnr, has_ssim
 
 METRIC_PATHS: dict[str, tuple[str, ...]] = {
     "psnr": ("psnr", "mean"),

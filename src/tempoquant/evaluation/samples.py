@@ -4,28 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
-from tempoquant.errors import InputError
 from tempoquant.evaluation.grid import save_grid, save_images
 from tempoquant.files import replacing
-from tempoquant.outputs import Kind, check_new, check_output, writing
+from tempoquant.outputs import ARRAY, GRID, Kind, writing
 from tempoquant.pipelines import check_image, to_images
-
-GRID, ARRAY = ".png", ".npy"
-
-
-def check_samples_output(path: Path, overwrite: bool) -> None:
-    """Raise InputError unless :func:`save_samples` writes files of this ending, and may write this one."""
-    if path.suffix.lower() != GRID and path.suffix.lower() in Image.registered_extensions():
-        raise InputError(
-            f"{path}: samples are written to a {GRID} (one grid of images), a {ARRAY} (an array) or a folder of images"
-        )
-    if path.suffix.lower() in (GRID, ARRAY):
-        check_new(path, overwrite)
-    else:
-        check_output(path, overwrite, Kind.IMAGES)
 
 
 def check_fit(path: Path, name: str, shape: Sequence[int]) -> None:

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from tempoquant.errors import InputError
 from tempoquant.evaluation.paired import (
     cosine,
-    has_psnr,
-    has_ssim,
     psnr,
     relative_error,
     sqnr_db,
@@ -22,6 +20,7 @@ from tempoquant.evaluation.paired import (
 )
 from tempoquant.evaluation.ranges import data_range, warn_of_range
 from tempoquant.evaluation.result import PairedMetrics
+from tempoquant.evaluation.shapes import has_psnr, has_ssim
 from tempoquant.modes import evaluating
 from tempoquant.pipelines import BareModel, DenoiserCall, Model, check_samples
 from tempoquant.progress import Progress, Silent

@@ -17,7 +17,7 @@ from tempoquant.documents import read_json
 from tempoquant.errors import FormatError, InputError, first_line
 from tempoquant.exporting.openvino_parts import check_parts, write_parts
 from tempoquant.exporting.runner import ExportedDenoiser, as_array
-from tempoquant.exporting.targets import find_target
+from tempoquant.exporting.targets import MANIFEST, find_target
 from tempoquant.exporting.traceable import PlainGraph, int8_names, tracing
 from tempoquant.files import storage_error
 from tempoquant.intervals import Conditions
@@ -38,7 +38,6 @@ from tempoquant.quantized import QuantizedPipeline
 from tempoquant.recipe import refused
 from tempoquant.sampling import Denoiser
 
-MANIFEST = "tempoquant_export.json"
 FORMAT_VERSION = 1
 
 
@@ -170,11 +169,6 @@ def _write_graph(graph: PlainGraph, example: tuple[Tensor, ...], to: str, folder
             if full is not None:
                 raise full from error
             raise InputError(f"a {name} cannot be exported to {to}: {first_line(error)}") from error
-
-
-def is_exported(folder: Path) -> bool:
-    """Whether a folder is what :func:`export` wrote."""
-    return any(folder.glob(f"*/{MANIFEST}"))
 
 
 @in_float32

@@ -1,17 +1,24 @@
-"""The registry of export targets: runtimes that a quantized denoiser can be written for, one file each."""
+"""The registry of export targets: runtimes that a quantized denoiser can be written for, one file each.
+
+Nothing here needs torch.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from tempoquant.errors import InputError, unknown
 from tempoquant.exporting.extras import needed
-from tempoquant.exporting.runner import Session
-from tempoquant.exporting.traceable import PlainGraph
+from tempoquant.extension import Names
 from tempoquant.plugins import load_plugins
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tempoquant.exporting.runner import Session
+    from tempoquant.exporting.traceable import PlainGraph
+
+MANIFEST = "tempoquant_export.json"
 
 
 @dataclass(frozen=True)
@@ -25,11 +32,13 @@ class ExportTarget:
     """
 
     packages: tuple[str, ...]
-    write: Callable[[PlainGraph, tuple[Tensor, ...], Path], None]
-    open: Callable[[Path, Mapping[str, Any]], Session]
+    write: "Callable[[PlainGraph, tuple[Tensor, ...], Path], None]"
+    open: "Callable[[Path, Mapping[str, Any]], Session]"
 
 
-TARGETS: dict[str, ExportTarget] = {}
+TARGETS: Names[ExportTarget] = Names(
+    "export target", {name: f"tempoquant.exporting.{name}" for name in ("openvino", "onnx")}
+)
 
 
 def register_target(name: str, target: ExportTarget) -> None:
@@ -38,9 +47,14 @@ def register_target(name: str, target: ExportTarget) -> None:
     Raises:
         InputError: the name is taken.
     """
-    if name in TARGETS:
-        raise InputError(f"export target {name!r} exists already: choose another name")
-    TARGETS[name] = target
+    TARGETS.add(name, target)
+
+
+def check_target(name: str) -> str:
+    """``name``, if it is that of a target, installed plugins' included; InputError otherwise."""
+    if name not in TARGETS.names:
+        load_plugins()
+    return TARGETS.check(name)
 
 
 def find_target(name: str) -> ExportTarget:
@@ -49,10 +63,11 @@ def find_target(name: str) -> ExportTarget:
     Raises:
         InputError: there is none, or a package that it needs is not installed.
     """
-    if name not in TARGETS:
-        load_plugins()
-    if name not in TARGETS:
-        raise unknown("export target", name, TARGETS)
-    for package in TARGETS[name].packages:
+    for package in TARGETS[check_target(name)].packages:
         needed(package, name)
     return TARGETS[name]
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is what :func:`~tempoquant.export` wrote."""
+    return any(folder.glob(f"*/{MANIFEST}"))

@@ -6,14 +6,13 @@ from torch import nn
 
 from tempoquant.errors import unknown
 from tempoquant.kernels.check import integers_are_exact
+from tempoquant.kernels.names import ENGINES
 from tempoquant.kernels.norm_fusion import enable_norm_fusion
 from tempoquant.kernels.onednn import IntegerKernel, unsuitable
 from tempoquant.kernels.packed import keep_plain
 from tempoquant.kernels.passes import dequantize_centered
 from tempoquant.kernels.products import integer_attention, integer_product
 from tempoquant.layers import quantized_layers, quantized_products, simulate, simulate_product
-
-ENGINES = ("auto", "integer", "simulation")
 
 
 def use_engine(module: nn.Module, engine: str = "auto") -> dict[str, str]:

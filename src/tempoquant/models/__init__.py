@@ -2,11 +2,9 @@
 
 from tempoquant.models.class_latent import ClassLatentPipeline
 from tempoquant.models.class_pipeline import ClassPipeline
-from tempoquant.models.compvis.files import SUFFIXES
 from tempoquant.models.heads_unet import HeadsUNet2DModel
 
 __all__ = [
-    "SUFFIXES",
     "ClassLatentPipeline",
     "ClassPipeline",
     "HeadsUNet2DModel",

@@ -5,16 +5,29 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tempoquant.outputs.check import check_new, check_output
+from tempoquant.outputs.endings import (
+    ARRAY,
+    GRID,
+    check_picture,
+    check_report,
+    check_samples_output,
+    pictures_of,
+)
 from tempoquant.outputs.marker import LOCK, MARKER, Kind, delete_files, is_unfinished
 from tempoquant.outputs.staging import Output, discard, followed, interrupted_replacement, locked, new_staging, sweep
 
 __all__ = [
+    "ARRAY",
+    "GRID",
     "LOCK",
     "MARKER",
     "Kind",
     "Output",
     "check_new",
     "check_output",
+    "check_picture",
+    "check_report",
+    "check_samples_output",
     "delete_files",
     "discard",
     "followed",
@@ -22,6 +35,7 @@ __all__ = [
     "is_unfinished",
     "locked",
     "new_staging",
+    "pictures_of",
     "writing",
 ]
 

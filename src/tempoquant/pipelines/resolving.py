@@ -1,7 +1,6 @@
 """The :class:`Model` of what a user names: a name, folder, checkpoint, factory in a file, hub id or object."""
 
 import inspect
-import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,17 @@ from diffusers.utils import logging
 from safetensors import safe_open
 
 from tempoquant.documents import read_json, regular
-from tempoquant.errors import FormatError, InputError, first_line, unknown
-from tempoquant.models import SUFFIXES
+from tempoquant.errors import FormatError, InputError, first_line
 from tempoquant.pipelines.building import parameters_within
 from tempoquant.pipelines.diffusers_model import DiffusersModel
 from tempoquant.pipelines.index import INDEX, pipeline_class
 from tempoquant.pipelines.model import BareModel, Model
+from tempoquant.pipelines.names import BUNDLED, CHECKPOINTS, FORMS, check_model_name
 from tempoquant.plugins import import_file
 from tempoquant.sampling import Denoiser
 
-BUNDLED = ("fashion32", "fashion32-class")
-FORMS = (*BUNDLED, "DIFFUSERS_FOLDER", "FILE.ckpt", "FILE.safetensors", "FILE.py:FACTORY", "HUB_ORG/NAME")
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 """Safetensors only, since pickles run code; trust_remote_code off keeps a folder's own .py files unread."""
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def resolve(model: "str | Path | DiffusionPipeline | Denoiser | Model") -> Model:
@@ -50,27 +46,20 @@ def resolve(model: "str | Path | DiffusionPipeline | Denoiser | Model") -> Model
             f"a {type(model).__name__} is not a model; give one of: {', '.join(FORMS)}, pipeline, Denoiser"
         )
     text = str(model)
+    check_model_name(text)
     if Path(text).is_dir():
         return _from_folder(Path(text), Path(text).resolve().name)
     if text in BUNDLED:
         return _from_folder(Path(str(files("tempoquant"))) / "assets" / text, text)
-    if Path(text).suffix in SUFFIXES:
+    if Path(text).suffix in CHECKPOINTS:
         return _from_checkpoint(Path(text))
     path, _, factory = text.rpartition(":")
     if path.endswith(".py"):
         return _from_factory(Path(path), factory)
-    if HUB_ID.fullmatch(text):
-        return _from_hub(text)
-    raise unknown("model", text, FORMS)
+    return _from_hub(text)
 
 
 def _from_folder(folder: Path, name: str) -> Model:
-    if not (folder / "model_index.json").is_file():
-        if (folder / "denoiser").is_dir():
-            raise InputError(
-                f"{folder} holds a bare denoiser without its class: tempoquant.load(dir, denoiser=factory())"
-            )
-        raise FormatError(f"{folder} is not a diffusers folder: it has no model_index.json")
     try:
         pipe = load_pipeline(folder)
     except Exception as error:
@@ -79,8 +68,6 @@ def _from_folder(folder: Path, name: str) -> Model:
 
 
 def _from_checkpoint(path: Path) -> Model:
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
     # Its imports bring text encoders, seconds and warnings that no other model needs.
     from tempoquant.models.compvis.assemble import load_checkpoint
 
@@ -135,8 +122,6 @@ def _from_hub(name: str) -> Model:
 
 
 def _from_factory(path: Path, factory: str) -> Model:
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
     make = getattr(import_file(path), factory, None)
     if not callable(make):
         raise InputError(f"{path} has no function {factory!r}")

@@ -10,7 +10,7 @@ import yaml
 from tempoquant.diagnosis.figures import save_figure
 from tempoquant.evaluation import save_grid
 from tempoquant.files import write_whole
-from tempoquant.outputs import Kind, writing
+from tempoquant.outputs import Kind, pictures_of, writing
 from tempoquant.report.again import PROMPTS, commands, prompts
 from tempoquant.report.entries import Entry, Missing
 from tempoquant.report.page import MOST_IMAGES, TITLE, findings
@@ -29,17 +29,12 @@ class Pictures:
     name: str
 
 
-def files_of(path: Path) -> Path:
-    """The folder of the pictures that a Markdown file shows."""
-    return path.with_name(f"{path.stem}_files")
-
-
 def write_markdown(
     path: Path, entries: Sequence[Entry], missing: Sequence[Missing], command: str, *, overwrite: bool = False
 ) -> Path:
     """Write ``path`` and the folder ``<name>_files`` that it shows pictures from."""
-    with writing(files_of(path), Kind.PICTURES, overwrite=overwrite) as output, output.staging() as folder:
-        lines = _lines(entries, missing, Pictures(folder, files_of(path).name))
+    with writing(pictures_of(path), Kind.PICTURES, overwrite=overwrite) as output, output.staging() as folder:
+        lines = _lines(entries, missing, Pictures(folder, pictures_of(path).name))
     write_whole(path, "\n".join([*lines, "This page:", "", *code_block(command), ""]))
     return path
 

@@ -8,13 +8,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tempoquant.errors import InputError
 from tempoquant.files import write_whole
-from tempoquant.outputs import Kind, check_new, check_output
+from tempoquant.outputs import check_report
 from tempoquant.report.entries import read_entries
-from tempoquant.report.markdown import files_of, write_markdown
+from tempoquant.report.markdown import write_markdown
 from tempoquant.report.page import page
 
 MOST_BYTES = 10_000_000
-KINDS = (".html", ".md")
 
 
 def write_report(folders: Sequence[Path | str], out: Path | str, *, overwrite: bool = False) -> Path:
@@ -41,12 +40,3 @@ def write_report(folders: Sequence[Path | str], out: Path | str, *, overwrite: b
         raise InputError(f"a page of these {len(entries)} models would be {len(text) / 1e6:.0f} MB: give fewer folders")
     write_whole(path, text)
     return path
-
-
-def check_report(path: Path, overwrite: bool) -> None:
-    """Raise InputError unless a report may be written to ``path``."""
-    if path.suffix not in KINDS:
-        raise InputError(f"{path}: a report is a {' or a '.join(KINDS)} file")
-    check_new(path, overwrite)
-    if path.suffix == ".md":
-        check_output(files_of(path), overwrite, Kind.PICTURES)

@@ -3,26 +3,15 @@
 import copy
 import functools
 import inspect
+import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import diffusers
-
 from tempoquant.arguments import named_arguments
-from tempoquant.errors import InputError, first_line, unknown
+from tempoquant.errors import InputError, first_line
 from tempoquant.limits import MOST_TRAIN_TIMESTEPS
-from tempoquant.sampling.quadratic import QuadraticDDIMScheduler
-
-SAMPLERS: dict[str, tuple[str | type, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {}),
-    "ddim-quadratic": (QuadraticDDIMScheduler, {}),
-    # Without the Runge-Kutta warm-up this is the PLMS of CompVis: S steps are S + 1 denoiser calls.
-    "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "ddpm": ("DDPMScheduler", {}),
-}
-"""Sampler name -> scheduler class, of diffusers where it is a name, and the settings that make it that sampler."""
+from tempoquant.sampling.samplers import SAMPLERS, check_sampler
 
 Stepper = Callable[..., Any]
 """``stepper(scheduler, step, **arguments)`` in the place of ``scheduler.step(**arguments)``; ``step`` is the stock one.
@@ -43,10 +32,8 @@ def build_scheduler(scheduler: Any, sampler: str | None = None) -> Any:
     """
     if sampler is None:
         return copy.deepcopy(scheduler)
-    if sampler not in SAMPLERS:
-        raise unknown("sampler", sampler, SAMPLERS)
-    found, settings = SAMPLERS[sampler]
-    scheduler_class: Any = getattr(diffusers, found) if isinstance(found, str) else found
+    name, settings = SAMPLERS[check_sampler(sampler)]
+    scheduler_class = pkgutil.resolve_name(name)
     # Without its note of which values were defaults, from_config keeps them all, as it does for a scheduler that was
     # saved and loaded: PLMS would otherwise differ between the two.
     config = {key: value for key, value in scheduler.config.items() if key != "_use_default_values"}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import InputError
+from tempoquant.training.rank import process_rank
 
 
 class Processes:
@@ -21,7 +22,7 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), process_rank()
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.count)))
         gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("true", "1", "yes")
         devices = torch.cuda.device_count() if gpu else os.cpu_count() or 1

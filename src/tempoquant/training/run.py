@@ -2,31 +2,17 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from tempoquant.errors import InputError, NumericsError
+from tempoquant.errors import NumericsError
 from tempoquant.progress import Progress
 from tempoquant.training.checkpoints import LOG, STATE, append, load_checkpoint, save_checkpoint
+from tempoquant.training.rhythm import Rhythm
 from tempoquant.training.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class Rhythm:
-    """How often a run logs, saves and draws samples, in steps; 0 for never."""
-
-    log: int = 10
-    save: int = 200
-    samples: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("log", "save", "samples"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} every {getattr(self, name)} steps: 0 (never) or more")
 
 
 def train_steps(

@@ -11,8 +11,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tempoquant.errors import InputError
 from tempoquant.files import replacing, write_whole
+from tempoquant.outputs import check_picture
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8a6d00", "#56B4E9")
 """Of Okabe and Ito's palette those that stand out from white and from black."""
@@ -23,7 +23,6 @@ INK = "#5b6068"
 """Text and axes: contrast of at least 4.5 with white; pages with a dark side recolour it."""
 WIDTH, HEIGHT = 5.4, 3.1
 DOTS, PICTURE_DOTS = 160, 140
-PICTURES = (".png", ".svg")
 UNPRINTABLE = dict.fromkeys([*range(9), 11, 12, *range(14, 32)], "\ufffd")
 """Characters that XML cannot hold, by what stands for them."""
 STYLE: Any = {
@@ -120,9 +119,3 @@ def _any_glyph() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
-
-
-def check_picture(path: Path) -> None:
-    """Raise InputError unless a figure can be written there."""
-    if path.suffix not in PICTURES:
-        raise InputError(f"{path} is no figure's name: it must end in {' or '.join(PICTURES)}")

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tempoquant.errors import FormatError
 
-SUFFIXES = (".ckpt", ".safetensors")
 UNET = "model.diffusion_model."
 AVERAGED = "model_ema."
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from tempoquant.errors import InputError
 from tempoquant.limits import LONGEST_SIDE
 from tempoquant.pipelines.call import Arguments
+from tempoquant.pipelines.names import COMPONENTS
 from tempoquant.sampling import set_steps
 
-COMPONENTS = ("unet", "transformer")
 EXAMPLES: dict[str, Any] = {"prompt": ["a"], "class_labels": [0]}
 """What a pipeline draws one sample from, where nothing is given."""
 

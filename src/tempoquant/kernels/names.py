@@ -1,0 +1,3 @@
+"""What users call the engines that compute quantized layers."""
+
+ENGINES = ("auto", "integer", "simulation")
