@@ -4,7 +4,10 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from bench_models import ENTRIES
+
+from tempoquant.bench import Experiment, load_experiment, plan_runs, settings
 
 YAML = json.dumps({key: value for key, value in ENTRIES.items() if key != "name"})
 
@@ -29,7 +32,12 @@ def test_the_command_line(run):
         (("tiny.yaml", "--set", "steps"), "'steps': KEY=VALUE is needed"),
         (("tiny.yaml", "--set", "steps=["), "'[' is no YAML value"),
         (("tiny.yaml", "--set", "evaluation.image=3"), "evaluation.image = 3: unknown entry"),
+        (("tiny.yaml", "--set", "recipe.efort=paper"), "efort = 'paper': unknown entry 'efort': did you mean effort"),
+        (("tiny.yaml", "--set", "recipe.effort=slow"), "effort = 'slow'"),
+        (("tiny.yaml", "--set", "recipe.weights.bits=8"), "weights.bits are given by the run's bits"),
         (("ffhq",), "ffhq names no model: give --model"),
+        (("ffhq", "--set", "recipe.effort=paper", "--model", "none.py:make"), "no such file: none.py"),
+        (("mine.py:none",), "mine.py has no function 'none'"),
     ):
         code, out, err = run("bench", *args, "-o", "new")
         assert (code, out) == (2, "") and said in err and err.count("\n") == 1, err
@@ -46,6 +54,54 @@ def test_an_experiment_is_changed_on_the_command_line(run):
     assert (record["label"], record["bits"], record["evaluation"]["images"]) == ("tfmq-dm", "W4A6", 1)
     # What is not named stays.
     assert record["recipe"]["calibration"]["samples"] == 1 and record["recipe"]["calibration"]["rows"] == 8
+
+
+@pytest.mark.parametrize("named", ["cifar10-ddim", "imagenet", "lsun-churches-tdq", "fashion32"])
+def test_one_effort_for_all_runs_of_an_experiment(named):
+    plain, changed = (
+        plan_runs(load_experiment(named, model="fashion32", **settings(texts)))
+        for texts in ((), ("recipe.effort=paper",))
+    )
+    assert {run.recipe.effort for run in plain} == {"fast"} and {run.recipe.effort for run in changed} == {"paper"}
+    # Rows keep their names, and nothing else changes.
+    assert [run.name for run in plain] == [run.name for run in changed]
+    assert [run.recipe.model_copy(update={"effort": "fast"}) for run in changed] == [run.recipe for run in plain]
+
+
+def test_a_run_of_an_effort_of_its_own_keeps_it():
+    entries = {**ENTRIES, "recipe": {"effort": "paper", "reading": "released"}}
+    runs = [{"method": "tfmq-dm", "bits": ["W4A8"]}, {"method": "tfmq-dm", "bits": ["W4A8"], "effort": "fast"}]
+    runs += [{"method": "rtn", "bits": ["W4A8"], "reading": "paper"}]
+    first, second, third = plan_runs(
+        Experiment.model_validate({**entries, "runs": [{**runs[0], "label": "a"}, *runs[1:]]})
+    )
+    assert (first.recipe.effort, first.recipe.reading) == ("paper", "released")
+    assert (second.recipe.effort, second.recipe.reading) == ("fast", "released")
+    assert (third.recipe.effort, third.recipe.reading) == ("paper", "paper")
+
+
+def test_a_model_in_the_place_of_an_experiment(run):
+    changes = ("steps=3", "calibration.samples=1", "evaluation.images=2", "evaluation.noise_samples=1")
+    few = [part for entry in changes for part in ("--set", entry)]
+    code, out, err = run("bench", "mine.py:make", *few, "--methods", "rtn,tfmq-dm", "--bits", "W4A8")
+    assert code == 0 and "bench/make: 2 runs (0 done before)" in out, err
+    records = [json.loads(line) for line in Path("bench/make/results.jsonl").read_text().splitlines()]
+    assert {record["method"] for record in records} == {"rtn", "tfmq-dm"}
+    assert {(record["experiment"], record["model"], record["bits"]) for record in records} == {
+        ("make", "small", "W4A8")
+    }
+
+
+def test_the_model_is_loaded_once(run, monkeypatch):
+    monkeypatch.setattr("tempoquant.report.page.own_plots", lambda entry: ())
+    Path("count.py").write_text(
+        Path("mine.py").read_text() + "\n\ndef counted():\n    open('calls', 'a').write('x')\n    return make()\n"
+    )
+    Path("tiny.yaml").write_text(YAML)
+    args = ("bench", "tiny.yaml", "--model", "count.py:counted", "-o", "out", "--methods", "rtn")
+    code, _, err = run(*args, "--report", "page.html")
+    # Once for the runs and to diagnose by; the page's own reading of the folder needs the factory again.
+    assert code == 0 and Path("calls").read_text() == "x", err
 
 
 def test_a_failed_run_fails_the_command(run):
