@@ -33,7 +33,8 @@ class _SourceWatch(Watch):
     """Knows for every operator the module and the matrix product, by its position, that it belongs to.
 
     Attributes:
-        source: of the torch function that is running. counts: multiply-accumulates.
+        source: of the torch function that is running.
+        counts: multiply-accumulates.
     """
 
     def __init__(self) -> None:

@@ -21,7 +21,8 @@ class Run:
     """What one run shows.
 
     Attributes:
-        prints: by layer, in order of execution, a hash of every call's input. called: modules whose forward ran.
+        prints: by layer, in order of execution, a hash of every call's input.
+        called: modules whose forward ran.
         output: the denoiser's output.
     """
 
@@ -35,8 +36,10 @@ class Observed:
     """What comparing runs shows.
 
     Attributes:
-        layers: those that execute, in order. unused: names of those that never do.
-        called: modules whose forward ran. shared_inputs: groups of temporal layers with bit-identical inputs.
+        layers: those that execute, in order.
+        unused: names of those that never do.
+        called: modules whose forward ran.
+        shared_inputs: groups of temporal layers with bit-identical inputs.
     """
 
     layers: tuple[LayerInfo, ...]

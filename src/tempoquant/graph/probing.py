@@ -79,7 +79,8 @@ def run_example(
 
     Args:
         timestep: one value for all items, or (batch,).
-        variant: number of the random sample. condition: variant of the conditioning, unless ``given`` is one.
+        variant: number of the random sample.
+        condition: variant of the conditioning, unless ``given`` is one.
 
     Raises:
         InputError: the denoiser raises, or returns no tensor of the sample's batch and sides.

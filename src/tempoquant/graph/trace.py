@@ -43,8 +43,10 @@ class Op:
     """One noted call.
 
     Attributes:
-        args, kwargs: of the call, tensors as :class:`Ref`. func: None for a layer, which has a name instead.
-        outputs: numbers of the tensors it returned, then of those it changed. changed: their numbers before.
+        args, kwargs: of the call, tensors as :class:`Ref`.
+        func: None for a layer, which has a name instead.
+        outputs: numbers of the tensors it returned, then of those it changed.
+        changed: their numbers before.
     """
 
     args: Any
@@ -66,8 +68,10 @@ class FunctionTrace(TorchFunctionMode):
     Tensors are held weakly, so a large denoiser's activations are freed as usual.
 
     Attributes:
-        ops: in order. outputs: (layer, its output) in order of call.
-        shapes: of every value that was not made by a noted call. kept: those among them that were wanted.
+        ops: in order.
+        outputs: (layer, its output) in order of call.
+        shapes: of every value that was not made by a noted call.
+        kept: those among them that were wanted.
     """
 
     def __init__(self, wanted: Collection[int] = (), change: Change | None = None):
@@ -171,7 +175,8 @@ def trace_forward(
     """Trace one forward.
 
     Args:
-        layers: the temporal layers by name. wanted: numbers of outside values to keep.
+        layers: the temporal layers by name.
+        wanted: numbers of outside values to keep.
         condition: variant of the conditioning, unless ``given`` is one.
         change: ``change(name, output)`` replaces a layer's output.
     """

@@ -28,7 +28,8 @@ class Probe:
     """How the reader may run a denoiser.
 
     Attributes:
-        module: the network. run: ``run(sample, timestep, **conditioning)``, which calls it once.
+        module: the network.
+        run: ``run(sample, timestep, **conditioning)``, which calls it once.
         sample_shape: shape of one sample.
         timesteps: valid, distinct time steps, at least two; they are passed as int64 if integers, else as float32.
         conditioning: ``conditioning(batch, variant)`` gives keyword arguments; variants 0 and 1 differ.
@@ -79,7 +80,8 @@ class AttentionProduct:
     """One softmax(q k^T) v.
 
     Attributes:
-        owner: module that executes it, "" for the denoiser itself. kind: "sdpa" or "explicit".
+        owner: module that executes it, "" for the denoiser itself.
+        kind: "sdpa" or "explicit".
         index: which of the owner's products of this kind it is, counted in one call of the owner.
         calls: for "explicit", positions of q k^T and p v among the owner's own matrix products, not its children's.
         flipped: for "explicit", the second product is ``v^T @ p^T``: the softmax is its right operand.
@@ -96,8 +98,9 @@ class Source(NamedTuple):
     """What runs a part of the arithmetic.
 
     Attributes:
-        module: the innermost one that runs. product: "sdpa" or "explicit" for a matrix product that
-            :class:`AttentionProduct` may name, "" for all else. position: of that product, among those in one call.
+        module: the innermost one that runs.
+        product: "sdpa" or "explicit" for a matrix product that :class:`AttentionProduct` may name, "" for all else.
+        position: of that product, among those in one call.
     """
 
     module: str
@@ -118,12 +121,16 @@ class DenoiserGraph:
     """Everything that is known of a denoiser's structure.
 
     Attributes:
-        layers: in execution order. unused: layers that never ran. unsupported: layers of other kinds with weights, and
-            their class. lookups: layers that execute and are given indices (Embedding), by name, with their row length.
+        layers: in execution order.
+        unused: layers that never ran.
+        unsupported: layers of other kinds with weights, and their class.
+        lookups: layers that execute and are given indices (Embedding), by name, with their row length.
         shared, projections: the temporal information block: h, and every g_i.
         shared_inputs: groups of temporal layers whose inputs are bit-identical.
-        units: reconstruction units in execution order. splits: channel where a concatenated input's skip part begins.
-        attention: products that can be quantized. unreached: those that cannot, in words.
+        units: reconstruction units in execution order.
+        splits: channel where a concatenated input's skip part begins.
+        attention: products that can be quantized.
+        unreached: those that cannot, in words.
     """
 
     layers: tuple[LayerInfo, ...]

@@ -18,7 +18,9 @@ def reconstruction_units(module: nn.Module, layers: tuple[LayerInfo, ...], calle
     (a transformer block). What is reached alone is a unit by itself. The root never is.
 
     Args:
-        module: the denoiser. layers: those that execute. called: names of the modules whose forward ran.
+        module: the denoiser.
+        layers: those that execute.
+        called: names of the modules whose forward ran.
     """
     finder = _Units(layers, called)
     for child, submodule in module.named_children():

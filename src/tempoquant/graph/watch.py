@@ -51,7 +51,8 @@ def watch_forward(probe: Probe, see: See, variant: int = 0, batch: int = BATCH) 
     """Run one example; ``see(func, args, kwargs, output, frame)`` is called after every torch function in the module.
 
     Args:
-        variant: number of the random sample. batch: number of items.
+        variant: number of the random sample.
+        batch: number of items.
     """
     run_watched(probe, Watch(see), variant, batch)
 

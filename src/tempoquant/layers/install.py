@@ -47,7 +47,7 @@ def places_of(module: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
 
 
 def install_attention(module: nn.Module, found: Iterable[AttentionProduct]) -> dict[str, AttentionProducts]:
-    """Watch the owners of the found attention products; nothing is quantized until intervals are given."""
+    """Watch the owners of the found attention products; nothing is quantized before they have intervals."""
     by_owner: dict[str, list[AttentionProduct]] = {}
     for product in found:
         by_owner.setdefault(product.owner, []).append(product)

@@ -113,6 +113,12 @@ class _QuantConvTranspose(QuantizedLayer):
     """Transposed convolutions: the weight is (C_in, C_out / groups, ...)."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """The layer's output.
+
+        Args:
+            input: (B, C_in, ...).
+            output_size: of all dimensions after the channels, where the stride leaves several open.
+        """
         layer: Any = self
         if output_size is not None:
             # The size is a padding of the output, which a kernel reads off its layer.

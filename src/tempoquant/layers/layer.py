@@ -58,6 +58,7 @@ class QuantizedLayer(KeepsPrecision):
         self.kernel = simulate
 
     def forward(self, input: Tensor) -> Tensor:
+        """The layer's output, computed by its kernel."""
         return opaque(self.kernel, self, input)
 
     @property

@@ -28,15 +28,15 @@ class UnitCache:
     def __init__(self, folder: Path, identity: Mapping[str, Any]):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        marker, wanted = folder / "units.json", json.loads(json.dumps(identity))
+        marker, requested = folder / "units.json", json.loads(json.dumps(identity))
         if not marker.exists():
             foreign = [path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY)]
             if foreign:
                 raise InputError(f"{folder} holds {foreign[0]!r}, no finished units: use a new or empty folder")
-            write_whole(marker, json.dumps(wanted, indent=1))
+            write_whole(marker, json.dumps(requested, indent=1))
         found = read_json(marker, "is damaged, use another folder")
-        for key in {**wanted, **found}:
-            if found.get(key) != wanted.get(key):
+        for key in {**requested, **found}:
+            if found.get(key) != requested.get(key):
                 raise InputError(f"{folder} holds units made with another {key}: use another folder")
 
     def load(self, unit: str) -> dict[str, Tensor] | None:

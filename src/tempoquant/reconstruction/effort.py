@@ -10,8 +10,10 @@ class StepEffort:
     """Settings of activation-step learning.
 
     Attributes:
-        iterations: for every unit. batch: rows an iteration sees.
-        lr: Adam's step size at the start; it falls to 0 along a cosine. relative: it is a share of each step size.
+        iterations: for every unit.
+        batch: rows an iteration sees.
+        lr: Adam's step size at the start; it falls to 0 along a cosine.
+        relative: it is a share of each step size.
         generator_lr: the same for the parameters of generators.
     """
 
@@ -28,7 +30,8 @@ class Effort:
 
     Attributes:
         compensate: start from error-compensated rounding in closed form; otherwise from the weight itself.
-        iterations: learned-rounding iterations for every unit (0: none). batch: rows an iteration sees.
+        iterations: learned-rounding iterations for every unit (0: none).
+        batch: rows an iteration sees.
         temporal_iterations: the same for the temporal information block, on all its rows at once.
         lr: Adam's step size.
         vectors: most input vectors a layer's moments are taken from, as a multiple of their length K.

@@ -155,9 +155,9 @@ def _fitted(target: Tensor, integers: Tensor, scale: Tensor, gram: Tensor) -> Te
     fitted = scale.clone()
     for _ in range(SCALE_SWEEPS):
         for g, start in enumerate(scale.unbind(1)):
-            own = grams[:, g, g]
-            others = (grams[:, g] * fitted).sum(1) - own * fitted[:, g]
-            best = (products[:, g] - others) / own.clamp(min=1e-20)
+            energy = grams[:, g, g]
+            others = (grams[:, g] * fitted).sum(1) - energy * fitted[:, g]
+            best = (products[:, g] - others) / energy.clamp(min=1e-20)
             sane = (best > 0.5 * start) & (best < 2 * start)
             fitted[:, g] = torch.where(sane, best, fitted[:, g])
     return fitted

@@ -46,7 +46,10 @@ class StepLearner:
     """Learns step sizes of one unit.
 
     Attributes:
-        module: the unit. call: its rows. clock: the module's. key: names the random draws.
+        module: the unit.
+        call: its rows.
+        clock: the module's.
+        key: names the random draws.
         keep: let tables keep the networks that made them.
     """
 

@@ -30,8 +30,10 @@ class StepStage:
     """Everything that learning activation steps reads and changes.
 
     Attributes:
-        weights: the finished weight stage, its layers calibrated. attention: quantized products by owner.
-        clock: of the module, attached. train_timesteps: length of the training schedule.
+        weights: the finished weight stage, its layers calibrated.
+        attention: quantized products by owner.
+        clock: of the module, attached.
+        train_timesteps: length of the training schedule.
         cache: step sizes of finished units.
     """
 
@@ -62,8 +64,8 @@ class StepStage:
             site.provider = with_scale(site.provider, tensors[site.name], self.clock)
         networks = {n.removeprefix(NETWORKS): t for n, t in tensors.items() if n.startswith(NETWORKS)}
         if networks and self.architecture is not None:
-            made = KeptNetworks.of(STEP_SIZES, self.architecture, self.train_timesteps, networks)
-            keep_in((site.provider for site in sites), made)
+            kept = KeptNetworks.of(STEP_SIZES, self.architecture, self.train_timesteps, networks)
+            keep_in((site.provider for site in sites), kept)
         return True
 
     def keep(self, unit: str, sites: list[Site]) -> None:
@@ -85,7 +87,8 @@ def learn_activation_steps(stage: StepStage, units: list[Unit], run: Callable[[]
     """Learn the step sizes of ``units`` while ``run`` does one forward pass over a batch of two equal halves.
 
     Args:
-        units: in execution order. run: calls the denoiser on ``batch`` rows, the second half a copy of the first.
+        units: in execution order.
+        run: calls the denoiser on ``batch`` rows, the second half a copy of the first.
     """
     weights = stage.weights
     products: Any = [product for attention in stage.attention.values() for product in attention.products]

@@ -31,8 +31,11 @@ class Tuner:
     """Tunes one denoiser.
 
     Attributes:
-        quantized, full: the denoiser with everything in place, changed here, and the original. store: its recording.
-        how: settings. seed: keys the random draws. cache: the state of unfinished work.
+        quantized, full: the denoiser with everything in place, changed here, and the original.
+        store: its recording.
+        how: settings.
+        seed: keys the random draws.
+        cache: the state of unfinished work.
     """
 
     quantized: Denoiser
@@ -86,8 +89,8 @@ class Tuner:
     def _loss(self, steps: Tensor, rows: Tensor) -> Tensor:
         sample, timestep, conditioning = self.store.read(steps, rows)
         with torch.no_grad():
-            wanted = self.full(sample, timestep, **conditioning)
-        return (self.quantized(sample, timestep, **conditioning) - wanted).square().mean()
+            target = self.full(sample, timestep, **conditioning)
+        return (self.quantized(sample, timestep, **conditioning) - target).square().mean()
 
     def _judge(self) -> float:
         """The loss on held-out rows, as the denoiser will run."""

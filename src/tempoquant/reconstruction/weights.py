@@ -33,7 +33,8 @@ class WeightStage:
 
     Attributes:
         module: the denoiser, its layers already :class:`~tempoquant.layers.QuantizedLayer`, changed in place.
-        layers: those layers by name. plans: what happens to each.
+        layers: those layers by name.
+        plans: what happens to each.
         cache: finished units.
         full, biases: their full-precision weights, and biases or None.
     """

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.arguments import equal, named_arguments, perturbed, tensor_arguments
-from tempoquant.graph import removing
+from tempoquant.graph import kind_of, removing
 from tempoquant.intervals import Clock
 
 
@@ -59,8 +59,9 @@ def followed_arguments(
 def layers_that_follow_nothing_else(
     module: nn.Module, arguments: Sequence[str], clock: Clock, run: Callable[[], Any]
 ) -> list[str]:
-    """Linear and Embedding layers whose outputs depend on no arguments but the time step and these."""
-    names = [name for name, part in module.named_modules() if isinstance(part, nn.Linear | nn.Embedding)]
+    """Layers of vectors or of indices whose outputs depend on no arguments but the time step and these."""
+    kinds = ((name, kind_of(part)) for name, part in module.named_modules())
+    names = [name for name, kind in kinds if kind is not None and kind.spatial == 0]
     others = [name for name in arguments_of(module, run) if name not in (*arguments, clock.name)]
     differing = _differing(_outputs(module, names, run), _outputs(module, names, run, others))
     return [name for name in names if name not in differing]
