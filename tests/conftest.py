@@ -24,13 +24,15 @@ pytest_plugins = ["pipeline_models"]
 torch.set_num_threads(1)
 
 
-@pytest.fixture
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reconstruction of a few iterations, for tests of everything but its quality."""
+@pytest.fixture(scope="session", autouse=True)
+def brief() -> Iterator[None]:
+    """Reconstruction of a few iterations in all tests; those of what it gains set an effort of their own."""
     short = Effort(compensate=True, iterations=0, batch=4, temporal_iterations=10, lr=1e-2)
     learned = Effort(compensate=True, iterations=4, batch=4, temporal_iterations=10, lr=1e-2)
-    monkeypatch.setitem(EFFORTS, "fast", short)
-    monkeypatch.setitem(EFFORTS, "balanced", learned)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EFFORTS, "fast", short)
+        patch.setitem(EFFORTS, "balanced", learned)
+        yield
 
 
 @pytest.fixture

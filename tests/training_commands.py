@@ -1,10 +1,7 @@
 """`tempoquant train` in the place of a tiny model and images for it."""
 
-import sys
-
 import pytest
 
-from tempoquant.cli import main
 from tempoquant.evaluation import save_images
 from tiny import unet_pipeline
 from training_models import images
@@ -19,11 +16,3 @@ def place(tmp_path, monkeypatch):
     unet_pipeline().save_pretrained(tmp_path / "model")
     save_images(images(6), tmp_path / "images")
     return tmp_path
-
-
-def run(monkeypatch, capfd, *words):
-    monkeypatch.setattr(sys, "argv", ["tempoquant", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capfd.readouterr()
-    return ended.value.code, out, err

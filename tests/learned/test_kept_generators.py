@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import linear, softplus
 
 import tempoquant
+from command_line import run
 from older import without_digest
 from tempoquant.checkpoint.tensors import packed_tensors
 from tempoquant.errors import FormatError, InputError
@@ -25,7 +26,7 @@ from tempoquant.recipe import Recipe
 from tempoquant.stages import WorkFolders
 from tempoquant.training.prepare import fold
 from tiny import small_recipe
-from training_commands import SHORT, place, run  # noqa: F401
+from training_commands import SHORT, place  # noqa: F401
 from training_models import images, recipe, shaken, trainee, unet_pipeline
 
 OTHER = torch.tensor([90, 60, 60, 30, 7, 0])

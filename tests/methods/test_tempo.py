@@ -47,7 +47,9 @@ def test_the_released_reading_keeps_the_policy_of_tfmq_dms_code():
 
 
 def test_tuning_is_what_tempo_adds(fast):
-    best = tempoquant.quantize(unet_pipeline(), small_recipe("tempo", activations=6, calibration={"samples": 16}))
+    best = tempoquant.quantize(
+        unet_pipeline(), small_recipe("tempo", activations=6, tuning={"iterations": 5}, calibration={"samples": 16})
+    )
     assert "tuning" in best.facts["timings"] and "tuning" not in fast.facts["timings"]
 
 

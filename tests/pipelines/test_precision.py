@@ -8,6 +8,7 @@ import torch
 import tempoquant
 from tempoquant.pipelines import BareModel, DiffusersModel
 from tempoquant.pipelines.precision import conditioning_in_float32, in_float32
+from tempoquant.reconstruction.effort import EFFORTS, Effort
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 
@@ -47,8 +48,13 @@ def test_nested_conditioning_becomes_float32_and_integers_stay():
     assert made["scale"] == 3.0
 
 
-def test_quantizing_within_inference_mode_learns_all_the_same():
-    recipe = small_recipe(effort="balanced")
+def test_quantizing_within_inference_mode_learns_all_the_same(monkeypatch):
+    monkeypatch.setitem(EFFORTS, "balanced", Effort(True, 20, 4, 20, 5e-2))
+
+    def image(effort):
+        return tempoquant.quantize(unet_pipeline(), small_recipe(effort=effort)).generate(1, steps=2, seed=0)
+
     with torch.inference_mode():
-        within = tempoquant.quantize(unet_pipeline(), recipe).generate(1, steps=2, seed=0)
-    assert torch.equal(within, tempoquant.quantize(unet_pipeline(), recipe).generate(1, steps=2, seed=0))
+        within = image("balanced")
+    assert torch.equal(within, image("balanced"))
+    assert not torch.equal(within, image("fast"))

@@ -7,10 +7,11 @@ import torch
 from diffusers import DDIMScheduler, LDMPipeline, UNet2DModel, VQModel
 
 import tempoquant
+from command_line import run
 from tempoquant.errors import InputError
 from tempoquant.evaluation import save_images
 from tempoquant.pipelines import resolve
-from training_commands import SHORT, place, run  # noqa: F401
+from training_commands import SHORT, place  # noqa: F401
 from training_models import images, recipe
 
 
