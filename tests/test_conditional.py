@@ -25,7 +25,6 @@ from tempoquant.stages import probe_of, record_trajectories
 from tempoquant.temporal.program_check import temporal_program
 from tempoquant.temporal.recorded_inputs import distinct_conditions, most_conditions, temporal_inputs
 
-pytestmark = pytest.mark.usefixtures("brief")
 STEPS, SAMPLES = 3, 4
 
 

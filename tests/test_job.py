@@ -100,7 +100,7 @@ def test_tiar_lowers_the_temporal_feature_loss(begun, monkeypatch, compensate):
     assert 0 < losses["tiar"] < losses["nearest"]
 
 
-def test_a_table_of_one_row_is_a_constant(brief):
+def test_a_table_of_one_row_is_a_constant():
     images = []
     for calibration in ("finite-set", "constant"):
         recipe = small_recipe(calibration={"steps": 1}, temporal={"calibration": calibration})
@@ -122,7 +122,7 @@ def test_tables_have_a_row_a_time_step_and_are_shared(made):
 
 
 @pytest.mark.parametrize("effort", ["fast", "balanced"])
-def test_the_same_seed_gives_the_same_bytes(brief, effort, tmp_path):
+def test_the_same_seed_gives_the_same_bytes(effort, tmp_path):
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
         torch.rand(3)
         tempoquant.quantize(unet_pipeline(), small_recipe(effort=effort, seed=seed), out=tmp_path / out)
@@ -130,7 +130,7 @@ def test_the_same_seed_gives_the_same_bytes(brief, effort, tmp_path):
     assert data[0] == data[1] != data[2]
 
 
-def test_attention_products_are_quantized(made, brief):
+def test_attention_products_are_quantized(made):
     pipe, _, quantized = made
     products = quantized_products(quantized.denoiser.module)
     assert len(products) == len(quantized.blueprint.attention) > 2

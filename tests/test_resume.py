@@ -226,7 +226,7 @@ def test_a_torn_marker_is_named(tmp_path):
         marker.write_text(whole)
 
 
-def test_units_and_recordings_are_shared_only_with_equals(tmp_path, brief):
+def test_units_and_recordings_are_shared_only_with_equals(tmp_path):
     shared = {"units": tmp_path / "units", "recording": tmp_path / "recording"}
     model = bare_denoiser()
     first = tempoquant.quantize(model, small_recipe(activations=8), out=tmp_path / "a", **shared)

@@ -10,7 +10,7 @@ from tempoquant.cli import main
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, brief, fresh_registries) -> Path:
+def place(tmp_path, monkeypatch, fresh_registries) -> Path:
     """A working folder with a user's own model."""
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(MODEL)

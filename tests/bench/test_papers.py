@@ -70,7 +70,9 @@ def checked(name: str, expected: int) -> list[dict[str, Any]]:
     return records
 
 
-@pytest.mark.parametrize("name", ["cifar10-ddim", "imagenet", "stable-diffusion-coco"])
+@pytest.mark.parametrize(
+    "name", ["cifar10-ddim", pytest.param("imagenet", marks=pytest.mark.slow), "stable-diffusion-coco"]
+)
 def test_an_experiment_runs_on_its_twin(name, twin, run):
     code, out, err = run(*twin(name), "--methods", "rtn", "--bits", "W4A8")
     assert code == 0 and "out: 1 runs" in out, err

@@ -14,7 +14,6 @@ from tempoquant.recipe import Recipe
 from tempoquant.sampling.denoiser import Denoiser
 from tiny import Bare, bare_denoiser, small_recipe, unet_pipeline
 
-pytestmark = pytest.mark.usefixtures("brief")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SETTINGS = [(4, 8, "paper"), (8, 8, "paper"), (3, 6, "paper"), (4, 32, "paper"), (16, 16, "paper"), (4, 8, "released")]
 

@@ -56,7 +56,7 @@ FEW = ("--samples", "2", "--steps", "4")
 
 
 @pytest.fixture
-def file(tmp_path, monkeypatch, brief) -> str:
+def file(tmp_path, monkeypatch) -> str:
     """A user's own file, in a working folder that has nothing else."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(USER_FILE)

@@ -50,7 +50,7 @@ FEW = ("--method", "rtn", "--samples", "2", "--steps", "4")
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, brief, capfd):
+def run(tmp_path, monkeypatch, capfd):
     """Run `tempoquant quantize` in a folder with the user's file: its exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(USER_FILE)

@@ -18,7 +18,6 @@ from tempoquant.recipe import Recipe
 from tempoquant.sampling.schedulers import stepper_of
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
-pytestmark = pytest.mark.usefixtures("brief")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 RUN = {"steps": 4, "seed": 3, "eta": 1.0}
 

@@ -131,7 +131,7 @@ def test_activations_and_memory_of_batches(full):
     assert bool(found.intervals.isnan().all()) and found.facts["quantized"]["recipe"] is None
 
 
-def test_a_quantized_pipeline_and_its_folder(tmp_path, brief):
+def test_a_quantized_pipeline_and_its_folder(tmp_path):
     pipe = unet_pipeline()
     quantized = tempoquant.quantize(pipe, small_recipe("tfmq-dm", weights=4), out=tmp_path / "out")
     before = quantized.generate(2, steps=4, seed=3)
@@ -236,7 +236,7 @@ def test_damaged_folders(full, tmp_path):
         Diagnosis.load(tmp_path)
 
 
-def test_layers_in_use_are_told_for_a_bare_folder(tmp_path, brief):
+def test_layers_in_use_are_told_for_a_bare_folder(tmp_path):
     full = bare_denoiser()
     tempoquant.quantize(full, small_recipe("rtn", weights=4), out=tmp_path / "out")
     pair = open_pair(str(tmp_path / "out"), full)

@@ -22,7 +22,7 @@ REGISTRIES = (METHODS, WEIGHT_RANGES, ACTIVATION_RANGES, WEIGHT_ROUNDINGS)
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch, brief, fresh_registries):
+def place(tmp_path, monkeypatch, fresh_registries):
     """A working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -11,8 +11,6 @@ from tempoquant.methods import method_recipe
 from tempoquant.temporal.replacements import CachedLayer, replacements
 from tiny import small_recipe, unet_pipeline
 
-pytestmark = pytest.mark.usefixtures("brief")
-
 
 @pytest.fixture(scope="module")
 def fast():

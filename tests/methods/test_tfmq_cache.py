@@ -20,7 +20,6 @@ from tempoquant.temporal.feature_cache import cache_is_nearer
 from tempoquant.temporal.replacements import CachedLayer, DeadLayer, replacements
 from tiny import Bare, bare_denoiser, small_recipe, unet_pipeline
 
-pytestmark = pytest.mark.usefixtures("brief")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TIME_MLP = ["time_embedding.linear_1", "time_embedding.linear_2"]
 STEPS = [0, 25, 50, 75]

@@ -50,7 +50,7 @@ def test_labels_are_checked_before_any_work(pipe):
         target.check_conditioning({"class_labels": [1000]}, 1)
 
 
-def test_from_a_folder_to_a_quantized_folder_and_back(pipe, tmp_path, brief):
+def test_from_a_folder_to_a_quantized_folder_and_back(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "full")
     given = {"class_labels": [1, 2], "guidance_scale": 3.0}
     target = resolve(tmp_path / "full")
@@ -61,7 +61,7 @@ def test_from_a_folder_to_a_quantized_folder_and_back(pipe, tmp_path, brief):
     assert torch.equal(made.generate(2, **run), loaded.generate(2, **run))
 
 
-def test_heads_of_one_number_survive_a_folder(tmp_path, brief):
+def test_heads_of_one_number_survive_a_folder(tmp_path):
     """As many heads at every width: a wrong number would load without an error, for no weight has another shape."""
     pipe = twins.ldm8(tmp_path)
     pipe.save_pretrained(tmp_path / "full")

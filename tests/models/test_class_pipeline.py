@@ -59,7 +59,7 @@ def test_every_output_type_shows_the_same_pixels(pipe):
     assert pil[0].size == (16, 16)
 
 
-def test_from_a_folder_to_a_quantized_folder_and_back(pipe, tmp_path, brief):
+def test_from_a_folder_to_a_quantized_folder_and_back(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "full")
     given = {"class_labels": [0, 3], "guidance_scale": 2.0}
     quantized = tempoquant.quantize(tmp_path / "full", small_recipe(), conditioning=given)

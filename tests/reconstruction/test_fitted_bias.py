@@ -41,7 +41,6 @@ def test_no_mean_error_is_left(rounding):
     assert rounding == "nearest" or after.var(0).mean() < before.var(0).mean()
 
 
-@pytest.mark.usefixtures("brief")
 def test_biases_are_fitted_only_where_the_recipe_says_so(tmp_path):
     pipe, images = unet_pipeline(), []
     for fit in (False, True):

@@ -24,7 +24,6 @@ from tempoquant.stages import probe_of
 from tempoquant.transforms.split import SplitLayer
 from tiny import small_recipe, unet_pipeline
 
-pytestmark = pytest.mark.usefixtures("brief")
 WEIGHTS = Path("unet") / "diffusion_pytorch_model.safetensors"
 # The first part is h, as wide as what the block above put out.
 SHORTCUTS = {f"up_blocks.{i}.resnets.{j}.conv_shortcut": (16, 16, 16, 8)[2 * i + j] for i in (0, 1) for j in (0, 1)}

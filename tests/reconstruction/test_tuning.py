@@ -1,6 +1,5 @@
 """Tuning of the whole denoiser: what learns, what does not, and when nothing is kept."""
 
-import pytest
 import torch
 
 import tempoquant
@@ -9,8 +8,6 @@ from tempoquant.pipelines import resolve
 from tempoquant.reconstruction.tuning import tunable_tensors
 from tempoquant.recording.store import Store
 from tiny import small_recipe, unet_pipeline
-
-pytestmark = pytest.mark.usefixtures("brief")
 
 
 def quantized(tmp_path, **tuning):

@@ -48,7 +48,6 @@ def test_a_repeated_step_counts_once(recorded):
     assert said(lambda: sample(quadratic, samples=1, steps=4, seed=0, sampler="ddim-quadratic")) == []
 
 
-@pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("method", ["tfmq-dm", "tfmq-cache"])
 def test_a_quantized_pipeline_warns_before_and_after_loading(method, tmp_path):
     made = tempoquant.quantize(unet_pipeline(), small_recipe(method), out=tmp_path / "out")
@@ -58,13 +57,11 @@ def test_a_quantized_pipeline_warns_before_and_after_loading(method, tmp_path):
         assert "t = 40, is 10 away from t = 50" in said(lambda q=quantized: q.target.generate(1, steps=5, seed=0))[0]
 
 
-@pytest.mark.usefixtures("brief")
 def test_without_tables_every_step_is_as_good():
     made = tempoquant.quantize(bare_denoiser(), small_recipe("rtn"))
     assert said(lambda: made.generate(1, steps=5, seed=0)) == []
 
 
-@pytest.mark.usefixtures("brief")
 def test_a_prompted_pipeline_warns_too(tmp_path):
     pipe, prompt = text_pipeline(tmp_path), {"prompt": ["a", "b"]}
     made = tempoquant.quantize(pipe, small_recipe(), conditioning=prompt)
@@ -73,7 +70,6 @@ def test_a_prompted_pipeline_warns_too(tmp_path):
     assert len(found) == 1 and "10 away" in found[0]
 
 
-@pytest.mark.usefixtures("brief")
 def test_a_quadratic_schedule_quantizes_with_a_row_a_unique_step(tmp_path):
     recipe = small_recipe(calibration={"steps": 30, "sampler": "ddim-quadratic"})
     made = tempoquant.quantize(bare_denoiser(), recipe, out=tmp_path / "out")

@@ -92,7 +92,6 @@ def test_a_recipe_of_rotations_changes_nothing_in_full_precision():
 
 @pytest.mark.parametrize("effort", ["fast", "balanced"])
 @pytest.mark.parametrize("method", ["rtn", "tfmq-dm", "q-diffusion"])
-@pytest.mark.usefixtures("brief")
 def test_every_rounding_carries_it_and_the_folder_draws_the_same(method, effort, tmp_path):
     rules = [{"kind": "rotate", "group": 4}, {"kind": "rotate", "group": 16, "match": "mid_block.*"}]
     made = tempoquant.quantize(unet_pipeline(), rotated(method, *rules, effort=effort), out=tmp_path / "out")
