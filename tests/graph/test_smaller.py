@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from graph_models import Plain, labels, probe_of, prompts, text_conditional, transformer, unconditional
 from tempoquant.graph import Probe, read_denoiser, reader
 from tempoquant.graph.probing import smaller
-from tempoquant.temporal import verify
+from tempoquant.temporal import program_check
 from tempoquant.temporal.program_check import temporal_program
 
 
@@ -37,7 +37,7 @@ def test_what_is_read_is_that_of_the_full_size(conditioned, monkeypatch):
     graph, program = read_denoiser(probe), temporal_program(probe, read_denoiser(probe))
     assert program.probe.sample_shape[1:] == (16, 16)
     monkeypatch.setattr(reader, "smaller", lambda probe: probe)
-    monkeypatch.setattr(verify, "smaller", lambda probe: probe)
+    monkeypatch.setattr(program_check, "smaller", lambda probe: probe)
     assert read_denoiser(probe) == graph
     whole = temporal_program(probe, graph)
     assert whole.probe is probe
