@@ -16,6 +16,7 @@ import torch
 import tempoquant
 from tempoquant.errors import InputError
 from tempoquant.progress import Advance
+from tempoquant.reconstruction import tuning
 from tiny import bare_denoiser, small_recipe, unet_pipeline
 
 WEIGHTS = Path("unet") / "diffusion_pytorch_model.safetensors"
@@ -158,15 +159,16 @@ def test_interrupted_while_activation_steps_learn(method, tmp_path):
 
 
 @pytest.mark.usefixtures("brief_balanced")
-def test_interrupted_while_everything_is_tuned(tmp_path):
-    changes = {**RECIPE, "method": "tempo", "tuning": {"iterations": 44, "batch": 2}}
+def test_interrupted_while_everything_is_tuned(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "SAVE_EVERY", 5)
+    changes = {**RECIPE, "method": "tempo", "tuning": {"iterations": 13, "batch": 16}}
     tempoquant.quantize(unet_pipeline(), small_recipe(**changes), out=tmp_path / "whole")
     out = tmp_path / "out"
-    for parts in (0, 7, 23, 41):
+    for parts in (0, 3, 7, 12):
         interrupt(out, "tuning", parts, **changes)
-        # The state of every twentieth iteration is kept.
+        # The state of every fifth iteration is kept.
         kept = tmp_path / "out.partial" / "tuning" / "tuning.safetensors"
-        assert kept.exists() == (parts > 20)
+        assert kept.exists() == (parts > 5)
     progress = Stops()
     tempoquant.quantize(unet_pipeline(), small_recipe(**changes), out=out, progress=progress, resume=True)
     same_bytes(out, tmp_path / "whole")
