@@ -1,7 +1,7 @@
 """Runs pytest in several processes that share the test files: ``python tests/parallel.py [pytest arguments]``.
 
 Each process collects all tests and runs those of the files that it takes before the others do, so that they finish at
-about the same time. They are plain pytest processes: one that dies fails the run by its exit status, and stops nothing.
+about the same time. They are plain pytest processes: one that dies fails the run, and stops nothing.
 """
 
 import json
@@ -36,7 +36,7 @@ class Share:
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         if session.testsfailed or session.config.option.collectonly:
             return None  # pytest's own loop reports errors of collection, or lists tests
-        items = self.taken(session.items)
+        items = self.taken(session)
         item = next(items, None)
         while item is not None:
             following = next(items, None)
@@ -48,11 +48,12 @@ class Share:
             item = following
         return True
 
-    def taken(self, items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
+    def taken(self, session: pytest.Session) -> Iterator[pytest.Item]:
         """The tests of each file that this process takes when the one before it is done."""
-        for path, tests in groupby(items, lambda item: item.path):
+        for path, tests in groupby(session.items, lambda item: item.path):
+            name = path.relative_to(session.config.rootpath).as_posix().replace("/", "-")
             try:
-                (self.folder / path.relative_to(Path.cwd()).as_posix().replace("/", "-")).touch(exist_ok=False)
+                (self.folder / name).touch(exist_ok=False)
             except FileExistsError:
                 continue
             yield from tests
@@ -63,7 +64,7 @@ class Share:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the tests; the exit status is 0 if every process's is."""
+    """Run the tests; the exit status is 0 if every process came to its end with 0."""
     begun = time.monotonic()
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -77,14 +78,15 @@ def main(arguments: Sequence[str]) -> int:
             log.seek(0)
             print(log.read())
         counts = [json.loads(path.read_text()) for path in folder.glob("counts*")]
-        # A process that dies leaves no counts.
-        totals = sum(map(Counter, counts), Counter(error=PROCESSES - len(counts)))
+        # A process that dies leaves no counts, whatever its exit status.
+        died = PROCESSES - len(counts)
+        totals = sum(map(Counter, counts), Counter(error=died))
     for i, code in enumerate(codes, 1):
         if code:
             print(f"process {i} of {PROCESSES} ended with exit status {code}")
     counted = ", ".join(f"{totals[name]} {name}" for name in COUNTS if totals[name] or name == "passed")
     print(f"{counted} in {time.monotonic() - begun:.2f}s", flush=True)
-    return int(any(codes))
+    return int(any(codes) or died > 0)
 
 
 if __name__ == "__main__":
