@@ -54,6 +54,24 @@ def test_images_are_the_same_after_loading(name, tmp_path):
     assert [o for o, p in operands.items() if p.granularity == PerToken()] == [*expected]
 
 
+@pytest.mark.parametrize(
+    ("method", "activations"),
+    [
+        ("brecq", {"dynamic": True, "learn": False}),
+        ("tempo-fast", {"granularity": "per-token"}),
+        ("tempo", {"dynamic": True, "granularity": "per-token", "steps": "constant", "learn": False}),
+    ],
+)
+def test_reconstruction_and_tuning_go_with_them(method, activations, tmp_path):
+    recipe = scaled(method, **activations)
+    recipe = recipe if recipe.tuning is None else changed_recipe(recipe, tuning={"iterations": 2})
+    made = tempoquant.quantize(unet_pipeline(), recipe, out=tmp_path / "out")
+    providers = interval_providers(made.denoiser.module)
+    assert sum(isinstance(p, DynamicInterval | TokenInterval) for p in providers) > 5
+    run = {"steps": 4, "seed": 3}
+    assert torch.equal(made.generate(2, **run), tempoquant.load(tmp_path / "out").generate(2, **run))
+
+
 @pytest.mark.parametrize("name", SCALES)
 def test_kernels_leave_them_to_simulation_and_name_them(name):
     made = tempoquant.quantize(unet_pipeline(), scaled(**SCALES[name]))

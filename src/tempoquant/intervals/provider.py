@@ -206,8 +206,14 @@ def has_static_scale(provider: IntervalProvider) -> bool:
 
 
 def calibrated_provider(observed: ObservedActivation) -> IntervalProvider:
-    """The provider that an activation's spec asks for."""
-    kind = next(kind for kind in PROVIDERS.values() if kind.serves(observed.spec))
+    """The provider that an activation's spec asks for.
+
+    Raises:
+        InputError: no kind serves it: that of a plugin which is not loaded.
+    """
+    kind = next((kind for kind in PROVIDERS.values() if kind.serves(observed.spec)), None)
+    if kind is None:
+        raise InputError(f"no kind of interval serves {observed.spec}: load the plugin that registers it")
     return kind.from_observed(observed)
 
 
