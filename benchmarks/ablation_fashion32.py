@@ -73,7 +73,7 @@ def one(name: str, weights: int, activations: int, truth: Reference, args: argpa
     recipe = tempoquant.Recipe.parse({**recipe, "temporal": {**recipe["temporal"], **temporal}})
     units = args.work / f"{method} {recipe.temporal.reconstruction} W{weights}"
     quantized = tempoquant.quantize(MODEL, recipe, recording=args.work / "recording", units=units)
-    metrics = compare(truth, quantized.target)
+    metrics = compare(truth, quantized.model)
     print(f"W{weights}A{activations} {name}: PSNR {metrics.to_dict()['psnr']['mean']:.2f} cosine {metrics.cosine_min}")
     return {
         "psnr": metrics.to_dict()["psnr"]["mean"],

@@ -75,7 +75,7 @@ def one(method: str, clip: bool, eta: float, name: str, args: argparse.Namespace
     recording, units = work / "recording", work / f"{method} W{weights}"
     made = tempoquant.quantize(full, recipe, recording=recording, units=units)
     run: dict[str, Any] = {"steps": STEPS, "seed": SEED, "eta": eta}
-    truth, images = (t.generate(args.images, **run) for t in (full, made.target))
+    truth, images = (t.generate(args.images, **run) for t in (full, made.model))
     return {
         "psnr": float(psnr(truth, images).mean()),
         **sqnr(full, made, run, args.images),
@@ -88,7 +88,7 @@ def one(method: str, clip: bool, eta: float, name: str, args: argparse.Namespace
 
 def sqnr(full: Model, made: tempoquant.QuantizedPipeline, run: dict[str, Any], samples: int) -> dict[str, float]:
     """Of the noise prediction as the denoiser gives it and as the scheduler uses it, in dB over all steps."""
-    plain = made.target.with_scheduler(full.denoiser.scheduler)
+    plain = made.model.with_scheduler(full.denoiser.scheduler)
     (sums,) = compare_predictions(full, plain, made.clock, Trajectories(range(samples), run), [lambda: None])
     count, e, q, ee, qq, eq = sums.by_channel()
     found = {"sqnr": torch.zeros_like(e), "sqnr_corrected": torch.zeros_like(e)}

@@ -126,7 +126,7 @@ def variants(recipe: Recipe, args: argparse.Namespace) -> list[tuple[str, Recipe
 def one_policy(recipe: Recipe, truth: Reference, work: Path) -> dict[str, Any]:
     """Quantize and judge."""
     model = tempoquant.quantize(MODEL, recipe, recording=work / "recording")
-    metrics = compare(truth, model.target).to_dict()
+    metrics = compare(truth, model.model).to_dict()
     return {"psnr": metrics["psnr"]["mean"], "policy": [entry.match for entry in recipe.policy]}
 
 

@@ -72,7 +72,7 @@ def point(curve: str, compensate: bool | None, iterations: int, truth: Reference
     quantized = tempoquant.quantize(MODEL, recipe, recording=work / "recording")
     if compensate is not None:
         EFFORTS["balanced"] = settings
-    metrics = compare(truth, quantized.target)
+    metrics = compare(truth, quantized.model)
     timings = quantized.facts["timings"]
     seconds = timings["units"] + timings["temporal features"]
     row = {"curve": curve, "iterations": iterations, "seconds": seconds, "sqnr": metrics.sqnr}

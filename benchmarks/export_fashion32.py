@@ -60,7 +60,7 @@ def main() -> None:
             calibration = {"samples": args.samples, "steps": STEPS}
             recipe = tempoquant.method_recipe(method, weights=weights, activations=activations, calibration=calibration)
             quantized = tempoquant.quantize(full, recipe, recording=Path(work) / "recording")
-            judged(f"{recipe.name}, here", quantized.target)
+            judged(f"{recipe.name}, here", quantized.model)
             for to in ("openvino", "onnx"):
                 out = tempoquant.export(quantized, Path(work) / f"{recipe.name} {to}", to)
                 judged(f"{recipe.name} exported to {to}", tempoquant.load_exported(out))

@@ -73,10 +73,10 @@ def main() -> None:
             if name in done:
                 continue
             quantized, seconds = made(full, recipe, args)
-            metrics = compare(truth, quantized.target)
+            metrics = compare(truth, quantized.model)
             assert metrics.images is not None
             picture[f"{row} seed {seed}"] = to_images(metrics.images[:SHOWN])
-            distance = frechet_distance(real, drawn(quantized.target, args), feature_extractor("fashion32-cnn"))
+            distance = frechet_distance(real, drawn(quantized.model, args), feature_extractor("fashion32-cnn"))
             told = {"psnr": metrics.to_dict()["psnr"]["mean"], "sqnr": metrics.sqnr, distance.name: distance.value}
             print(name, {key: round(value, 3) for key, value in told.items()}, f"{seconds:.0f} s", flush=True)
             size = quantized.facts.get("size") or {}

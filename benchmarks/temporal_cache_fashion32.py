@@ -55,7 +55,7 @@ def one(method: str, bits: int, split: bool, truth: Reference, work: Path) -> di
     quantized = tempoquant.quantize(
         MODEL, tempoquant.Recipe.parse(recipe), recording=work / "recording", out=out, overwrite=True
     )
-    metrics = compare(truth, quantized.target)
+    metrics = compare(truth, quantized.model)
     found = {
         "name": name,
         "psnr": metrics.to_dict()["psnr"]["mean"],

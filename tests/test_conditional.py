@@ -42,7 +42,7 @@ def check_whole_way(model, conditioning, folder, denoiser=None):
     assert torch.isfinite(images).all() and torch.equal(images, loaded.generate(SAMPLES, **run))
     full = resolve(model)
     found = evaluate_pair(
-        full, loaded.target, projections=made.blueprint.projections, samples=SAMPLES, noise_samples=2, **run
+        full, loaded.model, projections=made.blueprint.projections, samples=SAMPLES, noise_samples=2, **run
     )
     numbers = [found["psnr"]["mean"], found["ssim"]["mean"], found["sqnr"]["db"], found["cosine"]["mean"]]
     assert torch.isfinite(torch.tensor(numbers)).all() and found["cosine"]["min"] > 0.9

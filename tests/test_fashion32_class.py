@@ -23,7 +23,7 @@ def quantized(method: str, folder, **changes):
 
 def psnr(made, **run) -> float:
     options = {"samples": 10, "noise_samples": 2, "projections": made.blueprint.projections, **RUN, **run}
-    found = evaluate_pair(resolve("fashion32-class"), made.target, **options)
+    found = evaluate_pair(resolve("fashion32-class"), made.model, **options)
     return found["psnr"]["mean"]
 
 

@@ -83,6 +83,6 @@ def _row(full: Model, truth: Reference, recipe: Recipe, places: tuple[Path, Path
     quantized = quantize(full, recipe, recording=work / "recording", units=units, progress=progress)
     seconds = time.perf_counter() - start
     quantized.save_pretrained(out / recipe.name.replace(" ", "-"))
-    metrics = compare(truth, quantized.target, progress=progress)
+    metrics = compare(truth, quantized.model, progress=progress)
     assert metrics.images is not None
     return DemoRow(recipe, metrics.images, quantized.facts, metrics.to_dict(), seconds)

@@ -38,7 +38,7 @@ class QuantizedPipeline:
     """A quantized model with everything around its denoiser.
 
     Attributes:
-        target: the resolved model, its denoiser quantized. blueprint: the denoiser's structure, with the recipe.
+        model: the resolved model, its denoiser quantized. blueprint: the denoiser's structure, with the recipe.
         facts: what is known of the model: schedule, seeds, timings, metrics (the content of ``tempoquant.json``).
         correction: what its scheduler does to the predicted noise, or None.
         timesteps: (R,) what saved tables have rows for. With kept networks those in use follow each run's schedule.
@@ -49,20 +49,20 @@ class QuantizedPipeline:
 
     def __init__(
         self,
-        target: Model,
+        model: Model,
         blueprint: Blueprint,
         clock: Clock,
         facts: dict[str, Any],
         correction: CorrectionTables | None = None,
     ):
-        self.target, self.blueprint, self.clock, self.facts = target, blueprint, clock, facts
+        self.model, self.blueprint, self.clock, self.facts = model, blueprint, clock, facts
         self.correction, self.timesteps = correction, clock.timesteps
         wanted = blueprint.recipe.correction
         if correction is not None and wanted is not None:
-            plain = target.denoiser.scheduler
+            plain = model.denoiser.scheduler
             corrected = corrected_scheduler(plain, correction, clock.timesteps, wanted.reduces_noise)
-            self.target = target.with_scheduler(corrected)
-        by_step = correction is not None or has_tables(target.denoiser.module)
+            self.model = model.with_scheduler(corrected)
+        by_step = correction is not None or has_tables(model.denoiser.module)
         self.denoiser.recorded = clock.timesteps if by_step else None
         self._let_bake()
 
@@ -74,12 +74,12 @@ class QuantizedPipeline:
     @property
     def denoiser(self) -> Denoiser:
         """The quantized denoiser."""
-        return self.target.denoiser
+        return self.model.denoiser
 
     @property
     def pipeline(self) -> Any:
         """The diffusers pipeline around the quantized denoiser, or None for a bare denoiser."""
-        return getattr(self.target, "pipe", None)
+        return getattr(self.model, "pipe", None)
 
     def use_engine(self, engine: str) -> dict[str, str]:
         """Choose what computes the quantized layers; see :func:`tempoquant.runtime.use_engine`.
@@ -115,7 +115,7 @@ class QuantizedPipeline:
         own = self.schedule
         chosen: dict[str, Any] = {"steps": own["steps"] if steps is None else steps}
         chosen["sampler"] = sampler or own["sampler"]
-        self.denoiser.recorded = self.timesteps = self.denoiser.bake(self.target.timesteps(**chosen))
+        self.denoiser.recorded = self.timesteps = self.denoiser.bake(self.model.timesteps(**chosen))
         entries = {**chosen, "timesteps": self.timesteps.tolist(), "baked": True}
         self.facts["schedule"] = {**self.facts.get("schedule", {}), **entries}
 
@@ -161,12 +161,12 @@ class QuantizedPipeline:
             InputError: there are no such layers, or they follow a class label or a prompt and none are given.
         """
         self.return_to_schedule()
-        denoiser, blueprint = self.target.for_conditioning(conditioning).denoiser, self.blueprint
+        denoiser, blueprint = self.model.for_conditioning(conditioning).denoiser, self.blueprint
         schedule = {name: self.schedule[name] for name in ("steps", "sampler")}
         if conditioning is None:
-            given = [example_conditions(self.target, **schedule)]
+            given = [example_conditions(self.model, **schedule)]
         else:
-            given = condition_rows(self.target, conditioning, **schedule, seed=0)
+            given = condition_rows(self.model, conditioning, **schedule, seed=0)
         sample = torch.randn(1, *denoiser.sample_shape, generator=torch.Generator().manual_seed(0))
 
         def run(t: Tensor, row: Mapping[str, Any]) -> Tensor:
@@ -189,7 +189,7 @@ class QuantizedPipeline:
         module, block = self.denoiser.module, (*self.blueprint.shared, *self.blueprint.projections)
         tables = PromptTables(module, block, self.clock.name)
         with tables, nullcontext() if has_hooks(module) else Replay(module, self.clock):
-            return self.target.generate(samples, **options)
+            return self.model.generate(samples, **options)
 
     def save_pretrained(self, folder: Path | str, *, overwrite: bool = False) -> SizeReport:
         """Write a diffusers folder; whole or not at all.
@@ -205,8 +205,8 @@ class QuantizedPipeline:
 
     def write(self, folder: Path) -> SizeReport:
         """Write all files into an existing empty folder, the evidence last."""
-        self.target.save_shell(folder)
-        component = folder / self.target.component
+        self.model.save_shell(folder)
+        component = folder / self.model.component
         with self._saved_tables():
             write_component(component, self.denoiser.module, self.blueprint, self.clock, self.correction)
         size = component_sizes(component, full_bytes(self.denoiser.module))

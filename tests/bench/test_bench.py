@@ -269,7 +269,7 @@ def test_metrics_have_columns_of_their_own(place, monkeypatch):
     settings = {"evaluation": {**ENTRIES["evaluation"], "distribution": many}, "runs": ENTRIES["runs"][:1]}
     record = run_bench(experiment(**settings), place / "out").records[0]
     bare = resolve("mine.py:make")
-    quantized = tempoquant.quantize(bare, Recipe.parse(record["recipe"])).target
+    quantized = tempoquant.quantize(bare, Recipe.parse(record["recipe"])).model
     drawn = to_images(quantized.generate(range(100_000, 100_012), steps=4, seed=1000))
     wanted = distribution_metrics(drawn, "real", Corners(), ["fd", "kid", "pr"], seed=1000)
     assert record["distribution"] == pytest.approx(

@@ -99,7 +99,7 @@ def test_pictures_are_the_same_bits(case, tmp_path, monkeypatch):
     made = tempoquant.quantize(pipe, per_step(), conditioning=few)
     made.use_engine("auto")
     options = {"steps": 4, "seed": 0, "batch_size": 2} | ({"conditioning": given} if given else {})
-    wanted = made.target.generate(5, **options)
+    wanted = made.model.generate(5, **options)
     played = []
     leave = Replay.__exit__
     monkeypatch.setattr(Replay, "__exit__", lambda self, *a: played.append(self.replays) or leave(self, *a))
@@ -324,7 +324,7 @@ def test_attention_of_torch_is_played_back(engine):
     denoiser = dataclasses.replace(bare_denoiser(), module=Heads().eval())
     made = tempoquant.quantize(denoiser, per_step())
     made.use_engine(engine)
-    wanted = made.target.generate(4, steps=4, seed=0, batch_size=2)
+    wanted = made.model.generate(4, steps=4, seed=0, batch_size=2)
     assert torch.equal(made.generate(4, steps=4, seed=0, batch_size=2), wanted)
 
 

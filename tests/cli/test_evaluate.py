@@ -41,7 +41,7 @@ def test_metrics_against_files(run, quantized):  # noqa: F811
         assert name in out
     assert part["extractor"] == {"name": "corners", "sha256": "c0" * 32, "preprocessing": "none"}
     assert part["reference"]["source"] == "real" and part["reference"]["images"] == 30 and part["generated"] == 20
-    drawn = to_images(quantized.target.generate(range(100_000, 100_020), steps=4, seed=1))
+    drawn = to_images(quantized.model.generate(range(100_000, 100_020), steps=4, seed=1))
     wanted = measured(drawn, "real", ["fd", "sfd", "is", "kid", "pr"], seed=1)
     assert part.keys() == wanted.keys()
     for key in ("fd", "sfd", "is", "kid", "pr"):
@@ -60,7 +60,7 @@ def test_metrics_against_full_precision(run, quantized):  # noqa: F811
     part = json.loads(Path("e.json").read_text())["distribution"]
     full, ours = (
         to_images(target.generate(range(100_000, 100_020), steps=4, seed=1))
-        for target in (resolve("mine.py:make"), quantized.target)
+        for target in (resolve("mine.py:make"), quantized.model)
     )
     assert code == 0 and part["fd"]["value"] == pytest.approx(measured(ours, full, ["fd"])["fd"]["value"], rel=1e-6)
     assert part["reference"] == {"source": "full precision, from the same noise", "images": 20, "sha256": None}

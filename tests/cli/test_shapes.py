@@ -29,7 +29,7 @@ def test_they_are_drawn_into_an_array_and_judged(run, refused, made):  # noqa: F
     own = ("--denoiser", factory)
     assert run("generate", "out", *own, "-n", "3", "-o", "x.npy")[0] == 0
     drawn = np.load("x.npy")
-    wanted = load("out", denoiser=resolve(factory).denoiser).target.generate(3, steps=4, seed=0)
+    wanted = load("out", denoiser=resolve(factory).denoiser).model.generate(3, steps=4, seed=0)
     assert drawn.shape == (3, *SHAPES[name]) and drawn.dtype == np.float32 and np.array_equal(drawn, wanted.numpy())
     assert "x.npy exists" in refused("generate", "out", *own, "-o", "x.npy")
     for place in ("x.png", "folder"):
@@ -42,7 +42,7 @@ def test_they_are_drawn_into_an_array_and_judged(run, refused, made):  # noqa: F
     assert found["psnr"] is found["ssim"] is found["data_range"] is None
     full, ours = (
         target.generate(2, steps=4, seed=1).flatten(1).double().numpy()
-        for target in (resolve(factory), load("out", denoiser=resolve(factory).denoiser).target)
+        for target in (resolve(factory), load("out", denoiser=resolve(factory).denoiser).model)
     )
     error = np.linalg.norm(full - ours, axis=1) / np.linalg.norm(full, axis=1)
     assert found["relative_error"]["per_image"] == pytest.approx(error.tolist()) and 0 < error.max() < 0.5
@@ -105,7 +105,7 @@ def test_a_reference_outside_its_range_is_said_once(run):  # noqa: F811
     assert f"data range {own:.3g}" in out
     (line,) = [line for line in err.splitlines() if "warning" in line]
     assert "outside [-1, 1]" in line and "clip_sample" in line and f"{own:.3g}" in line
-    ours = load("out", denoiser=resolve("mine.py:make").denoiser).target.generate(2, steps=4, seed=1)
+    ours = load("out", denoiser=resolve("mine.py:make").denoiser).model.generate(2, steps=4, seed=1)
     error = (drawn - ours).double().flatten(1).square().mean(1).numpy()
     assert found["psnr"]["per_image"] == pytest.approx((10 * np.log10(own**2 / error)).tolist(), rel=1e-6)
     code, _, err = run("diagnose", *pair, "--ranking-samples", "0")

@@ -40,7 +40,7 @@ def test_images_are_the_same_after_loading(kind, correction, tmp_path):
     for name in (f"{kind}/{WEIGHTS}", f"{kind}/config.json", "scheduler/scheduler_config.json"):
         assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     # The correction is what makes the difference, and the original is left without.
-    plain = made.target.with_scheduler(make().scheduler)
+    plain = made.model.with_scheduler(make().scheduler)
     assert not torch.equal(made.generate(2, **RUN), plain.generate(2, **RUN))
 
 
@@ -62,7 +62,7 @@ def test_a_diffusers_pipeline_s_own_call_is_corrected():
         draw = torch.Generator().manual_seed(0)
         return torch.as_tensor(pipe(num_inference_steps=4, eta=1.0, generator=draw, output_type="np").images)
 
-    corrected = made.target.denoiser.scheduler
+    corrected = made.model.denoiser.scheduler
     assert not torch.equal(drawn(corrected), drawn(unet_pipeline().scheduler))
     assert torch.equal(drawn(corrected), drawn(corrected))
     assert pipe.config["scheduler"] == ("diffusers", "DDIMScheduler")
@@ -194,9 +194,7 @@ def test_conditional_models_the_whole_way(kind, tmp_path):
     run = {"steps": 3, "seed": 7, "conditioning": given}
     images = made.generate(4, **run)
     assert torch.isfinite(images).all() and torch.equal(images, again.generate(4, **run))
-    plain = made.target.with_scheduler(
-        models[kind]().scheduler if kind != "labelled" else labelled_denoiser().scheduler
-    )
+    plain = made.model.with_scheduler(models[kind]().scheduler if kind != "labelled" else labelled_denoiser().scheduler)
     assert not torch.equal(images, plain.generate(4, **run))
     assert made.facts["correction"]["samples"] == 3
 

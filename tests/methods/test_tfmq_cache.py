@@ -110,7 +110,7 @@ def test_temporal_cosine_is_bounded_by_float16_alone(made):
     pipe.unet.register_to_config(sample_size=16)
     truth = reference(resolve(pipe), projections=names, samples=2, noise_samples=2, steps=4, seed=0)
     methods = ("tfmq-cache", "tfmq-cache-int8", "tfmq-dm")
-    found = {name: compare(truth, tempoquant.quantize(pipe, small_recipe(name)).target) for name in methods}
+    found = {name: compare(truth, tempoquant.quantize(pipe, small_recipe(name)).model) for name in methods}
     rounded = [cosine(truth.features[n], truth.features[n].half().float()) for n in names]
     bound = float(torch.cat(rounded).mean())
     assert 1 - found["tfmq-cache"].cosine_mean == pytest.approx(1 - bound, rel=1e-2)

@@ -54,7 +54,7 @@ def test_a_quantized_pipeline_warns_before_and_after_loading(method, tmp_path):
     for quantized in (made, tempoquant.load(tmp_path / "out")):
         assert said(lambda q=quantized: q.generate(1, steps=4, seed=0)) == []
         # 0, 20, 40, 60, 80.
-        assert "t = 40, is 10 away from t = 50" in said(lambda q=quantized: q.target.generate(1, steps=5, seed=0))[0]
+        assert "t = 40, is 10 away from t = 50" in said(lambda q=quantized: q.model.generate(1, steps=5, seed=0))[0]
 
 
 def test_without_tables_every_step_is_as_good():

@@ -33,7 +33,7 @@ def test_pictures_are_the_same_bits_and_layers_run_once_a_prompt(name, engine, t
     layer, kernel, calls = last, last.kernel, []
     layer.kernel = lambda layer, x: calls.append(x.shape[0]) or kernel(layer, x)
     options = {"steps": 4, "seed": 3, "batch_size": 2, **given}
-    plain = made.target.generate(7, **options)
+    plain = made.model.generate(7, **options)
     assert len(calls) == 4 * 4
     calls.clear()
     assert torch.equal(made.generate(7, **options), plain)

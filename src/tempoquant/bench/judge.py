@@ -78,8 +78,8 @@ class Judge:
         with warnings.catch_warnings():
             # Few samples are the experiment's choice, and stand in every table.
             warnings.filterwarnings("ignore", message=".* the covariance is")
-            metrics = compare(self._reference(task.truth), quantized.target, progress=progress)
-            found = distances(task.truth, experiment, self.metrics, quantized.target, progress)
+            metrics = compare(self._reference(task.truth), quantized.model, progress=progress)
+            found = distances(task.truth, experiment, self.metrics, quantized.model, progress)
         self._picture(task, metrics)
         return {
             "id": task.identity,

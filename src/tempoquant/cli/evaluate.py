@@ -106,7 +106,7 @@ def evaluate_command(
     paired = {**run, "conditioning": conditioning_of(full, samples, conditioning, quantized)}
     result |= _paired(full, quantized, samples, min(noise_samples, samples), paired)
     if plan is not None:
-        pair = (full, quantized.target)
+        pair = (full, quantized.model)
         result["distribution"] = many.measure(plan, *pair, distribution_samples, conditioning=larger, **run)
     outcomes = judge(wanted, result)
     if outcomes:
@@ -138,8 +138,8 @@ def _opened(model: str, reference_model: str, factory: str | None, engine: str) 
     _, quantized = open_model(model, factory, engine)
     assert quantized is not None
     full, _ = open_model(reference_model)
-    if tuple(full.pixel_shape) != tuple(quantized.target.pixel_shape):
-        shapes = f"{tuple(quantized.target.pixel_shape)} in {model} and {tuple(full.pixel_shape)} in {reference_model}"
+    if tuple(full.pixel_shape) != tuple(quantized.model.pixel_shape):
+        shapes = f"{tuple(quantized.model.pixel_shape)} in {model} and {tuple(full.pixel_shape)} in {reference_model}"
         raise InputError(f"samples are {shapes}: models of equal shapes are needed")
     return full, quantized
 
@@ -158,7 +158,7 @@ def _paired(
         progress=progress(),
         **run,
     )
-    return compare(truth, quantized.target, progress=progress()).to_dict()
+    return compare(truth, quantized.model, progress=progress()).to_dict()
 
 
 def _report_outcomes(outcomes: "list[Outcome]") -> None:

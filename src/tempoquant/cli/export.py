@@ -54,6 +54,6 @@ def export_command(
 
     quantized = load(folder, denoiser=filling_denoiser(folder, denoiser), engine="simulation")
     path = export(quantized, out, to, freeze=freeze, whole=whole, overwrite=overwrite)
-    size = sum(file.stat().st_size for file in (path / quantized.target.component).iterdir())
+    size = sum(file.stat().st_size for file in (path / quantized.model.component).iterdir())
     console().print(f"{path}: {to}, denoiser {size / 1e6:.2f} MB")
     write_json(json_file, {"out": str(path), "target": to, "denoiser_bytes": size})

@@ -184,7 +184,7 @@ def open_model(name: str, factory: str | None = None, engine: str = "auto") -> "
     check_model(name, factory, engine)
     if is_quantized(Path(name)):
         quantized = load(name, denoiser=filling_denoiser(name, factory), engine=engine)
-        return quantized.target, quantized
+        return quantized.model, quantized
     return (load_exported(name) if is_exported(Path(name)) else resolve(name)), None
 
 

@@ -102,7 +102,7 @@ def open_pair(quantized: Any, reference: Any) -> Pair:
         bare = full.denoiser if (Path(quantized) / "denoiser").is_dir() else None
         quantized = load(quantized, denoiser=bare)
     own = quantized if isinstance(quantized, QuantizedPipeline) else None
-    pair = Pair(full, resolve(quantized) if own is None else own.target, own)
+    pair = Pair(full, resolve(quantized) if own is None else own.model, own)
     _check_fit(pair)
     return pair
 

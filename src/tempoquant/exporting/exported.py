@@ -101,10 +101,10 @@ def export(
     with writing(out, Kind.EXPORTED, overwrite=overwrite) as output, output.staging() as staging:
         quantized.return_to_schedule()
         steps, sampler = quantized.schedule["steps"], quantized.schedule["sampler"]
-        example = example_conditions(quantized.target, conditioning, steps=steps, sampler=sampler)
+        example = example_conditions(quantized.model, conditioning, steps=steps, sampler=sampler)
         for name in unbatched_of(example):
             raise InputError(
-                f"{quantized.target.name} takes {name!r}, which has no row a sample: such a denoiser is not exported"
+                f"{quantized.model.name} takes {name!r}, which has no row a sample: such a denoiser is not exported"
             )
         # What these see is then no function of the time step.
         freezes = freeze and not vectors_of(example) and bool(quantized.blueprint.projections)
@@ -112,12 +112,12 @@ def export(
         chosen = quantized
         if freezes:
             module, clock = copy.deepcopy((quantized.denoiser.module, quantized.clock))
-            chosen = QuantizedPipeline(quantized.target.with_module(module), quantized.blueprint, clock, {})
+            chosen = QuantizedPipeline(quantized.model.with_module(module), quantized.blueprint, clock, {})
             chosen.freeze_schedule()
-        quantized.target.save_shell(staging)
+        quantized.model.save_shell(staging)
         if whole:
             write_parts(quantized.pipeline, staging)
-        _write_component(staging / quantized.target.component, chosen, to, tensor_arguments(example), frozen)
+        _write_component(staging / quantized.model.component, chosen, to, tensor_arguments(example), frozen)
     return Path(out)
 
 
