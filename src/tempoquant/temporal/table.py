@@ -23,6 +23,9 @@ class TemporalTable(KeepsPrecision):
     scale: Tensor | None
     zero: Tensor | None
 
+    by_row = True
+    """As of a provider: it is of one schedule."""
+
     def __init__(self, values: Tensor, clock: Clock, scale: Tensor | None = None, zero: Tensor | None = None):
         super().__init__()
         if values.shape[0] != clock.table_rows:
