@@ -3,17 +3,17 @@
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.effort import Effort, effort
 from tempoquant.reconstruction.lockstep import doubled
-from tempoquant.reconstruction.steps import StepStage, learn_activation_steps
+from tempoquant.reconstruction.steps import StepState, learn_activation_steps
 from tempoquant.reconstruction.tiar import tiar
 from tempoquant.reconstruction.tuning import Tuner
-from tempoquant.reconstruction.weights import WeightStage, reconstruct_units, round_nearest
+from tempoquant.reconstruction.weights import WeightState, reconstruct_units, round_nearest
 
 __all__ = [
     "Effort",
-    "StepStage",
+    "StepState",
     "Tuner",
     "UnitCache",
-    "WeightStage",
+    "WeightState",
     "doubled",
     "effort",
     "learn_activation_steps",

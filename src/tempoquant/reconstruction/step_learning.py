@@ -47,10 +47,11 @@ class StepLearner:
 
     Attributes:
         module: the unit.
-        call: its rows.
-        clock: the module's.
+        call: rows of it.
+        clock: of the denoiser.
+        effort: settings.
         key: names the random draws.
-        keep: let tables keep the networks that made them.
+        keep: let tables keep the networks that give their step sizes.
     """
 
     module: nn.Module
@@ -61,9 +62,12 @@ class StepLearner:
     keep: bool = False
 
     def learn(self, sites: list[Site], architecture: Architecture | None, train_timesteps: int) -> None:
-        """Learn the scales of ``sites`` in place; with an ``architecture``, single scales become generated tables.
+        """Learn the step sizes of ``sites`` in place; they stay as they were if the unit's hard loss would rise.
 
-        They stay as they were if the unit's hard loss would rise.
+        Args:
+            sites: of the unit.
+            architecture: of the networks that give step sizes and fold into tables; None: the providers' own learn.
+            train_timesteps: T, the length of the training schedule.
         """
         before = [site.provider for site in sites]
         scales = [provider.scale.clone() for provider in before]
@@ -129,7 +133,7 @@ def kept_in(sites: list[Site]) -> KeptNetworks | None:
 
 
 def with_scale(provider: IntervalProvider, scale: Tensor, clock: Clock) -> IntervalProvider:
-    """``provider`` with another scale: itself, or a table where the scale has a row a time step and it has one."""
+    """``provider`` with another scale: itself in place, or a table for a scale (R,) where it had one, ()."""
     had: Any = provider
     if scale.shape == had.scale.shape:
         had.scale.copy_(scale)

@@ -20,24 +20,24 @@ from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.reconstruction.lockstep import Lockstep, halves, take_rows, visit_units
 from tempoquant.reconstruction.step_learning import STEP_SIZES, Call, StepLearner, kept_in, with_scale
 from tempoquant.reconstruction.unit import first_tensor
-from tempoquant.reconstruction.weights import WeightStage
+from tempoquant.reconstruction.weights import WeightState
 
 NETWORKS = "networks:"
 
 
 @dataclass
-class StepStage:
-    """Everything that learning activation steps reads and changes.
+class StepState:
+    """What learning of activation steps reads and changes.
 
     Attributes:
-        weights: the finished weight stage, its layers calibrated.
+        weights: state of the weights, rounded; their layers are calibrated.
         attention: quantized products by owner.
         clock: of the module, attached.
-        train_timesteps: length of the training schedule.
+        train_timesteps: T, the length of the training schedule.
         cache: step sizes of finished units.
     """
 
-    weights: WeightStage
+    weights: WeightState
     attention: Mapping[str, AttentionProducts]
     clock: Clock
     train_timesteps: int
@@ -83,22 +83,24 @@ class StepStage:
             return forward(*args, **kwargs)
 
 
-def learn_activation_steps(stage: StepStage, units: list[Unit], run: Callable[[], Any], batch: int) -> None:
+def learn_activation_steps(state: StepState, units: list[Unit], run: Callable[[], Any], batch: int) -> None:
     """Learn the step sizes of ``units`` while ``run`` does one forward pass over a batch of two equal halves.
 
     Args:
+        state: changed in place.
         units: in execution order.
         run: calls the denoiser on ``batch`` rows, the second half a copy of the first.
+        batch: rows of both halves.
     """
-    weights = stage.weights
-    products: Any = [product for attention in stage.attention.values() for product in attention.products]
-    undo = surround(weights.module, stage.at_quantized_half)
+    weights = state.weights
+    products: Any = [product for attention in state.attention.values() for product in attention.products]
+    undo = surround(weights.module, state.at_quantized_half)
     try:
         with (
             Lockstep(weights.layers, weights.full, weights.biases, batch, products) as lockstep,
             weights.progress.stage("activation steps", len(units)) as advance,
         ):
-            visit_units(weights.module, units, _Learning(stage, lockstep, advance), run)
+            visit_units(weights.module, units, _Learning(state, lockstep, advance), run)
     finally:
         undo()
 
@@ -107,25 +109,25 @@ def learn_activation_steps(stage: StepStage, units: list[Unit], run: Callable[[]
 class _Learning:
     """Learns a unit's step sizes when the pass first reaches it."""
 
-    stage: StepStage
+    state: StepState
     lockstep: Lockstep
     advance: Callable[[int], None]
 
     def __call__(self, unit: Unit, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        sites = self.stage.sites(unit)
-        if sites and not self.stage.restore(unit.name, sites):
+        sites = self.state.sites(unit)
+        if sites and not self.state.restore(unit.name, sites):
             self._learn(unit, module, args, kwargs, sites)
-            self.stage.keep(unit.name, sites)
+            self.state.keep(unit.name, sites)
         self.advance(1)
 
     def _learn(self, unit: Unit, module: nn.Module, args: tuple, kwargs: dict[str, Any], sites: list[Site]) -> None:
-        stage, batch, clock = self.stage.weights, self.lockstep.batch, self.stage.clock
-        how, key = stage.recipe.activations, (stage.recipe.seed, "activation steps", unit.name)
+        state, batch, clock = self.state.weights, self.lockstep.batch, self.state.clock
+        how, key = state.recipe.activations, (state.recipe.seed, "activation steps", unit.name)
         target = halves(first_tensor(module.forward(*args, **kwargs)), batch)[1].clone()
         stream = slice(0, batch // 2) if how.learn_inputs == "quantized" else slice(batch // 2, batch)
         timestep = clock.timestep
         assert timestep is not None
         call = Call(take_rows(args, stream, batch), take_rows(kwargs, stream, batch), target, timestep)
-        learner = StepLearner(module, call, clock, stage.effort.steps, key, how.keep_generators)
+        learner = StepLearner(module, call, clock, state.effort.steps, key, how.keep_generators)
         with self.lockstep.paused(), clock.at(timestep):
-            learner.learn(sites, self.stage.architecture, self.stage.train_timesteps)
+            learner.learn(sites, self.state.architecture, self.state.train_timesteps)

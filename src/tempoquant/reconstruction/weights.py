@@ -1,4 +1,4 @@
-"""The weight stage: grids, temporal layers first, then every unit in execution order during one pass."""
+"""Rounding of all weights: grids, temporal layers first, then every unit in execution order during one pass."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,8 +28,8 @@ from tempoquant.reconstruction.unit import (
 
 
 @dataclass
-class WeightStage:
-    """Everything the weight stage reads and changes.
+class WeightState:
+    """What rounding of the weights reads and changes.
 
     Attributes:
         module: the denoiser, its layers already :class:`~tempoquant.layers.QuantizedLayer`, changed in place.
@@ -105,16 +105,16 @@ class WeightStage:
         self.layers[name].bias = nn.Parameter(bias, requires_grad=False)
 
 
-def round_nearest(stage: WeightStage, names: list[str]) -> None:
+def round_nearest(state: WeightState, names: list[str]) -> None:
     """Rounding to nearest for the named layers; no data."""
     for name in names:
-        if stage.quantizes(name):
-            grid, layer = stage.grid(name), stage.layers[name]
-            integers = round_nearest_in(layer.layout, stage.full[name], grid)
-            layer.set_weight(integers, grid, stage.plans[name].weight_bits)
+        if state.quantizes(name):
+            grid, layer = state.grid(name), state.layers[name]
+            integers = round_nearest_in(layer.layout, state.full[name], grid)
+            layer.set_weight(integers, grid, state.plans[name].weight_bits)
 
 
-def reconstruct_units(stage: WeightStage, units: list[Unit], run: Callable[[], Any], batch: int) -> None:
+def reconstruct_units(state: WeightState, units: list[Unit], run: Callable[[], Any], batch: int) -> None:
     """Reconstruct ``units`` while ``run`` does one forward pass over a batch of two equal halves.
 
     Args:
@@ -122,53 +122,53 @@ def reconstruct_units(stage: WeightStage, units: list[Unit], run: Callable[[], A
         run: calls the denoiser on ``batch`` rows, the second half a copy of the first.
     """
     with (
-        Lockstep(stage.layers, stage.full, stage.biases, batch) as lockstep,
-        stage.progress.stage("units", len(units)) as advance,
+        Lockstep(state.layers, state.full, state.biases, batch) as lockstep,
+        state.progress.stage("units", len(units)) as advance,
     ):
-        visit_units(stage.module, units, _Reconstruction(stage, lockstep, advance), run)
+        visit_units(state.module, units, _Reconstruction(state, lockstep, advance), run)
 
 
 @dataclass
 class _Reconstruction:
     """Reconstructs a unit when the pass first reaches it."""
 
-    stage: WeightStage
+    state: WeightState
     lockstep: Lockstep
     advance: Callable[[int], None]
 
     def __call__(self, unit: Unit, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if not self.stage.restore(unit.name):
-            names = [name for name in unit.layers if self.stage.quantizes(name)]
+        if not self.state.restore(unit.name):
+            names = [name for name in unit.layers if self.state.quantizes(name)]
             if names:
                 self._reconstruct(unit, module, args, kwargs, names)
-            self.stage.keep(unit.name, names)
+            self.state.keep(unit.name, names)
         self.advance(1)
 
     def _reconstruct(
         self, unit: Unit, module: nn.Module, args: tuple, kwargs: dict[str, Any], names: list[str]
     ) -> None:
-        grids = {name: self.stage.grid(name) for name in names}
-        if self.stage.rounds_layers:
+        grids = {name: self.state.grid(name) for name in names}
+        if self.state.rounds_layers:
             self.lockstep.visits = {name: self._visit(grids) for name in names}
         output = first_tensor(module.forward(*args, **kwargs))
         for name in [n for n in names if n in self.lockstep.visits]:
             self.lockstep.visits.pop(name)
             grids.pop(name)
-        if self.stage.learns:
+        if self.state.learns:
             self._learn(unit, module, args, kwargs, grids, output)
 
     def _visit(self, grids: dict[str, QParams]) -> Callable[[str, QuantizedLayer, Tensor, Tensor], None]:
         def visit(name: str, layer: QuantizedLayer, quantized: Tensor, full: Tensor) -> None:
-            stage, key = self.stage, (self.stage.recipe.seed, "unit", name)
-            how, bias, vectors = stage.recipe.weights, stage.biases[name], stage.effort.vectors
+            state, key = self.state, (self.state.recipe.seed, "unit", name)
+            how, bias, vectors = state.recipe.weights, state.biases[name], state.effort.vectors
             job = LayerRounding(
-                layer, stage.full[name], grids[name], quantized, full, vectors, key, method=how.rounding
+                layer, state.full[name], grids[name], quantized, full, vectors, key, method=how.rounding
             )
             rounded = compensate_about_mean(job) if how.fit_bias and bias is not None else compensate(job)
             if rounded.bias_shift is not None:
-                stage.set_bias(name, bias + rounded.bias_shift)
+                state.set_bias(name, bias + rounded.bias_shift)
             grids[name] = rounded.qparams
-            layer.set_weight(rounded.integers, rounded.qparams, stage.plans[name].weight_bits)
+            layer.set_weight(rounded.integers, rounded.qparams, state.plans[name].weight_bits)
 
         return visit
 
@@ -181,12 +181,12 @@ class _Reconstruction:
         grids: Mapping[str, QParams],
         output: Tensor,
     ) -> None:
-        stage, batch = self.stage, self.lockstep.batch
+        state, batch = self.state, self.lockstep.batch
         first = slice(0, batch // 2)
         target = halves(output, batch)[1].clone()
         call = UnitCall(take_rows(args, first, batch), take_rows(kwargs, first, batch), target)
-        layers = {name: LearnedLayer(stage.layers[name], stage.full[name], grid) for name, grid in grids.items()}
+        layers = {name: LearnedLayer(state.layers[name], state.full[name], grid) for name, grid in grids.items()}
         with self.lockstep.paused():
-            learned = learn_rounding(module, layers, call, stage.effort, (stage.recipe.seed, "learn", unit.name))
+            learned = learn_rounding(module, layers, call, state.effort, (state.recipe.seed, "learn", unit.name))
         for name, integers in learned.items():
-            stage.layers[name].set_weight(integers, grids[name], stage.plans[name].weight_bits)
+            state.layers[name].set_weight(integers, grids[name], state.plans[name].weight_bits)

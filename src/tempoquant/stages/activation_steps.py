@@ -1,7 +1,7 @@
 """Learning the step sizes of all activations, unit after unit, against the units' full-precision outputs."""
 
 from tempoquant.recipe import Recipe
-from tempoquant.reconstruction import StepStage, learn_activation_steps
+from tempoquant.reconstruction import StepState, learn_activation_steps
 from tempoquant.stages.stage import Stage
 from tempoquant.stages.state import JobState
 from tempoquant.stages.units import stage_units, two_streams
@@ -21,6 +21,6 @@ class ActivationSteps(Stage):
     def run(self, state: JobState) -> None:
         """See :class:`Stage`."""
         weights, cache = state.weights, state.cache(self.keeps)
-        learning = StepStage(weights, state.attention, state.clock, state.train_timesteps, cache)
+        learning = StepState(weights, state.attention, state.clock, state.train_timesteps, cache)
         units = stage_units(weights, state.recipe.temporal.calibration)
         learn_activation_steps(learning, units, *two_streams(weights, state.denoiser, state.store))

@@ -15,7 +15,7 @@ from tempoquant.pipelines import Model
 from tempoquant.planning import Coverage, LayerPlan, Reading
 from tempoquant.progress import Progress
 from tempoquant.recipe import Recipe
-from tempoquant.reconstruction import Effort, UnitCache, WeightStage
+from tempoquant.reconstruction import Effort, UnitCache, WeightState
 from tempoquant.reconstruction import effort as named_effort
 from tempoquant.recording import Store
 from tempoquant.sampling import Denoiser
@@ -104,7 +104,7 @@ class JobState:
     layers: dict[str, QuantizedLayer] = field(init=False)
     attention: dict[str, AttentionProducts] = field(init=False)
     temporal: TemporalInputs = field(init=False)
-    weights: WeightStage = field(init=False)
+    weights: WeightState = field(init=False)
     trainee: Trainee = field(init=False)
     correction: CorrectionTables | None = None
     measured: dict[str, Any] | None = None

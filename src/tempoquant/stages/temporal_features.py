@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tempoquant.reconstruction import UnitCache, WeightStage, round_nearest, tiar
+from tempoquant.reconstruction import UnitCache, WeightState, round_nearest, tiar
 from tempoquant.stages.stage import Stage
 from tempoquant.stages.state import JobState, TemporalInputs
 from tempoquant.stages.units import unit_identity
@@ -24,7 +24,7 @@ class TemporalFeatures(Stage):
         """See :class:`Stage`."""
         graph, recipe = state.reading.graph, state.recipe
         cache = UnitCache(state.folders.of(self.keeps), unit_identity(state.store, recipe, state.plans))
-        state.weights = WeightStage(
+        state.weights = WeightState(
             state.module, graph, recipe, state.settings, state.layers, state.plans, cache, state.progress
         )
         program = temporal_program(state.probe, graph)
@@ -33,7 +33,7 @@ class TemporalFeatures(Stage):
         round_temporal_layers(state.weights, state.temporal)
 
 
-def round_temporal_layers(weights: WeightStage, temporal: TemporalInputs) -> None:
+def round_temporal_layers(weights: WeightState, temporal: TemporalInputs) -> None:
     """Round the weights of the temporal layers in place, unless they belong to the units of their blocks."""
     program, recipe = temporal.program, weights.recipe
     names = [name for name in program.layers if name in weights.layers and weights.quantizes(name)]

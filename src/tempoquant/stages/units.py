@@ -8,7 +8,7 @@ import torch
 from tempoquant.graph import Unit
 from tempoquant.planning import LayerPlan
 from tempoquant.recipe import Recipe
-from tempoquant.reconstruction import WeightStage, doubled, reconstruct_units, round_nearest
+from tempoquant.reconstruction import WeightState, doubled, reconstruct_units, round_nearest
 from tempoquant.recording import Store, reconstruction_rows
 from tempoquant.sampling import Denoiser
 from tempoquant.stages.stage import Stage
@@ -27,7 +27,7 @@ class Units(Stage):
         round_units(state.weights, state.denoiser, state.store)
 
 
-def round_units(weights: WeightStage, denoiser: Denoiser, store: Store) -> None:
+def round_units(weights: WeightState, denoiser: Denoiser, store: Store) -> None:
     """Round the weights of all layers that are still float, in place.
 
     Args:
@@ -44,14 +44,14 @@ def round_units(weights: WeightStage, denoiser: Denoiser, store: Store) -> None:
     reconstruct_units(weights, units, *two_streams(weights, denoiser, store))
 
 
-def two_streams(weights: WeightStage, denoiser: Denoiser, store: Store) -> tuple[Callable[[], Any], int]:
+def two_streams(weights: WeightState, denoiser: Denoiser, store: Store) -> tuple[Callable[[], Any], int]:
     """One pass over the recipe's reconstruction rows, every row twice; and how many rows that makes."""
     sample, timestep, conditioning = store.read(*reconstruction_rows(store, weights.recipe))
     rows, twice = (doubled(sample), doubled(timestep)), doubled(conditioning)
     return lambda: denoiser(*rows, **twice), rows[1].shape[0]
 
 
-def stage_units(weights: WeightStage, temporal: str) -> list[Unit]:
+def stage_units(weights: WeightState, temporal: str) -> list[Unit]:
     """The units to reconstruct, in order of execution; where ``temporal`` is "block" temporal layers belong to theirs.
 
     Args:
