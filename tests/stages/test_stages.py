@@ -12,7 +12,9 @@ from tempoquant.extension import STAGES
 from tempoquant.job import stages_of
 from tempoquant.methods import load_plugins, method_recipe
 from tempoquant.recipe import Recipe
-from tempoquant.stages import JobState, Stage, stage
+from tempoquant.stages import JobState, Stage, TrainingSettings, stage
+from tempoquant.training import Processes, Rhythm
+from tempoquant.training_job import training_stages_of
 from tiny import bare_denoiser, small_recipe
 
 ALWAYS = ["read", "record", "transform", "temporal features", "units", "activations"]
@@ -176,3 +178,12 @@ def test_a_stage_without_run_is_refused(fresh_registries):
     own("idle", "read", run=Stage.run)
     with pytest.raises(InputError, match="stage 'idle' failed: NotImplementedError: Mine must define run"):
         tempoquant.quantize(bare_denoiser(), small_recipe("rtn", stages=["idle"]))
+
+
+def test_training_is_a_list_of_stages_that_ones_own_may_join(fresh_registries):
+    own("own", "transform")
+    settings = TrainingSettings(None, "its own trajectories", Rhythm(), Processes())
+    plain = [found.name for found in training_stages_of(small_recipe("tdq"), settings)]
+    assert plain == ["read", "record", "transform", "activations", "training"]
+    joined = [found.name for found in training_stages_of(small_recipe("tdq", stages=["own"]), settings)]
+    assert joined == ["read", "record", "transform", "own", "activations", "training"]

@@ -19,7 +19,7 @@ from tempoquant.temporal import TemporalTable
 
 
 def can_bake(module: nn.Module) -> bool:
-    """Whether everything in ``module`` that has rows was made by networks that it keeps."""
+    """Whether all tables of ``module`` are of networks that it keeps."""
     parts = list(module.modules())
     tables: list[Any] = [part for part in parts if isinstance(part, IntervalProvider) and part.by_row]
     fixed = any(isinstance(part, TemporalTable) for part in parts)
@@ -32,7 +32,9 @@ def bake(module: nn.Module, clock: Clock, timesteps: Tensor) -> Tensor:
     """Make all tables of ``module`` for ``timesteps``, in place; the same time steps give the same bits.
 
     Args:
-        module: one that :func:`can_bake`. clock: its own.
+        module: with tables of kept networks alone, see :func:`can_bake`.
+        clock: of ``module``; it gets the new time steps.
+        timesteps: of the schedule, in any order.
 
     Returns:
         (R,) the rows' time steps, ascending.
@@ -47,10 +49,10 @@ def bake(module: nn.Module, clock: Clock, timesteps: Tensor) -> Tensor:
     for bank, tables in banks:
         at_rows = bank.at_rows(clock)
         for table in tables:
-            made = LearnedInterval(table, bank, table.number, clock).fold(at_rows)
+            folded = LearnedInterval(table, bank, table.number, clock).fold(at_rows)
             for name in ("scale", "zero_point", "output_scale"):
-                fresh = getattr(made, name)
-                setattr(table, name, None if fresh is None else fresh.to(table.scale.device))
+                values = getattr(folded, name)
+                setattr(table, name, None if values is None else values.to(table.scale.device))
     return clock.timesteps
 
 
@@ -63,7 +65,7 @@ def _check_widths(architecture: Architecture, tensors: Mapping[str, Tensor]) -> 
 
 
 def bank_of(kept: KeptNetworks) -> Bank:
-    """The bank that was kept, on the processor, where it was folded.
+    """The bank of kept networks, on the processor, where it was folded.
 
     Raises:
         FormatError: it is of a kind that is not known, or its tensors are others'.

@@ -22,12 +22,15 @@ SILU_MINIMUM = 0.2785
 
 
 class Bank(nn.Module):
-    """What the quantizers of L activations have learned.
+    """Learned values of the quantizers of L activations, each with the K fields of one scheme.
 
     Args:
         start: the L calibrated intervals.
-        architecture: of networks that give the scheme's fields at every time step; None: one parameter each.
-        train_timesteps: T. key: names the networks' random start.
+        scheme: what is learned.
+        architecture: of networks that give the fields at every time step; None: one parameter each.
+        train_timesteps: T, the length of the training schedule.
+        draws: random numbers of the current step of training.
+        key: names the networks' random start.
     """
 
     zero: Tensor
@@ -83,19 +86,19 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def at_rows(self, clock: Clock) -> Tensor:
-        """What :meth:`forward` returns for all time steps of a clock, a row each."""
+        """Values of all fields at all R time steps of a clock: (K L, R), or (K L,) of parameters."""
         return self(clock.timesteps.to(self.zero.device))
 
     def keep(self) -> KeptNetworks | None:
-        """The networks and all that makes intervals of what they give; None of parameters, which are constants."""
+        """The networks, and what beside them makes intervals of their values; None where parameters give them."""
         if self.generators is None:
             return None
         own = self.generators
         return KeptNetworks.of(name_of(self.scheme), own.architecture, own.train_timesteps, self.state_dict())
 
-    def values(self, index: int, found: Tensor) -> Values:
-        """One quantizer's fields of what :meth:`forward` returned."""
-        return tuple(found[index :: self.count])
+    def values(self, index: int, fields: Tensor) -> Values:
+        """One quantizer's fields among those of all, see :meth:`forward`."""
+        return tuple(fields[index :: self.count])
 
     def interval(self, index: int, values: Values, q_min: Tensor, q_max: Tensor) -> QParams:
         """One quantizer's interval from its fields, () or (B,) each."""
@@ -114,7 +117,14 @@ class Bank(nn.Module):
 
 
 class LearnedInterval(IntervalProvider):
-    """The interval of one quantizer of a :class:`Bank`, one for every item of a batch of mixed time steps."""
+    """Quantization parameters of one quantizer of a :class:`Bank`, for every item of a batch of mixed time steps.
+
+    Args:
+        start: the calibrated provider that it replaces; its grid stays.
+        bank: with the learned values.
+        index: of the quantizer in the bank.
+        clock: of the denoiser.
+    """
 
     def __init__(self, start: IntervalProvider, bank: Bank, index: int, clock: Clock):
         super().__init__(start.bits, int(start.q_min), int(start.q_max))
@@ -133,21 +143,21 @@ class LearnedInterval(IntervalProvider):
     def fake_quantize(self, x: Tensor) -> Tensor:
         return self.bank.scheme.fake_quantize(x, self(x), self.bank.draws.now)
 
-    def _of(self, found: Tensor) -> QParams:
-        return self.bank.interval(self.index, self.bank.values(self.index, found), self.q_min, self.q_max)
+    def _of(self, fields: Tensor) -> QParams:
+        return self.bank.interval(self.index, self.bank.values(self.index, fields), self.q_min, self.q_max)
 
     @torch.no_grad()
     def fold(self, at_rows: Tensor) -> ConstantInterval | TableInterval:
-        """The same intervals as every other method's: one, or one a row of the clock.
+        """The same quantization parameters as a constant, or as a table with a row a time step of the clock.
 
         Args:
             at_rows: of the bank, see :meth:`Bank.at_rows`.
         """
-        found = self._of(at_rows)
-        scale, out = found.scale.detach().cpu(), found.output_scale.detach().cpu()
-        zero = found.zero_point.detach().cpu().expand_as(scale).clone()
+        learned = self._of(at_rows)
+        scale, out = learned.scale.detach().cpu(), learned.output_scale.detach().cpu()
+        zero = learned.zero_point.detach().cpu().expand_as(scale).clone()
         qparams = QParams(scale.clone(), zero, int(self.q_min), int(self.q_max))
-        output_scale = None if found.output_scale is found.scale else out.clone()
+        output_scale = None if learned.output_scale is learned.scale else out.clone()
         if scale.dim() == 0:
             return ConstantInterval(qparams, self.bits, output_scale)
         return TableInterval(qparams, self.bits, self.clock, output_scale)

@@ -20,8 +20,10 @@ class Architecture:
     """A generator's shape.
 
     Attributes:
-        hidden: widths of the hidden layers, ReLU after each. dropout: share of the last ones that is dropped.
-        encoding: of the time step, a name of :data:`ENCODINGS`. initialization: one of :data:`INITIALIZATIONS`.
+        hidden: widths of the hidden layers, ReLU after each.
+        encoding: of the time step, a name of :data:`ENCODINGS`.
+        dropout: share of the last hidden layer that is dropped.
+        initialization: a name of :data:`INITIALIZATIONS`.
         statistics: numbers about the quantizer's input that come before the encoding.
     """
 
@@ -109,7 +111,8 @@ class IntervalNetworks(nn.Module):
 
     Args:
         scale: (L,) the calibrated step sizes ``s_0``.
-        architecture: of every network. train_timesteps: T.
+        architecture: of every network.
+        train_timesteps: T, the length of the training schedule.
         key: names the random draw of the weights.
     """
 
@@ -131,6 +134,7 @@ class IntervalNetworks(nn.Module):
         """Step sizes: (L,) for a time step of shape (), (L, B) for (B,).
 
         Args:
+            timestep: () or (B,).
             draws: random numbers for dropout, which acts in training only; None: no dropout.
         """
         h = self.encode(timestep.reshape(-1), self.train_timesteps).expand(len(self.weights[0]), -1, -1)

@@ -27,7 +27,8 @@ class Reach:
     """How far a grid goes from its zero point, in steps; tensors of one shape, or numbers.
 
     Attributes:
-        low: steps below zero, ``z - q_min``. high: steps above, ``q_max - z``.
+        low: steps below zero, ``z - q_min``.
+        high: steps above, ``q_max - z``.
     """
 
     low: Tensor
@@ -48,10 +49,12 @@ class Scheme:
     """LSQ: the step size s (Esser et al., ICLR 2020, section 2).
 
     Attributes:
-        fields: what an activation's quantizer learns. summary: for lists.
+        fields: what an activation's quantizer learns.
+        summary: for lists.
         by_softplus: whether parameters are kept as ``softplus^-1`` of their values.
         moves_zero: whether z follows a fixed offset, ``z = round(-offset / s)`` straight-through, at inputs that never
-            go below -0.2785, SiLU's minimum (TDQ). learns_offset: whether all inputs have one, and it learns.
+            go below -0.2785, SiLU's minimum (TDQ).
+        learns_offset: whether all inputs have one, and it learns.
         penalty: weight of the squared values in the loss.
     """
 
@@ -78,7 +81,9 @@ class Scheme:
         """``x`` quantized, float32, with this scheme's gradients.
 
         Args:
-            interval: shaped to broadcast over x. draws: random numbers, in training alone.
+            x: of any shape.
+            interval: shaped to broadcast over x.
+            draws: random numbers, in training alone.
         """
         return fake_quantize(x, interval)
 
@@ -91,7 +96,7 @@ class Scheme:
         return self.scales(values, reach)
 
     def transformed(self, weight: Tensor, values: Values) -> Tensor:
-        """What of a weight (C_out, ...) is put on the grid."""
+        """What is rounded of a weight (C_out, ...), of its shape."""
         return weight
 
     def value(self, raw: Tensor) -> Tensor:
@@ -112,7 +117,7 @@ class LSQPlus(Scheme):
 
 
 class Clips(Scheme):
-    """What learns the clip a of an input alone: its step size is ``a`` over the steps above zero."""
+    """Base of schemes that learn a clip a of an input: its step size is ``a`` over the steps above zero."""
 
     fields = ("a",)
     moves_zero = False
