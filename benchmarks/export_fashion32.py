@@ -21,7 +21,7 @@ from rival_engines import compiled, openvino_model
 import tempoquant
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.evaluation import compare, reference
-from tempoquant.exporting.runner import ExportedDenoiser
+from tempoquant.exporting.exported_denoiser import ExportedDenoiser
 from tempoquant.pipelines import Model, resolve
 from tempoquant.pipelines.diffusers_model import DiffusersModel, replaced
 

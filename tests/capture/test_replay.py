@@ -16,7 +16,7 @@ from tempoquant.capture.replay import MOST_GRAPHS, Replay
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
 from tempoquant.kernels.norm_fusion import DeferredGroupNorm
-from tempoquant.kernels.passes import GroupNormParams
+from tempoquant.kernels.quantize import GroupNormParams
 from tempoquant.layers import quantized_layers
 from tempoquant.patching import CAPTURE
 from tiny import bare_denoiser, small_recipe, unet_pipeline

@@ -10,11 +10,11 @@ from torch import nn
 import tempoquant
 from tempoquant.intervals import ScalarQParams
 from tempoquant.kernels import norm_fusion as norms
-from tempoquant.kernels import passes as byte_pass
+from tempoquant.kernels import quantize as byte_pass
 from tempoquant.kernels.check import integers_are_exact
 from tempoquant.kernels.engine import use_engine
 from tempoquant.kernels.norm_fusion import DeferredGroupNorm, enable_norm_fusion
-from tempoquant.kernels.passes import GroupNormParams, norm_silu_to_uint8
+from tempoquant.kernels.quantize import GroupNormParams, norm_silu_to_uint8
 from tiny import small_recipe, unet_pipeline
 
 if not integers_are_exact():

@@ -15,12 +15,12 @@ from torch import nn
 import tempoquant
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock, ConstantInterval, TableInterval
-from tempoquant.kernels import passes as byte_pass
+from tempoquant.kernels import quantize as byte_pass
 from tempoquant.kernels.check import integers_are_exact
 from tempoquant.kernels.compiled import COMPILER, compiled_passes
 from tempoquant.kernels.engine import engine_report, use_engine
 from tempoquant.kernels.onednn import IntegerKernel, unsuitable
-from tempoquant.kernels.passes import ScalarQParams, dequantize_centered, quantize_to_uint8
+from tempoquant.kernels.quantize import ScalarQParams, dequantize_centered, quantize_to_uint8
 from tempoquant.layers import QuantizedLayer, simulate, to_quantized
 from tempoquant.numerics import QParams, affine_qparams, quantize
 from tempoquant.numerics.weights import nearest, weight_qparams

@@ -10,7 +10,7 @@ from torch import nn
 
 import tempoquant
 from tempoquant.kernels.check import integers_are_exact
-from tempoquant.kernels.packed import PackedWeight
+from tempoquant.kernels.packed_weight import PackedWeight
 from tempoquant.layers import quantized_layers, simulate
 from tiny import small_recipe, unet_pipeline
 

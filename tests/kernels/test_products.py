@@ -8,8 +8,8 @@ import torch
 
 from tempoquant.intervals import Clock, ConstantInterval, TableInterval
 from tempoquant.kernels import compiled, products
-from tempoquant.kernels.passes import softmax_to_int8
 from tempoquant.kernels.products import integer_attention, integer_product
+from tempoquant.kernels.quantize import softmax_to_int8
 from tempoquant.layers import QuantizedProduct, attention_in_pieces, simulate_product
 from tempoquant.numerics import affine_qparams
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from tempoquant.arguments import tensor_arguments
 from tempoquant.documents import read_json
 from tempoquant.errors import FormatError, InputError, first_line
+from tempoquant.exporting.exported_denoiser import ExportedDenoiser, as_array
 from tempoquant.exporting.openvino_parts import check_parts, write_parts
-from tempoquant.exporting.runner import ExportedDenoiser, as_array
 from tempoquant.exporting.targets import MANIFEST, find_target
 from tempoquant.exporting.traceable import PlainGraph, int8_names, tracing
 from tempoquant.files import storage_error

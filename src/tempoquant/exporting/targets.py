@@ -15,7 +15,7 @@ from tempoquant.plugins import load_plugins
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tempoquant.exporting.runner import Session
+    from tempoquant.exporting.exported_denoiser import Session
     from tempoquant.exporting.traceable import PlainGraph
 
 MANIFEST = "tempoquant_export.json"

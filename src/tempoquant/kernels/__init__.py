@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from tempoquant.kernels.names import ENGINES
     from tempoquant.kernels.norm_fusion import enable_norm_fusion
     from tempoquant.kernels.onednn import padding_of, unsuitable
-    from tempoquant.kernels.packed import release_freed_memory
-    from tempoquant.kernels.passes import MIDDLE
+    from tempoquant.kernels.packed_weight import release_freed_memory
+    from tempoquant.kernels.quantize import MIDDLE
 else:
     from tempoquant.imports import lazy_face
 

@@ -9,9 +9,9 @@ from tempoquant.kernels.check import integers_are_exact
 from tempoquant.kernels.names import ENGINES
 from tempoquant.kernels.norm_fusion import enable_norm_fusion
 from tempoquant.kernels.onednn import IntegerKernel, unsuitable
-from tempoquant.kernels.packed import keep_plain
-from tempoquant.kernels.passes import dequantize_centered
+from tempoquant.kernels.packed_weight import keep_plain
 from tempoquant.kernels.products import integer_attention, integer_product
+from tempoquant.kernels.quantize import dequantize_centered
 from tempoquant.layers import quantized_layers, quantized_products, simulate, simulate_product
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from tempoquant.intervals import ScalarQParams
-from tempoquant.kernels.passes import GroupNormParams, norm_silu_to_uint8, quantize_to_uint8
+from tempoquant.kernels.quantize import GroupNormParams, norm_silu_to_uint8, quantize_to_uint8
 from tempoquant.patching import GraphRole, own_function, remove_patches, surround
 
 aten: Any = torch.ops.aten

@@ -16,7 +16,7 @@ from tempoquant.intervals import ScalarQParams, has_static_scale
 from tempoquant.kernels.check import scales_apply_in_order
 from tempoquant.kernels.norm_fusion import fused_quantize_to_uint8
 from tempoquant.kernels.operators import NO_POST_OP, apply_scale_and_bias, ops, packed_convolution
-from tempoquant.kernels.packed import keep_packed
+from tempoquant.kernels.packed_weight import keep_packed
 from tempoquant.layers import QuantizedLayer, simulate
 
 LARGEST_SUM = 2.0**31

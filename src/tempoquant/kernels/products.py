@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tempoquant.intervals import ScalarQParams
 from tempoquant.kernels.compiled import compiled_passes
-from tempoquant.kernels.passes import MIDDLE, quantize_to_int8, softmax_to_int8
+from tempoquant.kernels.quantize import MIDDLE, quantize_to_int8, softmax_to_int8
 from tempoquant.layers import OPERANDS, QuantizedProduct, attention_in_pieces, simulate_product
 
 MOST_TERMS = 2**15
