@@ -55,14 +55,14 @@ def test_a_row_has_its_own_number_of_levels():
 def test_a_layer_computes_every_row_at_its_width():
     torch.manual_seed(0)
     layer = QuantLinear(6, 5)
-    layer.set_weight(torch.randint(-7, 8, (5, 6)), QParams(torch.rand(5), torch.full((5,), 8), 0, 15), 4)
+    layer.set_weight(torch.randint(-7, 8, (5, 6)), QParams(torch.rand(5, 1), torch.full((5, 1), 8), 0, 15), 4)
     layer.input_interval = stepped([2, 4, 8])
     x = torch.randn(3, 6)
     rows = []
     for row, bits in enumerate((2, 4, 8)):
         s, z = 2 / (2**bits - 1), 2 ** (bits - 1)
         q = torch.clamp(torch.round(x[row] / s) + z, 0, 2**bits - 1) - z
-        wanted = (q.double() @ layer.weight.double().T) * s * layer.weight_scale.double() + layer.bias.double()
+        wanted = (q.double() @ layer.weight.double().T) * s * layer.weight_scale.double()[:, 0] + layer.bias.double()
         with CLOCK.at(CLOCK.timesteps[row]):
             rows.append(layer(x[row : row + 1]))
         assert torch.allclose(rows[-1][0].double(), wanted, atol=1e-5)

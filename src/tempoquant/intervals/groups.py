@@ -13,6 +13,7 @@ from tempoquant.intervals.provider import (
     IntervalProvider,
     ObservedActivation,
     ReadTensor,
+    entry_of,
     register_provider,
     stored_qparams,
 )
@@ -73,8 +74,7 @@ class GroupInterval(IntervalProvider):
         if timestep is None:
             raise TempoquantError("a group's interval was asked for before the denoiser was called with a time step")
         group = group_of(torch.as_tensor(timestep), self.groups, self.train_timesteps).to(self.scale.device)
-        scale = self.scale[group]
-        return QParams(scale, self.zero_point[group], self.q_min, self.q_max)
+        return QParams(entry_of(self.scale, group), entry_of(self.zero_point, group), self.q_min, self.q_max)
 
     @classmethod
     def serves(cls, spec: QuantSpec) -> bool:

@@ -85,6 +85,7 @@ class IntervalProvider(KeepsPrecision):
         dynamic: whether scales are computed from the input.
         by_row: whether it has an entry for every row of its clock, and so is of one schedule.
         keeps_networks: whether it can refer to the networks that made it (``networks``, ``number``).
+        span: no integer of the grid is further from its zero point, at any time step; read once, not at every call.
     """
 
     kind: ClassVar[str | None] = None
@@ -100,6 +101,7 @@ class IntervalProvider(KeepsPrecision):
     def __init__(self, bits: int, q_min: int, q_max: int):
         super().__init__()
         self.bits = bits
+        self.span = float(q_max - q_min)
         self.register_buffer("q_min", torch.tensor(float(q_min)), persistent=False)
         self.register_buffer("q_max", torch.tensor(float(q_max)), persistent=False)
 
@@ -198,6 +200,16 @@ def register_provider(kind: str) -> Callable[[Kind], Kind]:
         return provider
 
     return add
+
+
+def entry_of(table: Tensor, row: Tensor) -> Tensor:
+    """``table[row]``, (R, ...) at int64 () or (B,), without a device synchronization.
+
+    A scalar index on another device than the CPU is one: torch's indexing reads it.
+    """
+    if row.dim() or row.device.type == "cpu":
+        return table[row]
+    return table.index_select(0, row.view(1)).squeeze(0)
 
 
 def has_static_scale(provider: IntervalProvider) -> bool:

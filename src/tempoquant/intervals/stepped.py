@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tempoquant.errors import FormatError
 from tempoquant.intervals.clock import Clock
-from tempoquant.intervals.provider import Form, IntervalProvider, ReadTensor, check_grid, register_provider
+from tempoquant.intervals.provider import Form, IntervalProvider, ReadTensor, check_grid, entry_of, register_provider
 from tempoquant.intervals.table import check_rows, needed_row
 from tempoquant.numerics import QParams
 
@@ -38,8 +38,8 @@ class SteppedInterval(IntervalProvider):
 
     def at(self, row: Tensor | None) -> QParams:
         row = needed_row(row)
-        scale = self.scale[row]
-        return QParams(scale, self.zero_point[row], self.q_min, self.q_max[row])
+        scale, zero_point, q_max = (entry_of(field, row) for field in (self.scale, self.zero_point, self.q_max))
+        return QParams(scale, zero_point, self.q_min, q_max)
 
     def current(self) -> QParams:
         return self.at(self.clock.row)

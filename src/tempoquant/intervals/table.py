@@ -12,6 +12,7 @@ from tempoquant.intervals.provider import (
     ObservedActivation,
     ReadTensor,
     ScalarQParams,
+    entry_of,
     register_provider,
     stored_qparams,
 )
@@ -55,9 +56,9 @@ class TableInterval(IntervalProvider):
 
     def at(self, row: Tensor | None) -> QParams:
         row = needed_row(row)
-        scale = self.scale[row]
-        out = scale if self.output_scale is None else self.output_scale[row]
-        return QParams(scale, self.zero_point[row], self.q_min, self.q_max, out)
+        scale = entry_of(self.scale, row)
+        out = scale if self.output_scale is None else entry_of(self.output_scale, row)
+        return QParams(scale, entry_of(self.zero_point, row), self.q_min, self.q_max, out)
 
     def current(self) -> QParams:
         return self.at(self.clock.row)

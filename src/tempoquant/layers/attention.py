@@ -6,6 +6,7 @@ surrounded, whatever its class; a diffusers attention processor stays the object
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +24,12 @@ from tempoquant.sharing import PerThread
 OPERANDS = ("q", "k", "v", "p")
 AT_ONCE = 2**19
 """Scores that attention holds at a time: some passes go over them, which should find them in the processor's cache."""
+FEWEST_TERMS = 64
+"""Of a float32 sum that is exact: where no more are, one float64 product is faster than many float32 ones."""
 
 
 ProductKernel = Callable[["QuantizedProduct", str, Tensor, Tensor], Tensor]
+CenteredInput = Callable[[Tensor, QParams], Tensor]
 AttentionKernel = Callable[["QuantizedProduct", Tensor, Tensor, Tensor, float], Tensor]
 
 
@@ -148,7 +152,8 @@ def simulate_product(product: QuantizedProduct, names: str, left: Tensor, right:
     """``left @ right`` with both operands quantized: exact integers, then ``(acc * s) * s``, in left's dtype."""
     a, b = operand_qparams(product, names, left, right)
     x, y = product.centred(left, a), product.centred(right, b)
-    acc = torch.matmul(x, y) if _fits_float32(x, a, b) else torch.matmul(x.double(), y.double()).float()
+    providers: list[Any] = [product.intervals[name] for name in names]
+    acc = _exact_product(x, y, math.prod(provider.span for provider in providers))
     return ((acc * _aligned(a.output_scale, acc)) * _aligned(b.output_scale, acc)).to(left.dtype)
 
 
@@ -163,13 +168,24 @@ def operand_qparams(product: QuantizedProduct, names: str, left: Tensor, right: 
     return first(left), second(right.transpose(-2, -1)).map(lambda f: f if f.dim() < 2 else f.transpose(-2, -1))
 
 
-def _fits_float32(x: Tensor, a: QParams, b: QParams) -> bool:
-    """Whether float32 sums every ``x @ y`` exactly, ``x`` and ``y`` being integers of these intervals."""
-    left, right = (float((i.q_max - i.q_min).max()) for i in (a, b))
-    if left * right * x.shape[-1] < EXACT:
-        return True
-    # Rows of a softmax add up to one, so their integers to far less than the worst case.
-    return float(torch.linalg.vector_norm(x, 1, -1).max()) * right < EXACT
+def _exact_product(x: Tensor, y: Tensor, largest: float) -> Tensor:
+    """``x @ y`` of integers, exact, rounded once to float32.
+
+    Args:
+        x: (..., M, K) integer-valued float32.
+        y: (..., K, N), likewise.
+        largest: no product of an entry of each is larger in magnitude.
+    """
+    terms, exact_terms = x.shape[-1], int((EXACT - 1) // largest)
+    if terms <= exact_terms:
+        return torch.matmul(x, y)
+    if exact_terms < FEWEST_TERMS:
+        return torch.matmul(x.double(), y.double()).float()
+    parts = (torch.matmul(a, b) for a, b in zip(x.split(exact_terms, -1), y.split(exact_terms, -2), strict=True))
+    total = next(parts).double()
+    for part in parts:
+        total += part
+    return total.float()
 
 
 def _aligned(scale: Tensor, acc: Tensor) -> Tensor:

@@ -38,8 +38,7 @@ def simulate(layer: "QuantizedLayer", x: Tensor) -> Tensor:
     if layer.weight_scale is None:
         on_grid = (centred * interval.output_scale).to(layer.weight.dtype)
         return layer.product(on_grid, layer.weight, layer.bias).to(x.dtype)
-    span = float((interval.q_max - interval.q_min).max())
-    out = sum_of_groups(layer, exact_sums(layer, centred, span), interval.output_scale)
+    out = sum_of_groups(layer, exact_sums(layer, centred, layer.input_interval.span), interval.output_scale)
     return (out if layer.bias is None else out + layer.over_output(layer.bias)).to(x.dtype)
 
 
