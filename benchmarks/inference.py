@@ -156,7 +156,7 @@ def engines_of(
 
 
 def replayed(quantized: tempoquant.QuantizedPipeline, step: float, x: Tensor, context: dict[str, Tensor]) -> Run:
-    """A copy of the model whose calls are played back, the first ones made: that call."""
+    """A copy of the model whose calls are replayed, after the first ones: that call."""
     made = copy.deepcopy(quantized)
     made.use_engine("integer")
     replay = Replay(made.denoiser.module, made.clock)

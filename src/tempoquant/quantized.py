@@ -82,7 +82,7 @@ class QuantizedPipeline:
         return getattr(self.model, "pipe", None)
 
     def use_engine(self, engine: str) -> dict[str, str]:
-        """Choose what computes the quantized layers; see :func:`tempoquant.runtime.use_engine`.
+        """Choose what computes the quantized layers; see :func:`tempoquant.kernels.use_engine`.
 
         Returns:
             What runs each layer, by name.
@@ -184,7 +184,7 @@ class QuantizedPipeline:
         """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Model.generate`.
 
         Layers that see no sample run once for all batches of the same prompts, see :func:`prompt_tables`, and calls are
-        played back from the third on, see :func:`replayed`.
+        replayed from the third on, see :func:`replayed`.
         """
         module, block = self.denoiser.module, (*self.blueprint.shared, *self.blueprint.projections)
         tables = PromptTables(module, block, self.clock.name)
@@ -247,7 +247,7 @@ def prompt_tables(pipe: Any) -> PromptTables:
 
 
 def replayed(pipe: Any) -> Replay:
-    """A ``with`` block in which a plain diffusers pipeline's denoiser is recorded once and then played back: same bits.
+    """A ``with`` block in which a plain diffusers pipeline's denoiser is captured once and then replayed: same bits.
 
     What falls away is Python's way through the denoiser's parts, of which small models and small batches have the most.
     :meth:`QuantizedPipeline.generate` does so by itself.

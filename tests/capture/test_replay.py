@@ -1,4 +1,4 @@
-"""Calls played back from a graph: the same bits, whatever changes from call to call; anything else stays as it was."""
+"""Calls replayed from a captured graph: the same bits, whatever changes from call to call; others run as before."""
 
 import copy
 import dataclasses
@@ -54,7 +54,7 @@ def calls_of(count, batch=2, seed=0):
 
 
 @pytest.mark.parametrize("engine", ["auto", "simulation"])
-def test_other_samples_and_steps_are_played_back_bit_for_bit(made, engine):
+def test_other_samples_and_steps_are_replayed_bit_for_bit(made, engine):
     made.use_engine(engine)
     calls = calls_of(6)
     wanted = outputs(made.denoiser, calls)
@@ -76,7 +76,7 @@ def test_every_shape_has_a_graph_of_its_own(made):
     assert replay.replays == 4
 
 
-def test_batches_of_mixed_steps_are_played_back():
+def test_batches_of_mixed_steps_are_replayed():
     made = unet()
     steps = [torch.tensor([75, 25]), torch.tensor([0, 50]), torch.tensor([25, 50]), torch.tensor([50, 75])]
     calls = [(x, t) for (x, _), t in zip(calls_of(4), steps, strict=True)]
@@ -145,7 +145,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(("kind", "played"), [("looks", 0), ("counts", 0), ("changes", 3), ("idle", 3)])
-def test_what_cannot_be_played_back_is_computed(kind, played):
+def test_what_cannot_be_replayed_is_computed(kind, played):
     module = Odd(kind).eval()
     clock = Clock(torch.tensor([0.0, 1.0]), 1, "timestep")
     wanted_module = copy.deepcopy(module)
@@ -193,7 +193,7 @@ def test_arguments_that_cannot_be_told_apart_take_the_usual_way():
         assert replay.replays == 0
 
 
-def test_a_waiting_norm_of_a_constant_is_not_recorded():
+def test_a_deferred_norm_of_a_constant_is_not_capturable():
     constant, norm = torch.randn(1, 4, 2, 2), GroupNormParams(2, torch.ones(4), torch.zeros(4), 1e-5)
     with GraphCapture([]) as capture, torch.inference_mode():
         capture.as_operator(lambda x: x.computed())(DeferredGroupNorm(constant, norm, False))
@@ -319,7 +319,7 @@ class Heads(nn.Module):
 
 
 @pytest.mark.parametrize("engine", ["auto", "simulation"])
-def test_attention_of_torch_is_played_back(engine):
+def test_attention_of_torch_is_replayed(engine):
     torch.manual_seed(0)
     denoiser = dataclasses.replace(bare_denoiser(), module=Heads().eval())
     made = tempoquant.quantize(denoiser, per_step())

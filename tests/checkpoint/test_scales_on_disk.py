@@ -12,7 +12,7 @@ from tempoquant.diagnosis.along import intervals_in_use
 from tempoquant.errors import FormatError, InputError
 from tempoquant.exporting.traceable import PlainGraph
 from tempoquant.intervals import DynamicInterval, TokenInterval
-from tempoquant.kernels import unsuitable
+from tempoquant.kernels import Reason, Unsupported, unsupported
 from tempoquant.layers import quantized_layers, quantized_products
 from tempoquant.numerics import PerToken
 from tempoquant.pipelines import resolve
@@ -76,9 +76,10 @@ def test_reconstruction_and_tuning_go_with_them(method, activations, tmp_path):
 def test_kernels_leave_them_to_simulation_and_name_them(name):
     made = tempoquant.quantize(unet_pipeline(), scaled(**SCALES[name]))
     layer = made.denoiser.module.get_submodule("mid_block.attentions.0.to_q")
-    assert unsuitable(layer) == ("dynamic input" if "dynamic" in name else "per-token input")
-    convolution = unsuitable(made.denoiser.module.get_submodule("mid_block.resnets.0.conv1"))
-    assert convolution == ("dynamic input" if "dynamic" in name else None)
+    reason = Reason.DYNAMIC_INPUT if "dynamic" in name else Reason.PER_TOKEN_INPUT
+    assert unsupported("onednn", layer) == Unsupported(reason)
+    convolution = unsupported("onednn", made.denoiser.module.get_submodule("mid_block.resnets.0.conv1"))
+    assert convolution == (Unsupported(Reason.DYNAMIC_INPUT) if "dynamic" in name else None)
 
 
 @pytest.mark.parametrize("name", SCALES)

@@ -14,13 +14,14 @@ from tempoquant.kernels import compiled
 def test_doctor_says_what_runs_here(run, refused, monkeypatch, tmp_path):  # noqa: F811
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("tempoquant.kernels.integers_are_exact", lambda: False)
+    monkeypatch.setattr("tempoquant.kernels.onednn.integers_are_exact", lambda: False)
     monkeypatch.setenv(compiled.COMPILER, "no-such-compiler")
     code, out, err = run("doctor", "--json", "d.json")
     assert (code, err) == (0, "") and "not exact" in out and "no-such-compiler" in out
     found = json.loads(Path("d.json").read_text())
     assert found["versions"]["tempoquant"] == tempoquant.__version__ and found["versions"]["torch"]
     assert found["processor"]["int8_exact"] is False and found["processor"]["threads"] == 1
-    assert found["engines"] == dict.fromkeys(("auto", "integer", "simulation"), "simulation")
+    assert found["engines"] == dict.fromkeys(("auto", "integer", "onednn", "simulation"), "simulation")
     assert found["compiled"]["state"].startswith("none: there is no C compiler") and not found["compiled"]["library"]
     assert found["extras"].keys() == {"eval", "train", "openvino", "onnx"}
     monkeypatch.setattr("tempoquant.cli.doctor._version", lambda name: None)

@@ -1,4 +1,4 @@
-"""Group norms that wait: one pass in place of norm, SiLU and rounding, and stock values for every other reader."""
+"""Fused GroupNorms: one pass in place of norm, SiLU and rounding, and stock values for every other reader."""
 
 import copy
 import shutil
@@ -77,15 +77,15 @@ def test_every_other_reader_gets_the_stock_values():
     module = nn.Sequential(norm)
     enable_norm_fusion(module, True)
     with torch.no_grad():
-        waiting = norm(x)
-        assert type(waiting) is DeferredGroupNorm
-        assert (waiting.shape, waiting.dtype, waiting.device) == (stock.shape, stock.dtype, stock.device)
-        assert torch.equal(waiting + 0, stock)
-        assert torch.equal(waiting.flatten(2).transpose(1, 2), stock.flatten(2).transpose(1, 2))
+        deferred = norm(x)
+        assert type(deferred) is DeferredGroupNorm
+        assert (deferred.shape, deferred.dtype, deferred.device) == (stock.shape, stock.dtype, stock.device)
+        assert torch.equal(deferred + 0, stock)
+        assert torch.equal(deferred.flatten(2).transpose(1, 2), stock.flatten(2).transpose(1, 2))
         assert torch.equal(
-            nn.functional.conv2d(waiting, torch.ones(3, 8, 1, 1)), nn.functional.conv2d(stock, torch.ones(3, 8, 1, 1))
+            nn.functional.conv2d(deferred, torch.ones(3, 8, 1, 1)), nn.functional.conv2d(stock, torch.ones(3, 8, 1, 1))
         )
-        through = nn.functional.silu(waiting)
+        through = nn.functional.silu(deferred)
         assert (
             type(through) is DeferredGroupNorm
             and type(nn.functional.dropout(through, 0.5, training=False)) is DeferredGroupNorm
@@ -96,7 +96,7 @@ def test_every_other_reader_gets_the_stock_values():
         assert torch.equal(torch.cat([through, stock]), torch.cat([nn.functional.silu(stock), stock]))
 
 
-def test_norms_wait_only_where_nothing_learns_and_floats_are_wide():
+def test_norms_are_deferred_only_for_float32_without_gradients():
     norm, x = norm_of(8, 2), draw(2, 8, 4, 4)
     enable_norm_fusion(nn.Sequential(norm), True)
     twin = copy.deepcopy(norm)

@@ -16,10 +16,11 @@ import tempoquant
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock, ConstantInterval, TableInterval
 from tempoquant.kernels import quantize as byte_pass
+from tempoquant.kernels.backends import Reason, Unsupported, unsupported
 from tempoquant.kernels.check import integers_are_exact
 from tempoquant.kernels.compiled import COMPILER, compiled_passes
 from tempoquant.kernels.engine import engine_report, use_engine
-from tempoquant.kernels.onednn import IntegerKernel, unsuitable
+from tempoquant.kernels.onednn import IntegerKernel
 from tempoquant.kernels.quantize import ScalarQParams, dequantize_centered, quantize_to_uint8
 from tempoquant.layers import QuantizedLayer, simulate, to_quantized
 from tempoquant.numerics import QParams, affine_qparams, quantize
@@ -61,7 +62,7 @@ GEOMETRIES = [
 def test_a_convolution_gives_simulations_bits(options, bits, symmetric, activation_bits):
     layer = quantized(nn.Conv2d(16, 16, 3, **options), bits, symmetric, activation_bits)
     x = draw(3, 16, 9, 7, seed=1) * 2
-    assert unsuitable(layer) is None
+    assert unsupported("onednn", layer) is None
     out = IntegerKernel()(layer, x)
     assert torch.equal(out, simulate(layer, x))
     assert torch.equal(out, IntegerKernel()(layer, x.contiguous(memory_format=torch.channels_last)))
@@ -133,14 +134,14 @@ def test_a_clock_of_equal_steps_has_one_row():
 def test_what_integers_cannot_run_is_named(change, why):
     layer = quantized(nn.Conv2d(4, 4, 3, padding=1))
     change(layer)
-    assert why in str(unsuitable(layer))
+    assert why in str(unsupported("onednn", layer))
 
 
-@pytest.mark.parametrize(("value", "why"), [(127, "sums beyond int32"), (10, None)])
+@pytest.mark.parametrize(("value", "why"), [(127, Unsupported(Reason.SUM_RANGE)), (10, None)])
 def test_sums_that_could_leave_int32_are_left_to_simulation(value, why):
     layer = quantized(nn.Linear(70_000, 1))
     layer.weight.data.fill_(value)
-    assert unsuitable(layer) == why
+    assert unsupported("onednn", layer) == why
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,7 @@ def test_images_are_as_close_to_full_precision_as_simulations(made):
 
 
 def test_a_processor_with_wrong_integers_simulates_with_one_warning(made, monkeypatch):
-    monkeypatch.setattr("tempoquant.kernels.engine.integers_are_exact", lambda: False)
+    monkeypatch.setattr("tempoquant.kernels.onednn.integers_are_exact", lambda: False)
     module = copy.deepcopy(made.denoiser.module)
     with pytest.warns(UserWarning, match="not exact") as told:
         assert set(use_engine(module, "integer").values()) == {"simulation (chosen)"}

@@ -16,7 +16,7 @@ from tempoquant.numerics import affine_qparams
 
 @pytest.fixture(params=["compiled", "torch alone"])
 def passes(request, monkeypatch):
-    monkeypatch.setattr(products, "WORTH", 0)
+    monkeypatch.setattr(products, "FEWEST_PRODUCTS", 0)
     compiled.compiled_passes.cache_clear()
     if request.param != "compiled":
         monkeypatch.setenv(compiled.COMPILER, "")
@@ -76,7 +76,7 @@ def stack():
 
 @pytest.mark.parametrize("why", ["mixed steps", "small", "one matrix", "unlike batches"])
 def test_the_rest_is_simulated(why, monkeypatch, stack):
-    monkeypatch.setattr(products, "WORTH", 0 if why != "small" else products.WORTH)
+    monkeypatch.setattr(products, "FEWEST_PRODUCTS", 0 if why != "small" else products.FEWEST_PRODUCTS)
     monkeypatch.setattr(torch, "_int_mm", None)
     product = product_of(-1.0, 2.0, 8)
     q, k = torch.randn(2, 5, 8), torch.randn(2, 6, 8)
@@ -96,7 +96,7 @@ def test_the_rest_is_simulated(why, monkeypatch, stack):
 @pytest.mark.parametrize("at_once", [1, 50, 2**20])
 @pytest.mark.parametrize("shape", [(2, 3, 16, 24, 40), (4, 9, 16, 7)])
 def test_attention_is_that_of_its_products(passes, request, monkeypatch, shape, at_once):
-    monkeypatch.setattr(products, "AT_ONCE", at_once)
+    monkeypatch.setattr(products, "SCORES_AT_ONCE", at_once)
     torch.manual_seed(0)
     *batch, count, width, terms = shape
     product = product_of(-1.0, 2.0, 8)

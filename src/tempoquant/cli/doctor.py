@@ -6,7 +6,7 @@ from typing import Any
 
 from tempoquant.cli import app
 from tempoquant.cli.options import Json, Overwrite, check_json, check_overwrite, console, write_json
-from tempoquant.kernels import COMPILER, ENGINES
+from tempoquant.kernels import BACKENDS, COMPILER, ENGINES, backend_name
 
 PACKAGE = "tempoquant"
 SHOWN = (PACKAGE, "torch", "diffusers", "transformers", "openvino", "onnxruntime")
@@ -38,7 +38,6 @@ def machine_facts() -> dict[str, Any]:
     from tempoquant.kernels import cache_folder, compiled_library, integers_are_exact, scales_apply_in_order
 
     exact, library, extras = integers_are_exact(), compiled_library(), {name: _missing(name) for name in EXTRAS}
-    fast = "onednn int8" if exact else "simulation"
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in SHOWN}},
         "processor": {
@@ -48,7 +47,7 @@ def machine_facts() -> dict[str, Any]:
             "int8_exact": exact,
             "scales_in_order": exact and scales_apply_in_order(),
         },
-        "engines": {name: "simulation" if name == "simulation" else fast for name in ENGINES},
+        "engines": {name: _what_computes(name) for name in ENGINES},
         "compiled": {
             "compiler": library.compiler,
             "library": None if library.path is None else str(library.path),
@@ -60,6 +59,11 @@ def machine_facts() -> dict[str, Any]:
             for name, missing in extras.items()
         },
     }
+
+
+def _what_computes(engine: str) -> str:
+    chosen = BACKENDS[backend_name(engine)]
+    return (chosen if chosen.available() else BACKENDS["simulation"]).label
 
 
 def _state(there: bool, built: bool, problem: str | None) -> str:

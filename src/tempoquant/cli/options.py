@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tempoquant.checkpoint import is_quantized
-from tempoquant.errors import InputError, unknown
+from tempoquant.errors import InputError
 from tempoquant.exporting import is_exported
 from tempoquant.files import write_whole
-from tempoquant.kernels import ENGINES
+from tempoquant.kernels import ENGINES, backend_name
 from tempoquant.outputs import check_new
 from tempoquant.pipelines import check_model_name
 from tempoquant.progress import Progress, RichProgress
@@ -150,8 +150,7 @@ def check_model(name: str, factory: str | None = None, engine: str = "auto") -> 
         InputError: there is no such model or engine, or an option is of no use for the model.
         FormatError: the folder holds no model.
     """
-    if engine not in ENGINES:
-        raise unknown("engine", engine, ENGINES)
+    backend_name(engine)
     if is_quantized(Path(name)):
         check_factory(name, factory)
         return

@@ -130,8 +130,8 @@ def _write_component(
     # Two rows: a batch of one would be taken for a constant.
     sample = torch.zeros(2, *denoiser.sample_shape)
     steps = quantized.clock.timesteps[-1:].expand(2).contiguous()
-    given = tuple(value.expand(2, *value.shape[1:]).contiguous() for value in conditions.values())
-    _write_graph(graph, (sample, steps, *given), to, folder)
+    values = tuple(value.expand(2, *value.shape[1:]).contiguous() for value in conditions.values())
+    _write_graph(graph, (sample, steps, *values), to, folder)
     config = {k: v for k, v in dict(getattr(module, "config", {})).items() if k != "quantization_config"}
     known = {} if quantized.clock.conditions is None else quantized.clock.conditions.values
     manifest = {

@@ -1,4 +1,4 @@
-"""An exported denoiser in the place of a diffusers one: it is called the same way, and another runtime computes it."""
+"""An exported denoiser as a diffusers model: called as the original, computed by another runtime."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -24,13 +24,14 @@ class Session(Protocol):
 
 
 class ExportedDenoiser(ModelMixin, ConfigMixin):
-    """Calls a session as diffusers calls its denoisers.
+    """A denoiser that a session computes, called as diffusers calls the original.
 
     Args:
-        session: computes. config: the original module's, for pipelines that read it.
+        session: the loaded graph.
+        config: the original module's, for pipelines that read it.
         conditions: names of its inputs beside ``sample`` and ``timestep``, dotted where arguments nest.
-        frozen: (R,) the time steps of its tables, if it knows no others; else None.
-        known: the conditions of its tables, likewise.
+        frozen: (R,) the time steps of its tables, if it takes no others; else None.
+        frozen_conditions: the conditions of its tables, likewise.
     """
 
     config_name = "config.json"  # type: ignore[assignment]
@@ -41,10 +42,11 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
         config: Mapping[str, Any],
         conditions: tuple[str, ...] = (),
         frozen: Tensor | None = None,
-        known: Conditions | None = None,
+        frozen_conditions: Conditions | None = None,
     ):
         super().__init__()
-        self.session, self.conditions, self.frozen, self.known = session, conditions, frozen, known
+        self.session, self.conditions = session, conditions
+        self.frozen, self.frozen_conditions = frozen, frozen_conditions
         self.register_to_config(**config)
 
     @property
@@ -67,7 +69,7 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
         self,
         sample: Tensor | None = None,
         timestep: Tensor | float | None = None,
-        *given: Tensor,
+        *inputs: Tensor,
         hidden_states: Tensor | None = None,
         return_dict: bool = True,
         **conditions: Any,
@@ -81,8 +83,8 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
         """
         sample = hidden_states if sample is None else sample
         if sample is None or timestep is None:
-            raise InputError("sample or timestep: a denoiser is called with both")
-        named = dict(zip(self.conditions, given, strict=False)) | conditions
+            raise InputError(f"missing argument {'sample' if sample is None else 'timestep'!r}")
+        named = dict(zip(self.conditions, inputs, strict=False)) | conditions
         tensors = tensor_arguments(named)
         others = [name for name, value in named.items() if not isinstance(value, Tensor | Mapping | None)]
         wrong = others or sorted(tensors.keys() ^ set(self.conditions))
@@ -93,15 +95,15 @@ class ExportedDenoiser(ModelMixin, ConfigMixin):
         steps = torch.as_tensor(timestep, dtype=torch.float32).reshape(-1).expand(sample.shape[0])
         if self.frozen is not None:
             check_recorded(steps, self.frozen)
-        if self.known is not None:
-            self.known.set(named)
+        if self.frozen_conditions is not None:
+            self.frozen_conditions.set(named)
         arrays = {"sample": as_array(sample), "timestep": as_array(steps)}
         arrays |= {port_of(name): as_array(tensors[name]) for name in self.conditions}
-        made = torch.from_numpy(self.session(arrays)).to(sample.dtype)
-        return UNet2DOutput(sample=made) if return_dict else (made,)
+        prediction = torch.from_numpy(self.session(arrays)).to(sample.dtype)
+        return UNet2DOutput(sample=prediction) if return_dict else (prediction,)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """A tensor as a runtime takes it: floating point numbers in float32."""
+    """A tensor of any device as a contiguous array: float32, or the integer dtype that it has."""
     tensor = tensor.detach().cpu()
     return np.ascontiguousarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())

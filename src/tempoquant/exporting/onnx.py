@@ -87,7 +87,7 @@ def _int8_weights(graph: Any, onnx: Any, per_channel: set[str]) -> None:
             if cast.op_type != "Cast" or [node.op_type for node in readers[cast.output[0]]] != ["Mul"]:
                 continue
             (product,) = readers[cast.output[0]]
-            made = onnx.helper.make_node(
+            dequantize = onnx.helper.make_node(
                 "DequantizeLinear", [weight, f"{weight}_scale"], list(product.output), f"{weight}_dequantized", axis=0
             )
             # The operator takes scales of one dimension.
@@ -95,15 +95,15 @@ def _int8_weights(graph: Any, onnx: Any, per_channel: set[str]) -> None:
             position = list(graph.node).index(product)
             graph.node.remove(product)
             graph.node.remove(cast)
-            graph.node.insert(position - 1, made)
+            graph.node.insert(position - 1, dequantize)
 
 
 class ONNXSession:
-    """Runs an exported denoiser in onnxruntime, on the processor.
+    """Runs an exported denoiser in onnxruntime, on the CPU.
 
     Args:
-        folder: holds ``model.onnx``. options: session settings by name, such as ``intra_op_num_threads``; it uses as
-            many threads as torch unless told otherwise.
+        folder: holds ``model.onnx``.
+        options: session settings by name, such as ``intra_op_num_threads``, by default as many as torch has.
 
     Raises:
         InputError: the extra is missing, or there is no such setting. FormatError: the file is damaged.

@@ -74,8 +74,8 @@ class OpenVINOSession:
     """Runs an exported denoiser; it is compiled anew for every shape it is called with, for fixed ones are faster.
 
     Args:
-        folder: holds ``openvino_model.xml``. options: OpenVINO's own; unless told otherwise float parts are float32,
-            and it uses as many threads as torch.
+        folder: holds ``openvino_model.xml``.
+        options: of OpenVINO, by name; by default float operators are float32, and it uses as many threads as torch.
 
     Raises:
         InputError: the extra is missing. FormatError: the files are damaged.
@@ -93,7 +93,7 @@ class OpenVINOSession:
         self.compiled: dict[tuple, Any] = {}
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The prediction."""
+        """The prediction, (B, *sample_shape) float32, of arrays by input name."""
         return self._for(inputs)(dict(inputs))[0]
 
     def kernels(self, inputs: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""What stands around a denoiser, as optimum-intel reads it: text encoders and the autoencoder in OpenVINO, float."""
+"""Text encoders and autoencoder of a pipeline in OpenVINO, float, in the files that optimum-intel reads."""
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ class Part(nn.Module):
     """One component as a graph of one input.
 
     Args:
-        component: left as it is. compute: ``f(component, x)``, a tensor or a tuple. given: what the input is called.
-        names: what the outputs are called, in order.
+        component: left as it is.
+        compute: ``f(component, x)``, a tensor or a tuple.
+        input_name: of its input in the graph.
+        names: of its outputs in the graph, in order.
     """
 
-    def __init__(self, component: nn.Module, compute: Callable[[Any, Tensor], Any], given: str, names: Sequence[str]):
+    def __init__(self, component: nn.Module, compute: Callable[[Any, Tensor], Any], input_name: str, names: list[str]):
         super().__init__()
         # A copy: it is traced in float32.
         self.component = copy.deepcopy(component).float().eval()
-        self.compute, self.given, self.names = compute, given, names
+        self.compute, self.input_name, self.names = compute, input_name, names
 
     def forward(self, x: Tensor) -> Any:
         return self.compute(self.component, x)
@@ -49,12 +51,12 @@ def text_part(encoder: Any) -> Part:
 
 
 def decoder_part(vae: Any) -> Part:
-    """Latents to pixels."""
+    """The autoencoder's decoder: latents (B, C, h, w) to pixels (B, 3, H, W)."""
     return Part(vae, lambda vae, x: vae.decode(x, return_dict=False)[0], "latent_sample", ["sample"])
 
 
 def encoder_part(vae: Any) -> Part:
-    """Pixels to the means and log-variances of latents."""
+    """The autoencoder's encoder: pixels (B, 3, H, W) to means and log-variances of latents, (B, 2 C, h, w)."""
     return Part(vae, lambda vae, x: vae.encode(x).latent_dist.parameters, "sample", ["latent_parameters"])
 
 
@@ -88,7 +90,7 @@ def _write(part: Part, example: Tensor, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     with tracing():
         model = ov.convert_model(part.eval(), example_input=example)
-    model.inputs[0].get_tensor().set_names({part.given})
+    model.inputs[0].get_tensor().set_names({part.input_name})
     for port, name in zip(model.outputs, part.names, strict=True):
         port.get_tensor().set_names({name})
     ov.save_model(model, folder / MODEL, compress_to_fp16=False)

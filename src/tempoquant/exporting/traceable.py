@@ -17,12 +17,12 @@ from torch.nn.functional import pad
 
 from tempoquant.arguments import nested
 from tempoquant.intervals import Clock, IntervalProvider, has_static_scale
-from tempoquant.kernels import MIDDLE, enable_norm_fusion, padding_of, unsuitable
+from tempoquant.kernels import OFFSET, Reason, enable_norm_fusion, padding_of, unsupported
 from tempoquant.layers import QuantizedLayer, QuantizedProduct, operand_qparams, quantized_layers
 from tempoquant.numerics import QParams
 from tempoquant.sampling import Denoiser
 
-BYTE = 255
+LARGEST_UINT8 = 255
 INPUTS = ("sample", "timestep")
 OUTPUT = "out_sample"
 
@@ -78,27 +78,27 @@ class PlainGraph(nn.Module):
 
 def int8_names(module: nn.Module) -> list[str]:
     """Layers of a quantized module whose product the exported graph leaves to int8 kernels."""
-    return [name for name, layer in quantized_layers(module).items() if _fits_bytes(layer)]
+    return [name for name, layer in quantized_layers(module).items() if _fits_uint8_int8(layer)]
 
 
 def plain_layer(layer: QuantizedLayer, x: Tensor) -> Tensor:
     """A layer's output: exact for constant intervals up to the order of float32 sums."""
-    if layer.input_interval is None or not _fits_bytes(layer):
+    if layer.input_interval is None or not _fits_uint8_int8(layer):
         return _in_float(layer, x)
     interval = layer.input_interval.current()
     weight = layer.dequantized_weight()
     if interval.scale.dim() == 0:
         return layer.product(_on_grid(x, interval), weight, layer.bias)
-    spread = _over(interval, x)
-    low, high = _ends(spread)
+    qparams = _over(interval, x)
+    low, high = _ends(qparams)
     if layer.kind.spatial:
         x = pad(x, [end for side in reversed(padding_of(layer)) for end in (side, side)])
-    units = (x * (1 / spread.scale) + spread.zero_point).clamp(low, high)
-    q = torch.fake_quantize_per_tensor_affine(units, 1.0, 0, 0, BYTE)
+    units = (x * (1 / qparams.scale) + qparams.zero_point).clamp(low, high)
+    q = torch.fake_quantize_per_tensor_affine(units, 1.0, 0, 0, LARGEST_UINT8)
     acc = _unpadded(layer, q, weight)
     shape = (-1,) + (1,) * (layer.weight.dim() - 2)
     sums = weight.detach().flatten(1).sum(1).view(shape)
-    out = (acc - spread.zero_point * sums) * spread.output_scale
+    out = (acc - qparams.zero_point * sums) * qparams.output_scale
     return out if layer.bias is None else out + layer.bias.view(shape)
 
 
@@ -133,17 +133,18 @@ def _signed(x: Tensor, provider: Any, unsigned_is_fine: bool) -> tuple[Tensor, A
     low, high = _ends(interval)
     units = x / interval.scale
     if unsigned_is_fine and not provider.zero_point.any():
-        q = torch.fake_quantize_per_tensor_affine(units.clamp(low, high), 1.0, 0, 0, BYTE)
+        q = torch.fake_quantize_per_tensor_affine(units.clamp(low, high), 1.0, 0, 0, LARGEST_UINT8)
         return q, None, interval.output_scale
-    shift = interval.zero_point - MIDDLE
-    grid = (units + shift).clamp(low - MIDDLE, high - MIDDLE)
-    q = torch.fake_quantize_per_tensor_affine(grid, 1.0, 0, -MIDDLE, MIDDLE - 1)
-    return q, None if (provider.zero_point == MIDDLE).all() else -shift, interval.output_scale
+    shift = interval.zero_point - OFFSET
+    grid = (units + shift).clamp(low - OFFSET, high - OFFSET)
+    q = torch.fake_quantize_per_tensor_affine(grid, 1.0, 0, -OFFSET, OFFSET - 1)
+    return q, None if (provider.zero_point == OFFSET).all() else -shift, interval.output_scale
 
 
-def _fits_bytes(layer: QuantizedLayer) -> bool:
-    why = unsuitable(layer)
-    return why is None or why == "sums beyond int32"
+def _fits_uint8_int8(layer: QuantizedLayer) -> bool:
+    why = unsupported("onednn", layer)
+    # Other runtimes sum in float32 or in int32: either is theirs to know.
+    return why is None or why.reason is Reason.SUM_RANGE
 
 
 def _in_float(layer: QuantizedLayer, x: Tensor) -> Tensor:
@@ -171,14 +172,14 @@ def _ends(interval: QParams) -> tuple[Any, Any]:
 def _on_grid(x: Tensor, interval: QParams) -> Tensor:
     """``s_out (clamp(round(x / s_in) + z) - z)``, a fake quantization of 256 levels where the scale is one number."""
     low, high = _ends(interval)
-    if interval.scale.dim() or isinstance(high, Tensor) or high > BYTE:
+    if interval.scale.dim() or isinstance(high, Tensor) or high > LARGEST_UINT8:
         q = (torch.round(x / interval.scale) + interval.zero_point).clamp(low, high)
         return (q - interval.zero_point) * interval.output_scale
     scale, zero = float(interval.scale), int(interval.zero_point)
-    if (low, high) != (0, BYTE):
+    if (low, high) != (0, LARGEST_UINT8):
         # Runtimes know grids of 256 levels alone; a narrower one is a part of it.
         x = x.clamp((low - zero) * scale, (high - zero) * scale)
-    on_grid = torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, BYTE)
+    on_grid = torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, LARGEST_UINT8)
     return on_grid if interval.output_scale is interval.scale else on_grid * (float(interval.output_scale) / scale)
 
 

@@ -29,10 +29,11 @@ class CLibrary(NamedTuple):
     """A loaded library, or why there is none.
 
     Attributes:
-        functions: None if there is a ``problem``. compiler: its path and version; None if there is none.
-        path: where it is kept; None if it was compiled for this process alone.
-        built: compiled now, not found in the cache.
-        problem: one line.
+        functions: of the library; None if there is a ``problem``.
+        compiler: path and version of the compiler; None if there is none.
+        path: of the library in the cache; None if it was compiled for this process alone.
+        built: whether it was compiled now, not found in the cache.
+        problem: why there is no library, in one line.
     """
 
     functions: ctypes.CDLL | None = None
@@ -48,7 +49,9 @@ def load_c_library(
     """The library of a C source: found in the user's cache, or compiled. Never raises; threads wait for one build.
 
     Args:
-        command: name or path of the compiler. flags: what it is called with, beside source and output.
+        source: the C file.
+        command: name or path of the compiler.
+        flags: of the compiler, beside source and output.
         arguments: argument types of every function that the library must have; none returns anything.
     """
     compiler = None

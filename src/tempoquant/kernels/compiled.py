@@ -1,4 +1,4 @@
-"""Passes in C: compiled at first use where there is a compiler."""
+"""The passes of ``quantize.c`` over activations, compiled at first use if there is a C compiler."""
 
 import ctypes
 import os
@@ -16,11 +16,11 @@ COMPILER = "TEMPOQUANT_CC"
 """Environment variable: the C compiler (default ``cc``); empty for none."""
 POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 ARGUMENTS = {
-    "tempoquant_bytes": [POINTER] * 2 + [COUNT] + [NUMBER] * 4,
-    "tempoquant_centred": [POINTER] * 2 + [COUNT] + [NUMBER] * 4,
+    "tempoquant_quantize": [POINTER] * 2 + [COUNT] + [NUMBER] * 4,
+    "tempoquant_quantize_centered": [POINTER] * 2 + [COUNT] + [NUMBER] * 4,
     "tempoquant_scaled": [POINTER] * 4 + [COUNT] * 3 + [NUMBER] * 2,
-    "tempoquant_softmax_bytes": [POINTER] * 6 + [COUNT] * 3 + [NUMBER] * 7,
-    "tempoquant_norm_silu_bytes": [POINTER] * 3 + [COUNT] * 4 + [POINTER] * 2 + [NUMBER] * 5,
+    "tempoquant_softmax_quantize": [POINTER] * 6 + [COUNT] * 3 + [NUMBER] * 7,
+    "tempoquant_norm_silu_quantize": [POINTER] * 3 + [COUNT] * 4 + [POINTER] * 2 + [NUMBER] * 5,
 }
 
 
@@ -28,7 +28,8 @@ ARGUMENTS = {
 def compiled_passes() -> ctypes.CDLL | None:
     """The passes of ``quantize.c``, compiled at first use and kept in the user's cache.
 
-    None without a compiler, and with a warning where there should be one.
+    Returns:
+        The library; None without a compiler, with a warning unless the user wants none.
     """
     library = compiled_library()
     if library.problem is not None:
@@ -41,7 +42,7 @@ def compiled_passes() -> ctypes.CDLL | None:
 
 
 def compiled_library() -> CLibrary:
-    """The library of ``quantize.c``, or why there is none; neither if the user wants no compiler."""
+    """The library of ``quantize.c``, or why it could not be built; neither if the user wants no compiler."""
     compiler = os.environ.get(COMPILER, "cc")
     source = Path(str(files("tempoquant"))) / "kernels" / "quantize.c"
     return load_c_library(source, compiler, FLAGS, ARGUMENTS) if compiler else CLibrary()

@@ -14,10 +14,13 @@ def packed_convolution(weight: Tensor, scale: Any, geometry: tuple[Any, ...], sh
     """A convolution's weight in the layout that the operators want for inputs of ``shape``, with any zero point.
 
     Args:
-        weight: (C_out, C_in / groups, H, W) int8. scale: (C_out,). geometry: stride, padding, dilation, groups.
+        weight: (C_out, C_in / groups, H, W) int8.
+        scale: (C_out,) float32.
+        geometry: stride, padding, dilation, groups.
+        shape: (B, C_in, H, W).
     """
     # Scale and zero point choose the layout alone. That of zero point 0 lacks the sums of weights that others need,
-    # which every call would then make anew; and once asked for it, the operators keep to it for weights of this shape.
+    # which every call would then compute; and once asked for it, the operators keep to it for weights of this shape.
     return ops.qconv_prepack(weight, scale, 1.0, SOME_ZERO_POINT, *geometry, list(shape))
 
 

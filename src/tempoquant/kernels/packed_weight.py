@@ -1,4 +1,4 @@
-"""Weights held in the integer operators' own layout alone: half the memory of keeping the plain bytes beside it."""
+"""Weights held in oneDNN's own memory layout alone: half the memory of keeping a plain copy beside it."""
 
 import ctypes
 import sys
@@ -12,13 +12,13 @@ from tempoquant.layers import QuantizedLayer
 
 
 class PackedWeight(Tensor):
-    """An int8 weight whose plain numbers are made anew for whoever reads them: (C_out, ...), on the processor.
+    """An int8 weight (C_out, ...) on the CPU in oneDNN's layout, unpacked again at every read.
 
-    The layout is only another order of the same bytes, so nothing is lost. Every torch function takes such a tensor as
-    it would the plain one, and gives plain results; copies of it are plain. It cannot be written to.
+    The layout is another order of the same integers, so nothing is lost. Every torch operator takes such a tensor as it
+    would the plain one, and gives plain results; copies of it are plain. It cannot be written to.
 
     Attributes:
-        packed: what ``onednn.qconv_prepack`` or ``onednn.qlinear_prepack`` made.
+        packed: the result of ``onednn.qconv_prepack`` or ``onednn.qlinear_prepack``.
     """
 
     packed: Tensor
@@ -29,7 +29,7 @@ class PackedWeight(Tensor):
 
     @classmethod
     def of(cls, packed: Tensor, shape: torch.Size) -> "PackedWeight":
-        """The weight of this ``shape`` whose packed form is given."""
+        """The weight of ``shape`` whose packed form is ``packed``."""
         # Not a tensor of inference mode: it outlives the call that packed it.
         with torch.inference_mode(False):
             weight: Any = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.int8, device="cpu")  # type: ignore
@@ -37,7 +37,7 @@ class PackedWeight(Tensor):
         return weight
 
     def plain(self) -> Tensor:
-        """The weight itself, in its stock layout."""
+        """The weight in the layout of a plain tensor, int8 of its shape."""
         weight = self.packed.to_dense()
         # Matrices are packed the other way round, weights of a Conv1d as those of height 1.
         return (weight.T if weight.dim() == 2 else weight).reshape(self.shape).contiguous()
@@ -69,23 +69,23 @@ class PackedWeight(Tensor):
 
 
 def keep_packed(layer: QuantizedLayer, packed: Tensor) -> None:
-    """Let a layer's weight be ``packed`` alone, if the plain numbers come back from it bit for bit."""
-    made = PackedWeight.of(packed, layer.weight.shape)
-    if torch.equal(made.plain(), layer.weight.detach()):
-        layer.weight = nn.Parameter(made, requires_grad=False)
+    """Replace a layer's weight by its packed form, if that unpacks to the same integers."""
+    weight = PackedWeight.of(packed, layer.weight.shape)
+    if torch.equal(weight.plain(), layer.weight.detach()):
+        layer.weight = nn.Parameter(weight, requires_grad=False)
         release_freed_memory()
 
 
 def release_freed_memory() -> None:
-    """Return freed memory to the system, where it is glibc that holds it.
+    """Return freed memory to the system, where glibc manages it.
 
-    It would keep most of it: the holes that plain weights leave are just too small for packed ones of the same size.
+    It would keep most of it: the holes of plain weights are just too small for packed ones of the same size.
     """
     if sys.platform == "linux":
         getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)(0)
 
 
-def keep_plain(layer: QuantizedLayer) -> None:
-    """Let a layer's weight be a plain tensor again."""
+def unpack_weight(layer: QuantizedLayer) -> None:
+    """Replace a packed weight of a layer by the plain tensor; others stay as they are."""
     if isinstance(layer.weight, PackedWeight):
         layer.weight = nn.Parameter(layer.weight.plain(), requires_grad=False)

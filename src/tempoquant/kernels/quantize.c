@@ -13,19 +13,19 @@ static inline float quantized(float x, float scale, float zero, float low, float
   return value > high ? high : value;
 }
 
-/* q as bytes. */
-void tempoquant_bytes(const float *x, uint8_t *q, int64_t count, float scale, float zero, float low, float high) {
+/* q as uint8. */
+void tempoquant_quantize(const float *x, uint8_t *q, int64_t count, float scale, float zero, float low, float high) {
 #pragma omp parallel for simd schedule(static) if (count > MANY)
   for (int64_t i = 0; i < count; i++) q[i] = (uint8_t)(int32_t)quantized(x[i], scale, zero, low, high);
 }
 
-/* q - z as floats. */
-void tempoquant_centred(const float *x, float *q, int64_t count, float scale, float zero, float low, float high) {
+/* q - z as float32. */
+void tempoquant_quantize_centered(const float *x, float *q, int64_t count, float scale, float zero, float low, float high) {
 #pragma omp parallel for simd schedule(static) if (count > MANY)
   for (int64_t i = 0; i < count; i++) q[i] = quantized(x[i], scale, zero, low, high) - zero;
 }
 
-/* An int32 product of signed bytes as the product it stands for: rows and columns are what zero points add to it. */
+/* out = (acc + row + column) * left * right: an int8 product, to whose rows and columns zero points add. */
 void tempoquant_scaled(const int32_t *acc, float *out, const int32_t *row, const int32_t *column, int64_t items,
                        int64_t rows, int64_t columns, float left, float right) {
 #pragma omp parallel for schedule(static) if (items * rows * columns > MANY)
@@ -54,9 +54,9 @@ static inline float exponential(float x) {
   return p * power.f;
 }
 
-/* Softmax of rows of scores as signed bytes, and the sum of each row's. The scores are (acc + row + column) * left *
+/* Softmax of rows of scores as int8, and the sum of each row. The scores are (acc + row + column) * left *
    right * factor, as of tempoquant_scaled. work: floats, columns for each of `workers` threads. */
-void tempoquant_softmax_bytes(const int32_t *acc, int8_t *q, int32_t *sums, float *work, const int32_t *row,
+void tempoquant_softmax_quantize(const int32_t *acc, int8_t *q, int32_t *sums, float *work, const int32_t *row,
                               const int32_t *column, int64_t rows, int64_t columns, int64_t workers, float left,
                               float right, float factor, float scale, float zero, float low, float high) {
 #pragma omp parallel for schedule(static) num_threads(workers)
@@ -121,9 +121,9 @@ static void as_affine(const float *sums, int64_t pieces, int64_t rows, int64_t c
   }
 }
 
-/* Group norm, SiLU and bytes of x (items, rows, channels): what stands between two convolutions.
+/* Group norm, SiLU and quantization to uint8 of x (items, rows, channels): what stands between two convolutions.
    work: floats, items * channels * (2 * ceil(rows / PIECE) + 2). */
-void tempoquant_norm_silu_bytes(const float *x, uint8_t *q, float *work, int64_t items, int64_t rows, int64_t channels,
+void tempoquant_norm_silu_quantize(const float *x, uint8_t *q, float *work, int64_t items, int64_t rows, int64_t channels,
                                 int64_t groups, const float *gamma, const float *beta, float eps, float scale,
                                 float zero, float low, float high) {
   int64_t pieces = (rows + PIECE - 1) / PIECE, held = channels * (2 * pieces + 2);

@@ -2,7 +2,10 @@
 
 from tempoquant.layers.attention import (
     OPERANDS,
+    AttentionKernel,
     AttentionProducts,
+    CenteredInput,
+    ProductKernel,
     QuantizedProduct,
     attention_in_pieces,
     operand_qparams,
@@ -23,7 +26,7 @@ from tempoquant.layers.kinds import (
     stock_product,
     to_quantized,
 )
-from tempoquant.layers.layer import QuantizedLayer, quantized_layers
+from tempoquant.layers.layer import LayerKernel, QuantizedLayer, quantized_layers
 from tempoquant.layers.simulation import quantized_input, simulate
 from tempoquant.layers.sites import Site, layer_sites, numbered_products, operand_name, operand_sites
 from tempoquant.layers.straight_through import (
@@ -36,7 +39,11 @@ from tempoquant.layers.temporary import learning_kernels, temporary_kernels
 __all__ = [
     "LAYER_KINDS",
     "OPERANDS",
+    "AttentionKernel",
     "AttentionProducts",
+    "CenteredInput",
+    "LayerKernel",
+    "ProductKernel",
     "QuantConv1d",
     "QuantConv2d",
     "QuantConv3d",

@@ -32,7 +32,8 @@ class QuantizedLayer(KeepsPrecision):
         weight_bits: width of the weight, 32 while it is float.
         input_interval: provides the input's interval, or None.
         exact_parts: for an input span, the runs of input channels whose sums simulation keeps exact (filled by it).
-        kernel: computes the layer; :func:`~tempoquant.layers.simulation.simulate` unless a run-time gives another.
+        kernel: computes the layer; :func:`~tempoquant.layers.simulation.simulate` unless a backend gives another.
+        backend: the name of the backend that gave it.
     """
 
     kind: ClassVar[StockKind]
@@ -44,6 +45,7 @@ class QuantizedLayer(KeepsPrecision):
     input_interval: IntervalProvider | None
     exact_parts: dict[float, Any]
     kernel: LayerKernel
+    backend: str
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.kind.stock.__init__(self, *args, **kwargs)
@@ -56,6 +58,7 @@ class QuantizedLayer(KeepsPrecision):
         self.input_interval = None
         self.exact_parts = {}
         self.kernel = simulate
+        self.backend = "simulation"
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output, computed by its kernel."""
