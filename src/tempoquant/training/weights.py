@@ -39,23 +39,36 @@ class WeightQuantizer(nn.Module):
         start = scheme.weight_start(weight_qparams(rows, bits, True, search).scale.flatten(), self.reach)
         self.fields = nn.ParameterList(nn.Parameter(scheme.raw(value)) for value in start)
         # LSQ's gradient scale, with the weights that share a grid as its N.
-        self.gradient_scale = float(rows.shape[1] * self.high.clamp(min=1)) ** -0.5
+        self.gradient_scale = float(rows[0].numel() * self.high.clamp(min=1)) ** -0.5
 
     @property
     def reach(self) -> Reach:
         """How far the symmetric grid goes from zero, in steps."""
         return Reach(self.low, self.high)
 
+    @property
+    def has_stock_rows(self) -> bool:
+        """Whether the weight's first axis is that of the grids: it keeps its shape, and scale gradients their bits."""
+        return self.groups == 1 and self.layout.output_axis == 0
+
     def rows(self, weight: Tensor) -> Tensor:
-        """The weights that share a grid, row by row: (C_out G, K / G)."""
+        """The weights that share a grid, row by row: (C_out G, K / G), or (C_out, ...) as they are."""
+        if self.has_stock_rows:
+            return weight
         return self.layout.to_rows(weight).reshape(self.layout.output_channels * self.groups, -1)
+
+    def from_rows(self, rows: Tensor) -> Tensor:
+        """The inverse of :meth:`rows`."""
+        if self.has_stock_rows:
+            return rows
+        return self.layout.from_rows(rows.reshape(self.layout.output_channels, -1))
 
     def forward(self, weight: Tensor) -> Tensor:
         """``weight`` quantized, with the scheme's gradients."""
         values, rows = self.values(), self.rows(weight)
         interval = self.interval(values).over(rows)
         quantized = self.scheme.fake_quantize(self.scheme.transformed(rows, values), interval, self.draws.now)
-        return self.layout.from_rows(quantized.reshape(self.layout.output_channels, -1))
+        return self.from_rows(quantized)
 
     def values(self) -> tuple[Tensor, ...]:
         """The scheme's fields, positive; a value an output channel each, unless the scheme says otherwise."""
@@ -75,8 +88,7 @@ class WeightQuantizer(nn.Module):
         q = quantize(self.scheme.transformed(rows, values), wide.scale, wide.zero_point, wide.q_min, wide.q_max)
         scale = interval.output_scale.detach().clone().view(-1, self.groups)
         zero = torch.full(scale.shape, int(self.low), dtype=torch.int32)
-        integers = self.layout.from_rows(q.reshape(self.layout.output_channels, -1))
-        return integers, QParams(scale, zero, 0, 2**self.bits - 1)
+        return self.from_rows(q), QParams(scale, zero, 0, 2**self.bits - 1)
 
 
 class LowRank(nn.Module):
