@@ -30,7 +30,10 @@ def export_command(
     out: OutFolder,
     to: Annotated[str, typer.Option("--to", help=", ".join(TARGETS.names))] = "openvino",
     freeze: Annotated[
-        bool, typer.Option("--freeze-schedule/--any-schedule", help="temporal layers as a table of the own schedule")
+        bool,
+        typer.Option(
+            "--freeze-schedule/--any-schedule", help="freeze the schedule: temporal layers become a table of its steps"
+        ),
     ] = True,
     whole: Annotated[
         bool, typer.Option("--whole", help="text encoders and autoencoder too: optimum-intel loads the folder")

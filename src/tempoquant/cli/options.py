@@ -55,7 +55,7 @@ KeepGenerators = Annotated[
 Steps = Annotated[int | None, typer.Option(**COUNT, help="sampling steps; the folder's own schedule if not given")]
 SAMPLER_HELP = "ddim, ddim-quadratic, plms, dpm++ or ddpm; the model's own if not given"
 Sampler = Annotated[str | None, typer.Option(help=SAMPLER_HELP)]
-Engine = Annotated[str, typer.Option(help=f"what computes quantized layers: {', '.join(ENGINES)}")]
+Engine = Annotated[str, typer.Option(help=f"the engine that computes quantized layers: {', '.join(ENGINES)}")]
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="a Python file with methods of your own; may be repeated")
 ]

@@ -82,7 +82,7 @@ def quantize_command(
     classes: Classes = None,
     guidance: Guidance = None,
     freeze_schedule: Annotated[
-        bool, typer.Option("--freeze-schedule", help="store temporal layers as a table of these steps, for no others")
+        bool, typer.Option("--freeze-schedule", help="freeze the schedule: temporal layers become a table of its steps")
     ] = False,
     keep_generators: KeepGenerators = False,
     freeze_labels: Annotated[
