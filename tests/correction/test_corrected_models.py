@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 import tempoquant
 from conditional_models import dit_pipeline, labelled_denoiser, text_pipeline
 from older import without_digest
-from tempoquant import job
 from tempoquant.correction import Trajectories, compare_predictions, quantization_noise
 from tempoquant.errors import FormatError, InputError
 from tempoquant.intervals import Clock
@@ -206,7 +205,7 @@ def test_what_is_measured_on_calibrated_nothing(monkeypatch):
         seen.append(list(trajectories.indices))
         return compare_predictions(full, quantized, clock, trajectories, variants, progress)
 
-    monkeypatch.setattr(job, "compare_predictions", spy)
+    monkeypatch.setattr("tempoquant.stages.correction.compare_predictions", spy)
     tempoquant.quantize(bare_denoiser(), recipe(correction={"samples": 3}))
     tempoquant.quantize(bare_denoiser(), recipe(correction={"samples": 30}))
     assert seen == [[4, 5, 6], [4, 5, 6, 7]]

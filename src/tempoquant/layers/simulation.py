@@ -89,9 +89,10 @@ def exact_sums(layer: "QuantizedLayer", centred: Tensor, span: float) -> Iterato
 
 def _sum_over(layer: "QuantizedLayer", centred: Tensor, run: Run) -> Tensor:
     dtype = torch.float64 if run.in_float64 else torch.float32
-    weight, layout = layer.weight, layer.layout
+    # Floats first: within inference mode, a packed weight has no views.
+    weight, layout = layer.weight.to(dtype), layer.layout
     parts = (
-        layer.product(layer.over_channels(centred, *ends).to(dtype), layout.over_channels(weight, *ends).to(dtype))
+        layer.product(layer.over_channels(centred, *ends).to(dtype), layout.over_channels(weight, *ends))
         for ends in pairwise(run.bounds)
     )
     total = next(parts)
