@@ -8,7 +8,7 @@ import torch
 import tempoquant
 from tempoquant.checkpoint import component_sizes
 from tempoquant.checkpoint.blueprint import interval_providers
-from tempoquant.diagnosis.along import intervals_in_use
+from tempoquant.diagnosis.same_inputs import intervals_in_use
 from tempoquant.errors import FormatError, InputError
 from tempoquant.exporting.traceable import PlainGraph
 from tempoquant.intervals import DynamicInterval, TokenInterval

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tempoquant.checkpoint import machine, versions
-from tempoquant.diagnosis.along import Along, intervals_in_use, measure_along
 from tempoquant.diagnosis.facts import speed, stored_bytes, told
+from tempoquant.diagnosis.free_running import Cost, Course, Walker, layer_costs, step_costs
 from tempoquant.diagnosis.pair import Pair, open_pair
 from tempoquant.diagnosis.patterns import matching
 from tempoquant.diagnosis.result import Diagnosis
-from tempoquant.diagnosis.walks import Cost, Course, Walker, layer_costs, step_costs
+from tempoquant.diagnosis.same_inputs import Along, intervals_in_use, measure_along
 from tempoquant.errors import InputError
 from tempoquant.evaluation import data_range, has_ssim, psnr, ssim, warn_of_range
 from tempoquant.graph import DenoiserGraph, read_denoiser

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tempoquant.checkpoint import file_hash
+from tempoquant.diagnosis.free_running import Cost
 from tempoquant.diagnosis.saved import check_entries, check_tensors
-from tempoquant.diagnosis.walks import Cost
 from tempoquant.documents import read_json
 from tempoquant.errors import FormatError
 from tempoquant.files import save_tensors, write_whole

@@ -11,12 +11,12 @@ from tempoquant.diagnosis.figures import save_figure
 from tempoquant.evaluation import save_grid
 from tempoquant.files import write_whole
 from tempoquant.outputs import Kind, pictures_of, writing
-from tempoquant.report.again import PROMPTS, commands, prompts
 from tempoquant.report.entries import Entry, Missing
 from tempoquant.report.page import MOST_IMAGES, TITLE, findings
 from tempoquant.report.pictures import GAIN, difference
 from tempoquant.report.plain_text import address, code, code_block, escaped
 from tempoquant.report.plots import Plot, own_plots, shared_plots
+from tempoquant.report.reproduce import PROMPTS, commands, prompts
 from tempoquant.report.tables import GLOSSARY, notes, stored_metrics, table
 from tempoquant.report.verdict import others, verdict
 

@@ -6,11 +6,11 @@ from typing import Any
 import yaml
 
 from tempoquant.checkpoint import versions
-from tempoquant.report.again import commands, prompts
 from tempoquant.report.entries import Entry, Missing
 from tempoquant.report.inline import inline
 from tempoquant.report.pictures import GAIN, data_uri, difference, strip_uri
 from tempoquant.report.plots import own_plots, shared_plots
+from tempoquant.report.reproduce import commands, prompts
 from tempoquant.report.tables import GLOSSARY, decibels, notes, stored_metrics, table
 from tempoquant.report.verdict import chosen, others, verdict
 

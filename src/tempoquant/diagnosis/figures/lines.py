@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from tempoquant.diagnosis.activation_quantiles import LEVELS
 from tempoquant.diagnosis.figures.style import COLOURS, INK, LINES, MARKERS, legend, one_axes, over_steps, styled
-from tempoquant.diagnosis.watch import LEVELS
 
 
 def temporal_cosine(timesteps: Tensor, values: Mapping[str, Tensor], feature: str) -> Figure:

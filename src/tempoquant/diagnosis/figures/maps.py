@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from tempoquant.diagnosis.figures.style import COLOURS, INK, MAP, one_axes, styled
-from tempoquant.diagnosis.walks import Cost
+from tempoquant.diagnosis.free_running import Cost
 
 MOST_ROWS = 40
 MOST_TICKS = 9

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tempoquant.api import load
-from tempoquant.diagnosis.along import call_watched, intervals_in_use
+from tempoquant.diagnosis.activation_quantiles import SampledDistributions
 from tempoquant.diagnosis.patterns import matching
-from tempoquant.diagnosis.watch import SampledDistributions
+from tempoquant.diagnosis.same_inputs import call_watched, intervals_in_use
 from tempoquant.errors import InputError
 from tempoquant.layers import QuantizedLayer
 from tempoquant.pipelines import Model, conditioning_in_float32, in_float32, resolve, state_hash

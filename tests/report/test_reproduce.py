@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import torch
 
 from tempoquant.diagnosis.facts import told
-from tempoquant.report.again import commands, prompts
 from tempoquant.report.entries import Entry
+from tempoquant.report.reproduce import commands, prompts
 
 
 def entry(recipe: dict | None = None, evidence: dict | None = None, **facts) -> Entry:

@@ -9,8 +9,8 @@ from PIL import Image
 
 import tempoquant
 from tempoquant.cli import main
-from tempoquant.diagnosis import spreads
-from tempoquant.diagnosis.spreads import interval_spreads
+from tempoquant.diagnosis import activation_intervals
+from tempoquant.diagnosis.activation_intervals import interval_spreads
 from tempoquant.errors import FormatError, InputError
 from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
@@ -77,7 +77,7 @@ def test_without_a_pattern_those_that_change_most(place):
     found = interval_spreads([place / "a"], str(place / "model"), samples=1)
     widths = found.intervals["rtn W4A8"][0].diff(dim=2)[..., 0]
     change = widths.amax(1) / widths.amin(1)
-    assert len(found.layers) == spreads.SHOWN and (change > 1).all()
+    assert len(found.layers) == activation_intervals.SHOWN and (change > 1).all()
     module = tempoquant.load(place / "a").denoiser.module
     for name, part in module.named_modules():
         own = getattr(part, "input_interval", None)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from tempoquant.calibration import observed
+from tempoquant.diagnosis.activation_quantiles import Distributions, outputs_of
 from tempoquant.diagnosis.pair import Pair
 from tempoquant.diagnosis.sums import PairSums
-from tempoquant.diagnosis.watch import Distributions, outputs_of
 from tempoquant.evaluation import nearest_rows
 from tempoquant.graph import map_kind
 from tempoquant.layers import QuantizedLayer
