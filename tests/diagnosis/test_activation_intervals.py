@@ -10,7 +10,7 @@ from PIL import Image
 import tempoquant
 from tempoquant.cli import main
 from tempoquant.diagnosis import activation_intervals
-from tempoquant.diagnosis.activation_intervals import interval_spreads
+from tempoquant.diagnosis.activation_intervals import read_activation_intervals
 from tempoquant.errors import FormatError, InputError
 from tempoquant.pipelines import resolve
 from tempoquant.recipe import Recipe
@@ -45,7 +45,7 @@ def place(tmp_path_factory):
 
 def test_intervals_and_activations_are_the_models_own(place):
     folders = [place / name for name in ("a", "b", "still")]
-    found = interval_spreads(
+    found = read_activation_intervals(
         folders, str(place / "model"), layers=["*.resnets.0.conv?"], recording=place / "recording", samples=3
     )
     assert found.timesteps.tolist() == [75, 50, 25, 0] and set(LAYERS) <= set(found.layers)
@@ -74,7 +74,7 @@ def test_intervals_and_activations_are_the_models_own(place):
 
 
 def test_without_a_pattern_those_that_change_most(place):
-    found = interval_spreads([place / "a"], str(place / "model"), samples=1)
+    found = read_activation_intervals([place / "a"], str(place / "model"), samples=1)
     widths = found.intervals["rtn W4A8"][0].diff(dim=2)[..., 0]
     change = widths.amax(1) / widths.amin(1)
     assert len(found.layers) == activation_intervals.SHOWN and (change > 1).all()
@@ -100,12 +100,12 @@ def test_without_a_pattern_those_that_change_most(place):
 def test_bad_input(place, folders, options, said):
     given = {name: place / value if name == "recording" else value for name, value in options.items()}
     with pytest.raises(InputError, match=said):
-        interval_spreads([place / name for name in folders], str(place / "model"), **given)
+        read_activation_intervals([place / name for name in folders], str(place / "model"), **given)
 
 
 def test_a_folder_that_is_not_quantized(place):
     with pytest.raises(FormatError, match="not quantized"):
-        interval_spreads([place / "model"], str(place / "model"))
+        read_activation_intervals([place / "model"], str(place / "model"))
 
 
 def test_the_command(place, tmp_path, monkeypatch, capfd):

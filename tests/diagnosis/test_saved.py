@@ -126,7 +126,10 @@ def test_damaged_tensors(name, damage, said, saved, tmp_path):
 def test_tensors_that_are_missing_or_more(saved, tmp_path):
     plain, tensors = saved
     some = {name: value for name, value in tensors.items() if name != "psnr"}
-    for folder, given, said in (("a", some, "psnr is missing"), ("b", {**tensors, "x": torch.zeros(1)}, "x is not")):
+    for folder, given, said in (
+        ("a", some, "psnr is missing"),
+        ("b", {**tensors, "x": torch.zeros(1)}, "x is unknown"),
+    ):
         with pytest.raises(FormatError, match=f"tensor {said}"):
             Diagnosis.load(write(tmp_path / folder, plain, given))
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from tempoquant.diagnosis.facts import told
+from tempoquant.diagnosis.facts import describe_conditioning
 from tempoquant.report.entries import Entry
 from tempoquant.report.reproduce import commands, prompts
 
@@ -26,7 +26,9 @@ def test_all_options_are_named():
 
 
 def test_conditions_are_named():
-    given = told({"prompt": ["a cat", "a dog"], "class_labels": torch.tensor([3, 1]), "guidance_scale": 7.5})
+    given = describe_conditioning(
+        {"prompt": ["a cat", "a dog"], "class_labels": torch.tensor([3, 1]), "guidance_scale": 7.5}
+    )
     found = entry({"weights": {}}, {"conditioning": {"prompt": "list", "guidance_scale": 3.0}}, conditioning=given)
     made, diagnosed = commands(found)
     assert made == ("tempoquant quantize full --recipe recipe.yaml --prompts YOUR_PROMPTS --guidance 3 -o 'my out'")
@@ -36,7 +38,7 @@ def test_conditions_are_named():
 
 
 def test_only_plain_conditions_are_told():
-    assert told({"embeds": torch.zeros(2, 3), "scale": 1.5, "mixed": [torch.zeros(1)]}) == {
+    assert describe_conditioning({"embeds": torch.zeros(2, 3), "scale": 1.5, "mixed": [torch.zeros(1)]}) == {
         "embeds": "Tensor",
         "scale": 1.5,
         "mixed": "list",

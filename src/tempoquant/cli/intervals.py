@@ -27,7 +27,7 @@ from tempoquant.cli.options import (
 from tempoquant.outputs import check_new, check_picture
 
 if TYPE_CHECKING:
-    from tempoquant.diagnosis import Spreads
+    from tempoquant.diagnosis import ActivationIntervals
 
 
 @app.command("intervals")
@@ -67,10 +67,10 @@ def intervals_command(
         component_of(folder)
     check_model(reference_model)
     flags = ConditioningFlags(prompts, classes, guidance)
-    from tempoquant.diagnosis import interval_spreads
+    from tempoquant.diagnosis import read_activation_intervals
 
     full, _ = open_model(reference_model)
-    found = interval_spreads(
+    found = read_activation_intervals(
         folders,
         full,
         layers=layer or (),
@@ -87,7 +87,7 @@ def intervals_command(
     write_json(json_file, _json(found))
 
 
-def _draw(found: "Spreads", out: Path, activations: Path | None) -> None:
+def _draw(found: "ActivationIntervals", out: Path, activations: Path | None) -> None:
     """Write the figure of intervals, and of the activations' distributions if a file is given for it."""
     from tempoquant.diagnosis.figures import activation_maps, interval_panels, save_picture
 
@@ -97,7 +97,7 @@ def _draw(found: "Spreads", out: Path, activations: Path | None) -> None:
         save_picture(maps, activations)
 
 
-def _json(found: "Spreads") -> dict[str, Any]:
+def _json(found: "ActivationIntervals") -> dict[str, Any]:
     return {
         "timesteps": found.timesteps.tolist(),
         "layers": list(found.layers),

@@ -1,21 +1,21 @@
-"""Finding what went wrong in a quantized denoiser, by comparing it with full precision."""
+"""Diagnosis of a quantized denoiser by comparison with full precision: by layer, unit and time step; figures."""
 
-from tempoquant.diagnosis.activation_intervals import Spreads, interval_spreads
+from tempoquant.diagnosis.activation_intervals import ActivationIntervals, read_activation_intervals
 from tempoquant.diagnosis.activation_quantiles import LEVELS
 from tempoquant.diagnosis.diagnosing import check_diagnosable, diagnose
 from tempoquant.diagnosis.free_running import Cost
 from tempoquant.diagnosis.result import DATA, VARIANTS, Diagnosis
-from tempoquant.diagnosis.saved import Part
+from tempoquant.diagnosis.saved import StrictEntries
 
 __all__ = [
     "DATA",
     "LEVELS",
     "VARIANTS",
+    "ActivationIntervals",
     "Cost",
     "Diagnosis",
-    "Part",
-    "Spreads",
+    "StrictEntries",
     "check_diagnosable",
     "diagnose",
-    "interval_spreads",
+    "read_activation_intervals",
 ]

@@ -1,4 +1,4 @@
-"""Seeing what parts of a denoiser put out and take in while it runs."""
+"""Outputs of a denoiser's modules, and quantiles of its layers' inputs, collected while it runs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,38 +10,50 @@ from torch import Tensor, nn
 from tempoquant.graph import find_kind
 
 LEVELS = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
-"""Quantiles that stand for the distribution of an activation."""
+"""Quantiles that summarize the distribution of an activation."""
 MOST_VALUES = 8192
+"""Values of an activation that are sampled a step, all batches together."""
 
 
 @contextmanager
 def outputs_of(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Within the block, the first tensor of these submodules' latest outputs, by name."""
-    caught: dict[str, Tensor] = {}
+    """Collect module outputs by forward hooks in a ``with`` block: by name, the first tensor of the latest output.
+
+    Args:
+        module: the network.
+        names: of its submodules.
+    """
+    outputs: dict[str, Tensor] = {}
 
     def hook(name: str) -> Any:
-        def catch(_: nn.Module, args: tuple, output: Any) -> None:
-            found = find_kind(getattr(output, "sample", output), Tensor)
-            if found:
-                caught[name] = found[0]
+        def store_output(_: nn.Module, args: tuple, output: Any) -> None:
+            tensors = find_kind(getattr(output, "sample", output), Tensor)
+            if tensors:
+                outputs[name] = tensors[0]
 
-        return catch
+        return store_output
 
     handles = [module.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     try:
-        yield caught
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
 
 
-class Distributions:
-    """Quantiles of every layer's input at every step; memory does not grow with what is seen.
+class ActivationQuantiles:
+    """Quantiles of every layer's input at every step, in memory that does not grow with the number of batches.
 
-    Least and greatest value are exact; the others are of a regular sample of each batch's values.
+    Least and greatest value are exact; the others are those of a regular sample of each batch's values.
 
     Args:
-        names: the layers. steps: K. batches: how many each step has, which share the sampled values.
+        names: of L layers.
+        steps: K.
+        batches: of each step; they share ``MOST_VALUES``.
+
+    Attributes:
+        row: index of each layer in ``quantiles``, by name.
+        quantiles: (L, K, 7) float32 at ``LEVELS``; NaN where nothing was observed.
     """
 
     def __init__(self, names: Sequence[str], steps: int, batches: int):
@@ -51,8 +63,13 @@ class Distributions:
         self._sampled: dict[str, list[Tensor]] = {name: [] for name in names}
         self._extremes: dict[str, list[float]] = {name: [] for name in names}
 
-    def see(self, name: str, x: Tensor) -> None:
-        """A layer's input at the current step."""
+    def observe(self, name: str, x: Tensor) -> None:
+        """Add a layer's input at the current step.
+
+        Args:
+            name: of the layer; inputs of others than ``names`` are ignored.
+            x: the input, of any shape and float dtype.
+        """
         if name in self.row:
             values = x.detach().float().flatten()
             # An odd stride, lest every value be of the same few columns.
@@ -60,29 +77,29 @@ class Distributions:
             self._extremes[name] += [float(values.min()), float(values.max())]
 
     def end_step(self, step: int) -> None:
-        """Reduce what was seen to the quantiles of ``step``."""
+        """Compute the quantiles of step index ``step`` from the inputs observed since the last call."""
         levels = torch.tensor(LEVELS)
         for name, sampled in self._sampled.items():
             if sampled:
-                found = torch.quantile(torch.cat(sampled), levels)
-                found[0], found[-1] = min(self._extremes[name]), max(self._extremes[name])
-                self.quantiles[self.row[name], step] = found
+                quantiles = torch.quantile(torch.cat(sampled), levels)
+                quantiles[0], quantiles[-1] = min(self._extremes[name]), max(self._extremes[name])
+                self.quantiles[self.row[name], step] = quantiles
             self._sampled[name], self._extremes[name] = [], []
 
 
-class SampledDistributions(Distributions):
-    """Distributions that keep the sampled values too.
+class ActivationSamples(ActivationQuantiles):
+    """Quantiles that keep the sampled values too.
 
     Attributes:
-        kept: by layer, the values of every step that ended, (M,) each.
+        samples: by layer, the sampled values of every step that ended, (M,) float32 each.
     """
 
     def __init__(self, names: Sequence[str], steps: int, batches: int):
         super().__init__(names, steps, batches)
-        self.kept: dict[str, list[Tensor]] = {name: [] for name in names}
+        self.samples: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def end_step(self, step: int) -> None:
         """See the base class."""
         for name, sampled in self._sampled.items():
-            self.kept[name].append(torch.cat(sampled))
+            self.samples[name].append(torch.cat(sampled))
         super().end_step(step)

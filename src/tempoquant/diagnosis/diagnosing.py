@@ -1,4 +1,4 @@
-"""Diagnosing a quantized denoiser: where it leaves full precision, at which step, and which layers cost most."""
+"""Diagnosis of a quantized denoiser: where it leaves full precision, at which step, and which layers cost most."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tempoquant.checkpoint import machine, versions
-from tempoquant.diagnosis.facts import speed, stored_bytes, told
-from tempoquant.diagnosis.free_running import Cost, Course, Walker, layer_costs, step_costs
+from tempoquant.diagnosis.facts import describe_conditioning, speed, stored_bytes
+from tempoquant.diagnosis.free_running import Cost, Trajectories, TrajectoryRunner, layer_costs, step_costs
 from tempoquant.diagnosis.pair import Pair, open_pair
 from tempoquant.diagnosis.patterns import matching
 from tempoquant.diagnosis.result import Diagnosis
-from tempoquant.diagnosis.same_inputs import Along, intervals_in_use, measure_along
+from tempoquant.diagnosis.same_inputs import SameInputComparison, compare_on_same_inputs, intervals_in_use
 from tempoquant.errors import InputError
 from tempoquant.evaluation import data_range, has_ssim, psnr, ssim, warn_of_range
 from tempoquant.graph import DenoiserGraph, read_denoiser
@@ -31,7 +31,8 @@ from tempoquant.sampling import prepare_tables_for_schedule
 from tempoquant.stages import probe_of
 
 DEFAULT_STEPS = 50
-SHOWN = 4
+FRAME_SAMPLES = 4
+"""Samples whose frames are kept, of full precision and of the quantized model."""
 
 
 def diagnose(
@@ -61,17 +62,23 @@ def diagnose(
             that ``quantize`` takes as a model, quantized by whatever tool, whose modules have the reference's names.
         reference: the full-precision model.
         out: folder to write the result to.
-        samples: trajectories. steps, sampler, eta: the schedule; the quantized model's own if not given.
+        samples: trajectories.
+        steps: sampling steps; None for those that the quantized model was calibrated for, else 50.
+        seed: of the trajectories' noise.
+        sampler: a name of ``SAMPLERS``; None for the quantized model's.
+        eta: DDIM's noise scale, 0 to 1; None for the quantized model's.
+        batch_size: samples, or recorded rows, a denoiser call.
         ranking_samples: trajectories that a layer's cost is measured on, each layer quantized alone; 0 ranks nothing.
         keep: how many of the costliest layers the policy names.
-        layers: patterns of layer names: whose activations are told and which are ranked; all if none are given.
-        recording: folder of full-precision trajectories (float32) to make or reuse.
+        layers: patterns of the layers whose activations are recorded and which are ranked; without any, all layers.
+        recording: folder of full-precision trajectories (float32) to make or reuse; None for a temporary one.
         conditioning: as ``Model.generate`` takes it.
-        reference_name: what the command line calls the reference, for the commands of a report.
+        reference_name: the reference's name in the commands of a report; None for the model's own name.
         overwrite: replace ``out``.
+        progress: shows the stages.
 
     Raises:
-        InputError: the models do not take the same inputs, or a value is not valid; said before any long work.
+        InputError: the models do not take the same inputs, or a value is not valid; raised before any long work.
         NumericsError: a prediction is NaN or infinite.
     """
     if samples < 1 or ranking_samples < 0 or keep < 1 or batch_size < 1:
@@ -81,80 +88,81 @@ def diagnose(
         )
     if out is not None:
         check_output(Path(out), overwrite, Kind.DIAGNOSIS)
-    pair, shown = open_pair(quantized, reference), progress or Silent()
+    pair, progress = open_pair(quantized, reference), progress or Silent()
     check_diagnosable(pair.full)
-    given = conditioning_in_float32(conditioning)
-    pair.full.check_conditioning(given, samples)
-    run = _schedule(pair, steps, sampler, eta) | {"seed": seed}
-    graph = _graph(pair, run, given)
-    chosen = matching(pair.common([layer.name for layer in graph.layers]), layers, "layer that both models have")
+    conditioning = conditioning_in_float32(conditioning)
+    pair.full.check_conditioning(conditioning, samples)
+    run = {**_schedule(pair, steps, sampler, eta), "seed": seed, "batch_size": batch_size, "conditioning": conditioning}
+    graph = _graph(pair, run)
+    names = matching(pair.common([layer.name for layer in graph.layers]), layers, "layer that both models have")
+    options = {"reference": reference_name or pair.full.name, "keep": keep, "batch_size": batch_size}
+    options["layer"] = list(layers)
     temporary = TemporaryDirectory(prefix="tempoquant-") if recording is None else nullcontext(str(recording))
-    held = nullcontext() if out is None else writing(out, Kind.DIAGNOSIS, overwrite=overwrite)
-    with held as output, temporary as folder:
-        store = record(
-            pair.full,
-            Path(folder),
-            samples=samples,
-            dtype="float32",
-            batch_size=batch_size,
-            conditioning=given,
-            progress=shown,
-            **run,
-        )
-        if pair.own is not None:
-            # Both are called on recorded inputs, before any run of the quantized one's own.
-            timesteps = pair.quantized.timesteps(run["steps"], run["sampler"], given)
+    writer = nullcontext() if out is None else writing(out, Kind.DIAGNOSIS, overwrite=overwrite)
+    with writer as output, temporary as folder:
+        store = record(pair.full, Path(folder), samples=samples, dtype="float32", progress=progress, **run)
+        if pair.pipeline is not None:
+            # Both are called on recorded inputs before the quantized model runs a schedule.
+            timesteps = pair.quantized.timesteps(run["steps"], run["sampler"], conditioning)
             prepare_tables_for_schedule(pair.quantized.denoiser, timesteps)
-        walker = Walker(store, {**run, "batch_size": batch_size, "conditioning": given})
-        name = reference_name or pair.full.name
-        options = {"reference": name, "keep": keep, "batch_size": batch_size, "layer": list(layers)}
-        found = _Finding(pair, graph, walker, chosen, min(ranking_samples, samples), options, shown).result()
+        runner = TrajectoryRunner(store, run)
+        job = _DiagnosisJob(pair, graph, runner, names, min(ranking_samples, samples), options, progress)
+        diagnosis = job.run()
         if output is not None:
             with output.staging() as staging:
-                found.write(staging)
-    return found
+                diagnosis.write(staging)
+    return diagnosis
 
 
 def check_diagnosable(full: Model) -> None:
-    """Raise InputError unless a diagnosis can show what the full-precision model draws."""
+    """Check that a full-precision model draws images or latents of images, which a diagnosis shows.
+
+    Raises:
+        InputError: it draws something else.
+    """
     advice = "a diagnosis compares images; `tempoquant evaluate` judges other samples"
     check_image(full.name, full.pixel_shape, advice, latents=True)
 
 
-class _Finding:
-    """One diagnosis on its way."""
+class _DiagnosisJob:
+    """The measurements of one diagnosis.
+
+    Args:
+        pair: the two models.
+        graph: of the full-precision denoiser.
+        runner: samples with the models from the recording's noise.
+        layers: names of the layers to rank and to show.
+        ranking_samples: trajectories that costs are measured on; 0 for no costs.
+        options: of the command that repeats the diagnosis, stored as facts.
+        progress: shows the stages.
+    """
 
     def __init__(
         self,
         pair: Pair,
         graph: DenoiserGraph,
-        walker: Walker,
+        runner: TrajectoryRunner,
         layers: list[str],
-        ranked: int,
+        ranking_samples: int,
         options: dict[str, Any],
         progress: Progress,
     ):
-        self.pair, self.graph, self.walker, self.layers = pair, graph, walker, layers
-        # Options are kept as facts: a page names the command that makes the diagnosis again.
-        self.ranked, self.options, self.progress = ranked, options, progress
-        self.store: Store = walker.store
+        self.pair, self.graph, self.runner, self.layers = pair, graph, runner, layers
+        self.ranking_samples, self.options, self.progress = ranking_samples, options, progress
+        self.store: Store = runner.store
         self.projections, self.units = pair.common(graph.projections), pair.common([u.name for u in graph.units])
 
-    def result(self) -> Diagnosis:
+    def run(self) -> Diagnosis:
         """Measure everything."""
-        batch_size = self.walker.options["batch_size"]
-        along = measure_along(
+        batch_size = self.runner.options["batch_size"]
+        comparison = compare_on_same_inputs(
             self.pair, self.store, self.projections, self.units, self.layers, batch_size, self.progress
         )
-        courses = self._courses()
-        full, ours = courses[0], courses[1]
+        full, quantized, *mixed = self._trajectories()
         warn_of_range(self.pair.full.name, full.pixels)
-        own = data_range(full.pixels)
-        truth = full.pixels[: self.ranked]
-        culprits, ranges = self._costs(truth) if self.ranked else ((), ())
-        small = not has_ssim(full.pixels.shape[1:])
+        culprits, ranges = self._costs(full.pixels[: self.ranking_samples]) if self.ranking_samples else ((), ())
         return Diagnosis(
-            facts=self._facts() | {"data_range": own},
+            facts=self._facts() | {"data_range": data_range(full.pixels)},
             projections=tuple(self.projections),
             units=tuple(self.units),
             layers=tuple(self.layers),
@@ -163,98 +171,113 @@ class _Finding:
             policy=keep_higher(self._widths([cost.name for cost in culprits[: self.options["keep"]]])),
             timesteps=self.store.timesteps,
             rows=self.store.rows,
-            intervals=intervals_in_use(self.pair.own, self.layers, self.store.timesteps),
-            deviations=torch.stack([course.deviation for course in courses[1:]]).float(),
-            psnr=psnr(full.pixels, ours.pixels, own).float(),
-            ssim=torch.full((len(ours.pixels),), torch.nan) if small else ssim(full.pixels, ours.pixels, own).float(),
-            full_images=to_images(full.pixels),
-            images=to_images(ours.pixels),
-            full_frames=full.frames,
-            frames=ours.frames,
-            frame_steps=self.walker.frame_steps,
-            **_sums(along),
+            intervals=intervals_in_use(self.pair.pipeline, self.layers, self.store.timesteps),
+            deviations=torch.stack([trajectories.deviation for trajectories in (quantized, *mixed)]).float(),
+            frame_steps=self.runner.frame_steps,
+            **_comparison_tensors(comparison),
+            **_image_tensors(full, quantized),
         )
 
-    def _courses(self) -> list[Course]:
-        """Trajectories of full precision, of the quantized model, and of the two mixtures."""
-        temporal = [name for name in self._layers_of(True) if name in self.pair.common([name])]
-        shown = min(SHOWN, self.walker.trajectories)
+    def _trajectories(self) -> list[Trajectories]:
+        """Of full precision, of the quantized model, and with the temporal layers, or all others, alone quantized."""
+        temporal = self.pair.common(self._temporal_layers())
+        frame_samples = min(FRAME_SAMPLES, self.runner.trajectories)
         with self.progress.stage("trajectories", 4) as advance:
-            courses = []
-            for target in (self.pair.full, self.pair.quantized):
-                courses.append(self.walker.course(target, shown))
+            trajectories = []
+            for model in (self.pair.full, self.pair.quantized):
+                trajectories.append(self.runner.run(model, frame_samples))
                 advance(1)
-            for mixed in (self.pair.only, self.pair.without):
-                with mixed(temporal) as target:
-                    courses.append(self.walker.course(target, 1))
+            for mixture in (self.pair.with_quantized_layers, self.pair.with_full_layers):
+                with mixture(temporal) as model:
+                    trajectories.append(self.runner.run(model, 1))
                 advance(1)
-        return courses
+        return trajectories
 
-    def _costs(self, truth: Tensor) -> tuple[tuple[Cost, ...], tuple[Cost, ...]]:
+    def _costs(self, full_images: Tensor) -> tuple[tuple[Cost, ...], tuple[Cost, ...]]:
+        """Costs of layers and of ranges of steps."""
         differing = self.pair.differing(self.layers)
         argument = self.graph.time_argument
         clock = Clock(self.store.timesteps, argument.position, argument.name)
         return (
-            layer_costs(self.pair, self.walker, differing, truth, self.progress),
-            step_costs(self.pair, self.walker, clock, truth, self.progress),
+            layer_costs(self.pair, self.runner, differing, full_images, self.progress),
+            step_costs(self.pair, self.runner, clock, full_images, self.progress),
         )
 
-    def _layers_of(self, temporal: bool) -> list[str]:
-        return [layer.name for layer in self.graph.layers if (layer.category.is_temporal) is temporal]
+    def _temporal_layers(self) -> list[str]:
+        return [layer.name for layer in self.graph.layers if layer.category.is_temporal]
 
     def _widths(self, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Weight and activation bits of these layers; of another tool's, unknown, as if less than 8."""
-        recipe, roles = (None if self.pair.own is None else self.pair.own.recipe), layer_roles(self.graph)
+        """Weight and activation bits of these layers; 4 for those of another tool, whose bits are not known."""
+        recipe = None if self.pair.pipeline is None else self.pair.pipeline.recipe
+        roles = layer_roles(self.graph)
         return {name: (4, 4) if recipe is None else recipe.bits_of(name, roles[name]) for name in names}
 
     def _facts(self) -> dict[str, Any]:
-        pair, options = self.pair, self.walker.options
-        own = {} if pair.own is None else pair.own.facts
-        quantized: dict[str, Any] = {"name": pair.quantized.name, "recipe": None, "size": own.get("size")}
-        if pair.own is not None:
-            quantized |= {
-                "name": pair.own.recipe.name,
-                "recipe": pair.own.recipe.model_dump(mode="json"),
-                "files": own.get("files", {}),
-                "made_with": own.get("versions", {}),
-            }
+        pair, options = self.pair, self.runner.options
         module = pair.full.denoiser.module
-        full = {"name": pair.full.name, "hash": state_hash(module), "bytes": stored_bytes(module)}
         return {
-            "quantized": quantized,
-            "reference": full,
-            "samples": self.walker.trajectories,
-            "ranking_samples": self.ranked,
+            "quantized": _quantized_facts(pair),
+            "reference": {"name": pair.full.name, "hash": state_hash(module), "bytes": stored_bytes(module)},
+            "samples": self.runner.trajectories,
+            "ranking_samples": self.ranking_samples,
             "schedule": {name: options[name] for name in ("steps", "sampler", "eta", "seed")},
             "options": self.options,
-            "conditioning": told(options["conditioning"] or {}),
-            "temporal_layers": self._layers_of(True),
+            "conditioning": describe_conditioning(options["conditioning"] or {}),
+            "temporal_layers": self._temporal_layers(),
             "speed": speed(pair, self.store),
             "versions": versions(),
             "machine": machine(),
         }
 
 
-def _sums(along: Along) -> dict[str, Tensor]:
+def _quantized_facts(pair: Pair) -> dict[str, Any]:
+    if pair.pipeline is None:
+        return {"name": pair.quantized.name, "recipe": None, "size": None}
+    recipe, facts = pair.pipeline.recipe, pair.pipeline.facts
     return {
-        "feature_cosine": along.features.cosine(),
-        "feature_error": along.features.relative_error(),
-        "nearest": along.nearest,
-        "unit_cosine": along.units.cosine().float(),
-        "unit_sqnr": along.units.sqnr_db().float(),
-        "noise_sqnr": along.noise.sqnr_db()[0].float(),
-        "activations": along.activations,
+        "name": recipe.name,
+        "recipe": recipe.model_dump(mode="json"),
+        "size": facts.get("size"),
+        "files": facts.get("files", {}),
+        "made_with": facts.get("versions", {}),
+    }
+
+
+def _comparison_tensors(comparison: SameInputComparison) -> dict[str, Tensor]:
+    return {
+        "feature_cosine": comparison.features.cosine(),
+        "feature_error": comparison.features.relative_error(),
+        "nearest": comparison.nearest,
+        "unit_cosine": comparison.units.cosine().float(),
+        "unit_sqnr": comparison.units.sqnr_db().float(),
+        "noise_sqnr": comparison.noise.sqnr_db()[0].float(),
+        "activations": comparison.activations,
+    }
+
+
+def _image_tensors(full: Trajectories, quantized: Trajectories) -> dict[str, Tensor]:
+    pixel_range = data_range(full.pixels)
+    no_ssim = torch.full((len(quantized.pixels),), torch.nan)
+    with_ssim = has_ssim(full.pixels.shape[1:])
+    return {
+        "psnr": psnr(full.pixels, quantized.pixels, pixel_range).float(),
+        "ssim": ssim(full.pixels, quantized.pixels, pixel_range).float() if with_ssim else no_ssim,
+        "full_images": to_images(full.pixels),
+        "images": to_images(quantized.pixels),
+        "full_frames": full.frames,
+        "frames": quantized.frames,
     }
 
 
 def _schedule(pair: Pair, steps: int | None, sampler: str | None, eta: float | None) -> dict[str, Any]:
-    """As given, else what the quantized model was calibrated for."""
-    known = {"steps": DEFAULT_STEPS, "sampler": None, "eta": 0.0} if pair.own is None else pair.own.schedule
-    given = {"steps": steps, "sampler": sampler, "eta": eta}
-    return {name: known[name] if value is None else value for name, value in given.items()}
+    """The requested settings; for each None, what the quantized model was calibrated for."""
+    default = {"steps": DEFAULT_STEPS, "sampler": None, "eta": 0.0}
+    calibrated = default if pair.pipeline is None else pair.pipeline.schedule
+    requested = {"steps": steps, "sampler": sampler, "eta": eta}
+    return {name: calibrated[name] if value is None else value for name, value in requested.items()}
 
 
-def _graph(pair: Pair, run: Mapping[str, Any], conditioning: Mapping[str, Any] | None) -> DenoiserGraph:
-    """What the full-precision denoiser consists of."""
+def _graph(pair: Pair, run: Mapping[str, Any]) -> DenoiserGraph:
+    """The structure of the full-precision denoiser, read with the run's schedule and conditioning."""
     recipe = method_recipe("rtn", calibration={name: run[name] for name in ("steps", "sampler", "eta")})
-    return read_denoiser(probe_of(pair.full, recipe, conditioning))
+    return read_denoiser(probe_of(pair.full, recipe, run["conditioning"]))

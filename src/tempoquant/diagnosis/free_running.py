@@ -1,4 +1,4 @@
-"""Trajectories of one model from the recorded noise, where errors accumulate; and what layers cost there."""
+"""Trajectories that a model samples by itself from the recorded noise, so that errors accumulate; costs of layers."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -25,12 +25,13 @@ SCREEN_ROWS = 16
 
 
 @dataclass(frozen=True)
-class Course:
-    """One model's own trajectories.
+class Trajectories:
+    """One model's trajectories from the recorded noise, K steps.
 
     Attributes:
-        deviation: (K,) ``|x_t - x_t'| / |x_t|`` over all samples, x_t the recorded full-precision sample.
-        pixels: (N, C, H, W) the images in [-1, 1]. frames: (F, S, H, W, C) uint8, the first S samples on their way.
+        deviation: (K,) float64 ``|x_t - x_t'| / |x_t|`` over all samples, x_t the recorded full-precision sample.
+        pixels: (N, C, H, W) float32, the images in [-1, 1].
+        frames: (F, S, H, W, C) uint8, the first S samples at F steps.
     """
 
     deviation: Tensor
@@ -40,11 +41,12 @@ class Course:
 
 @dataclass(frozen=True)
 class Cost:
-    """What quantizing one part alone does to the images.
+    """The image error that quantizing one part alone causes.
 
     Attributes:
-        name: a layer, or a range of steps. error: mean squared pixel error, pixels from -1 to 1. share: of the sum over
-            all parts that were judged, 0 to 1.
+        name: a layer, or a range of time steps such as ``"75 to 50"``.
+        error: mean squared pixel error, pixels from -1 to 1.
+        share: of the sum over all parts that were measured, 0 to 1.
     """
 
     name: str
@@ -52,11 +54,16 @@ class Cost:
     share: float
 
 
-class Walker:
-    """Runs models from the recording's noise.
+class TrajectoryRunner:
+    """Samples with models from the recording's noise.
 
     Args:
-        store: the full-precision recording. options: as ``Model.generate`` takes them beside the samples.
+        store: the full-precision recording.
+        options: keyword arguments of ``Model.generate``: steps, sampler, eta, seed, batch_size, conditioning.
+
+    Attributes:
+        trajectories: of the recording.
+        frame_steps: (F,) int64, step indices of the frames.
     """
 
     def __init__(self, store: Store, options: dict[str, Any]):
@@ -65,110 +72,125 @@ class Walker:
         count = min(MOST_FRAMES, store.steps)
         self.frame_steps = torch.linspace(0, store.steps - 1, count).round().long().unique()
 
-    def course(self, target: Model, shown: int) -> Course:
-        """All trajectories of ``target``.
+    def run(self, model: Model, frame_samples: int) -> Trajectories:
+        """Sample all trajectories of the recording with ``model``.
 
         Args:
-            shown: S, the samples to keep frames of.
+            model: full precision, quantized or mixed.
+            frame_samples: S, samples to keep frames of.
+
+        Raises:
+            NumericsError: a sample is not finite.
         """
         error, power = torch.zeros(2, self.store.steps, dtype=torch.float64)
-        wanted = set(self.frame_steps.tolist())
-        frames: dict[int, list[Tensor]] = {k: [] for k in wanted}
+        frame_steps = set(self.frame_steps.tolist())
+        frames: dict[int, list[Tensor]] = {k: [] for k in frame_steps}
 
-        def see(k: int, t: Tensor, indices: Tensor, sample: Tensor, prediction: Tensor) -> None:
-            full = self.at(k, indices)
-            own = sample.detach().float().cpu()
-            error[k] += float((own.double() - full).square().sum())
+        def add_step(k: int, t: Tensor, indices: Tensor, sample: Tensor, prediction: Tensor) -> None:
+            full = self.recorded_samples(k, indices)
+            x = sample.detach().float().cpu()
+            error[k] += float((x.double() - full).square().sum())
             power[k] += float(full.double().square().sum())
-            if k in wanted:
+            if k in frame_steps:
                 # Guidance shows every sample twice, its branches one after another.
                 count = len(set(indices.tolist()))
-                first = own[:count][indices[:count] < shown]
+                first = x[:count][indices[:count] < frame_samples]
                 frames[k] += [first] if len(first) else []
 
-        pixels = target.generate(self.trajectories, step_callback=see, **self.options)
-        check_samples(target.name, pixels)
-        pictures = [to_images(target.decode(torch.cat(frames[k]))) for k in sorted(wanted)]
-        return Course((error / power).sqrt(), pixels, torch.stack(pictures))
+        pixels = model.generate(self.trajectories, step_callback=add_step, **self.options)
+        check_samples(model.name, pixels)
+        pictures = [to_images(model.decode(torch.cat(frames[k]))) for k in sorted(frame_steps)]
+        return Trajectories((error / power).sqrt(), pixels, torch.stack(pictures))
 
-    def images(self, target: Model, samples: int) -> Tensor:
-        """The first images of ``target``, (N, C, H, W)."""
+    def images(self, model: Model, samples: int) -> Tensor:
+        """The images of the first trajectories, (samples, C, H, W) float32."""
         conditioning = self.options.get("conditioning")
-        some = None if conditioning is None else {n: _first(v, samples) for n, v in conditioning.items()}
-        return target.generate(samples, **{**self.options, "conditioning": some})
+        first = None if conditioning is None else {n: _first(v, samples) for n, v in conditioning.items()}
+        return model.generate(samples, **{**self.options, "conditioning": first})
 
-    def at(self, k: int, indices: Tensor) -> Tensor:
-        """The recorded samples of these trajectories at step index ``k``."""
+    def recorded_samples(self, k: int, indices: Tensor) -> Tensor:
+        """The recorded samples (B, *sample_shape) float32 of trajectories ``indices`` (B,) at step index ``k``."""
         rows = indices.cpu() * self.store.branches
         return self.store.read(torch.full_like(rows, k), rows)[0]
 
 
 def layer_costs(
-    pair: Pair, walker: Walker, layers: Sequence[str], truth: Tensor, progress: Progress
+    pair: Pair, runner: TrajectoryRunner, layers: Sequence[str], full_images: Tensor, progress: Progress
 ) -> tuple[Cost, ...]:
-    """Layers quantized alone in the full-precision model, the costliest first.
+    """Image errors of the full-precision model with one layer quantized, the greatest first.
 
-    Only the 24 layers that disturb the predicted noise most are judged by their images, which take all steps.
+    Images take all steps, so they are compared for the 24 layers alone that change the predicted noise most.
 
     Args:
-        truth: (N, C, H, W) the full-precision images to compare with; N samples are drawn for every layer.
+        pair: the two models.
+        runner: samples with the mixed models.
+        layers: names.
+        full_images: (N, C, H, W) full-precision images to compare with; N samples are drawn for every layer.
+        progress: advanced by one a layer.
     """
 
-    def alone(name: str) -> AbstractContextManager[Model]:
-        return pair.only([name])
+    def quantized_alone(name: str) -> AbstractContextManager[Model]:
+        return pair.with_quantized_layers([name])
 
-    found = _screened(pair, walker.store, layers, progress)[:CANDIDATES]
-    return _costs(walker, found, alone, truth, "costliest layers' images", progress)
+    candidates = _by_noise_error(pair, runner.store, layers, progress)[:CANDIDATES]
+    return _costs(runner, candidates, quantized_alone, full_images, "costliest layers' images", progress)
 
 
 @torch.inference_mode()
-def _screened(pair: Pair, store: Store, layers: Sequence[str], progress: Progress) -> list[str]:
-    """``layers``, those first that quantized alone change the predicted noise most, on one batch of spread steps."""
+def _by_noise_error(pair: Pair, store: Store, layers: Sequence[str], progress: Progress) -> list[str]:
+    """``layers`` by how much quantizing each alone changes the predicted noise, on one batch of steps evenly apart."""
     rows = torch.linspace(0, store.steps - 1, min(SCREEN_ROWS, store.steps)).round().long()
-    given = store.read(rows, torch.arange(len(rows)) % store.samples)
-    sample, t, conditioning = map_kind(given, Tensor, lambda x: x.to(device_of(pair.full.denoiser.module)))
+    inputs = store.read(rows, torch.arange(len(rows)) % store.samples)
+    sample, t, conditioning = map_kind(inputs, Tensor, lambda x: x.to(device_of(pair.full.denoiser.module)))
     errors: dict[str, float] = {}
     with progress.stage("each layer quantized alone", len(layers)) as advance, evaluating(pair.full.denoiser.module):
-        truth = pair.full.denoiser(sample, t, **conditioning)
+        full = pair.full.denoiser(sample, t, **conditioning)
         for name in layers:
-            with pair.only([name]) as target:
-                errors[name] = float((target.denoiser(sample, t, **conditioning) - truth).double().square().mean())
+            with pair.with_quantized_layers([name]) as model:
+                errors[name] = float((model.denoiser(sample, t, **conditioning) - full).double().square().mean())
             advance(1)
     return sorted(errors, key=lambda name: -errors[name])
 
 
-def step_costs(pair: Pair, walker: Walker, clock: Clock, truth: Tensor, progress: Progress) -> tuple[Cost, ...]:
-    """The quantized model at some steps, full precision at the others, for equal ranges of steps in step order.
+def step_costs(
+    pair: Pair, runner: TrajectoryRunner, clock: Clock, full_images: Tensor, progress: Progress
+) -> tuple[Cost, ...]:
+    """Image errors of models that are quantized in one range of steps and full precision elsewhere, in step order.
 
     Args:
-        truth: as of :func:`layer_costs`. clock: see :meth:`Pair.at`.
+        pair: the two models.
+        runner: samples with the mixed models.
+        clock: see :meth:`Pair.with_quantized_steps`.
+        full_images: as of :func:`layer_costs`.
+        progress: advanced by one a range; there are five of equal length, or one a step if there are fewer.
     """
-    timesteps = [float(t) for t in walker.store.timesteps]
+    timesteps = [float(t) for t in runner.store.timesteps]
     count = min(RANGES, len(timesteps))
     bounds = [round(len(timesteps) * i / count) for i in range(count + 1)]
     ranges = {f"{timesteps[a]:g} to {timesteps[b - 1]:g}": timesteps[a:b] for a, b in pairwise(bounds)}
 
-    def within(name: str) -> AbstractContextManager[Model]:
-        return pair.at(set(ranges[name]), clock)
+    def quantized_within(name: str) -> AbstractContextManager[Model]:
+        return pair.with_quantized_steps(set(ranges[name]), clock)
 
-    found = _costs(walker, list(ranges), within, truth, "some steps quantized", progress)
-    return tuple(sorted(found, key=lambda cost: list(ranges).index(cost.name)))
+    costs = _costs(runner, list(ranges), quantized_within, full_images, "some steps quantized", progress)
+    return tuple(sorted(costs, key=lambda cost: list(ranges).index(cost.name)))
 
 
 def _costs(
-    walker: Walker,
+    runner: TrajectoryRunner,
     names: Sequence[str],
-    model: Callable[[str], AbstractContextManager[Model]],
-    truth: Tensor,
+    mixed_model: Callable[[str], AbstractContextManager[Model]],
+    full_images: Tensor,
     stage: str,
     progress: Progress,
 ) -> tuple[Cost, ...]:
+    """Image errors of a mixed model for each name, the greatest first."""
     errors: dict[str, float] = {}
     with progress.stage(stage, len(names)) as advance:
         for name in names:
-            with model(name) as target:
-                drawn = walker.images(target, len(truth))
-            errors[name] = float((drawn.double() - truth.double()).square().mean())
+            with mixed_model(name) as model:
+                images = runner.images(model, len(full_images))
+            errors[name] = float((images.double() - full_images.double()).square().mean())
             advance(1)
     total = sum(errors.values()) or 1.0
     ranked = sorted(errors, key=lambda name: -errors[name])

@@ -1,4 +1,4 @@
-"""Two denoisers that take the same inputs, and mixtures of them: some layers, or some steps, of one in the other."""
+"""A full-precision and a quantized model of the same inputs, and mixtures of their layers or of their steps."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,69 +26,72 @@ from tempoquant.temporal import DeadLayer
 class Pair:
     """A full-precision model and a quantized one.
 
-    The context managers change one of the models for the time of a block and put everything back.
+    The context managers change one of the models in a ``with`` block and put everything back afterwards.
 
     Attributes:
-        full, quantized: the models. own: the quantized one as this package knows it; None for other tools' models.
+        full: the full-precision model.
+        quantized: the quantized model.
+        pipeline: the quantized model as a :class:`QuantizedPipeline`; None for another tool's.
     """
 
     full: Model
     quantized: Model
-    own: QuantizedPipeline | None
+    pipeline: QuantizedPipeline | None
 
     def common(self, names: Sequence[str]) -> list[str]:
-        """Those of ``names`` that both denoisers have a module of."""
-        there = {name for name, _ in self.quantized.denoiser.module.named_modules()}
-        return [name for name in names if name in there]
+        """Those of ``names`` that are module names of the quantized denoiser too."""
+        modules = {name for name, _ in self.quantized.denoiser.module.named_modules()}
+        return [name for name in names if name in modules]
 
     def differing(self, names: Sequence[str]) -> list[str]:
-        """Those of ``names`` whose layers are not the same in kind and value.
+        """Those of ``names`` whose layers differ between the models in class or in a value of their state.
 
-        Layers that the quantized model never reads, because a table stands behind them, have nothing to compare.
+        Layers whose output a table replaces in the quantized model are left out: that model never reads them.
         """
         full, quantized = self.full.denoiser.module, self.quantized.denoiser.module
-        read = [name for name in names if not isinstance(quantized.get_submodule(name), DeadLayer)]
-        return [name for name in read if not _same(full.get_submodule(name), quantized.get_submodule(name))]
+        live = [name for name in names if not isinstance(quantized.get_submodule(name), DeadLayer)]
+        return [name for name in live if not _same(full.get_submodule(name), quantized.get_submodule(name))]
 
     @contextmanager
-    def only(self, names: Collection[str]) -> Iterator[Model]:
-        """The full-precision model with these layers of the quantized one."""
+    def with_quantized_layers(self, names: Collection[str]) -> Iterator[Model]:
+        """The full-precision model with layers ``names`` of the quantized one."""
         module = self.full.denoiser.module
         with ExitStack() as stack:
-            if self.own is not None:
-                stack.callback(self.own.clock.attach(module).remove)
-            stack.enter_context(_exchanged(module, self.quantized.denoiser.module, names))
+            if self.pipeline is not None:
+                stack.callback(self.pipeline.clock.attach(module).remove)
+            stack.enter_context(_replaced_layers(module, self.quantized.denoiser.module, names))
             yield self.full
 
     @contextmanager
-    def without(self, names: Collection[str]) -> Iterator[Model]:
-        """The quantized model with these layers in full precision."""
-        with _exchanged(self.quantized.denoiser.module, self.full.denoiser.module, names):
+    def with_full_layers(self, names: Collection[str]) -> Iterator[Model]:
+        """The quantized model with layers ``names`` of the full-precision one."""
+        with _replaced_layers(self.quantized.denoiser.module, self.full.denoiser.module, names):
             yield self.quantized
 
     @contextmanager
-    def at(self, timesteps: Collection[float], clock: Clock) -> Iterator[Model]:
-        """The full-precision model, whose calls at these time steps the quantized one answers.
+    def with_quantized_steps(self, timesteps: Collection[float], clock: Clock) -> Iterator[Model]:
+        """The full-precision model with the quantized denoiser in its place at some time steps.
 
         Args:
-            clock: knows the time argument of the full-precision denoiser.
+            timesteps: values of the denoiser's argument at which the quantized denoiser computes the output.
+            clock: reads the time argument of the full-precision denoiser.
         """
-        host, guest = self.full.denoiser.module, self.quantized.denoiser.module
-        answers = _adapted(guest, host)
+        full, quantized = self.full.denoiser.module, self.quantized.denoiser.module
+        quantized_forward = _in_dtype_of(full, quantized)
 
-        def answered(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            chosen = answers if float(clock.timestep) in timesteps else forward  # type: ignore[arg-type]
-            return chosen(*args, **kwargs)
+        def forward_by_step(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            at_step = quantized_forward if float(clock.timestep) in timesteps else forward  # type: ignore[arg-type]
+            return at_step(*args, **kwargs)
 
         with ExitStack() as stack:
-            stack.callback(clock.attach(host).remove)
-            stack.callback(surround(host, answered))
-            stack.enter_context(evaluating(guest))
+            stack.callback(clock.attach(full).remove)
+            stack.callback(surround(full, forward_by_step))
+            stack.enter_context(evaluating(quantized))
             yield self.full
 
 
 def open_pair(quantized: Any, reference: Any) -> Pair:
-    """The two models, checked to take the same inputs.
+    """Load both models and check that they take the same inputs.
 
     Args:
         quantized: a quantized folder or :class:`QuantizedPipeline`, or whatever else ``quantize`` takes as a model.
@@ -101,8 +104,8 @@ def open_pair(quantized: Any, reference: Any) -> Pair:
     if isinstance(quantized, str | Path) and is_quantized(Path(quantized)):
         bare = full.denoiser if (Path(quantized) / "denoiser").is_dir() else None
         quantized = load(quantized, denoiser=bare)
-    own = quantized if isinstance(quantized, QuantizedPipeline) else None
-    pair = Pair(full, resolve(quantized) if own is None else own.model, own)
+    pipeline = quantized if isinstance(quantized, QuantizedPipeline) else None
+    pair = Pair(full, resolve(quantized) if pipeline is None else pipeline.model, pipeline)
     _check_fit(pair)
     return pair
 
@@ -122,12 +125,12 @@ def _check_fit(pair: Pair) -> None:
             f"{pair.quantized.name} is {kind[pair.quantized.conditional]} and the reference {pair.full.name} "
             f"{kind[pair.full.conditional]}: models that take the same inputs are needed"
         )
-    here, there = (_schedule(model.scheduler) for model in (quantized, full))
-    for key in sorted(here.keys() & there.keys()):
-        if here[key] != there[key]:
+    settings, reference = (_schedule(model.scheduler) for model in (quantized, full))
+    for key in sorted(settings.keys() & reference.keys()):
+        if settings[key] != reference[key]:
             raise InputError(
-                f"the schedules differ: {key} is {here[key]!r} in {pair.quantized.name} and {there[key]!r} in the "
-                f"reference {pair.full.name}"
+                f"the schedules differ: {key} is {settings[key]!r} in {pair.quantized.name} and {reference[key]!r} in "
+                f"the reference {pair.full.name}"
             )
 
 
@@ -140,8 +143,8 @@ def _schedule(scheduler: Any) -> dict[str, Any]:
 def _same(a: nn.Module, b: nn.Module) -> bool:
     if type(a) is not type(b):
         return False
-    here, there = (dict(part.state_dict()) for part in (a, b))
-    return here.keys() == there.keys() and all(_equal(here[name], there[name]) for name in here)
+    state_a, state_b = (dict(part.state_dict()) for part in (a, b))
+    return state_a.keys() == state_b.keys() and all(_equal(state_a[name], state_b[name]) for name in state_a)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -150,37 +153,35 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 @contextmanager
-def _exchanged(module: nn.Module, donor: nn.Module, names: Collection[str]) -> Iterator[None]:
-    """Within the block, these layers of ``module`` are the donor's."""
+def _replaced_layers(module: nn.Module, source: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Replace layers of ``module`` by those of the same names in ``source`` in a ``with`` block."""
     places = places_of(module)
-    moved = [(*place, module.get_submodule(name), name) for name in names for place in _of(places, module, name)]
+    originals = [(name, module.get_submodule(name)) for name in names]
+    replacements = [(*place, layer, name) for name, layer in originals for place in places[id(layer)]]
     try:
-        for parent, child, own, name in moved:
-            setattr(parent, child, _adapted(donor.get_submodule(name), own))
+        for parent, attribute, layer, name in replacements:
+            setattr(parent, attribute, _in_dtype_of(layer, source.get_submodule(name)))
         yield
     finally:
-        for parent, child, own, _ in moved:
-            setattr(parent, child, own)
+        for parent, attribute, layer, _ in replacements:
+            setattr(parent, attribute, layer)
 
 
-def _of(places: dict[int, list[tuple[nn.Module, str]]], module: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
-    return places[id(module.get_submodule(name))]
+def _in_dtype_of(original: nn.Module, replacement: nn.Module) -> nn.Module:
+    """``replacement``, with inputs and outputs of the original's float dtype."""
+    same = _float_dtype(replacement) in (None, _float_dtype(original))
+    return replacement if same else _DtypeAdapter(replacement)
 
 
-def _adapted(part: nn.Module, host: nn.Module) -> nn.Module:
-    """``part``, made to take and give the host's floating type."""
-    return part if _float_type(part) in (None, _float_type(host)) else _Adapter(part)
-
-
-def _float_type(part: nn.Module) -> torch.dtype | None:
+def _float_dtype(part: nn.Module) -> torch.dtype | None:
     tensors = (*part.parameters(), *part.buffers())
     return next((t.dtype for t in tensors if t.dtype in (torch.float32, torch.float16, torch.bfloat16)), None)
 
 
-class _Adapter(nn.Module):
-    """A module that computes in a floating type of its own.
+class _DtypeAdapter(nn.Module):
+    """Casts inputs to the float dtype of a module, and its outputs back to that of the inputs.
 
-    It is no registered part: networks take the type of their first parameter for that of all.
+    The module is not registered as a submodule: networks take the dtype of their first parameter for that of all.
     """
 
     def __init__(self, part: nn.Module):
@@ -189,14 +190,14 @@ class _Adapter(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         (part,) = self.parts
-        own = _float_type(part)
-        given: list[torch.dtype] = []
+        dtype = _float_dtype(part)
+        input_dtypes: list[torch.dtype] = []
 
-        def enter(x: Tensor) -> Tensor:
+        def cast(x: Tensor) -> Tensor:
             if not x.is_floating_point():
                 return x
-            given.append(x.dtype)
-            return x.to(own)
+            input_dtypes.append(x.dtype)
+            return x.to(dtype)
 
-        args, kwargs = map_kind((args, kwargs), Tensor, enter)
-        return map_kind(part(*args, **kwargs), Tensor, lambda x: x.to(given[0]) if x.is_floating_point() else x)
+        args, kwargs = map_kind((args, kwargs), Tensor, cast)
+        return map_kind(part(*args, **kwargs), Tensor, lambda x: x.to(input_dtypes[0]) if x.is_floating_point() else x)

@@ -1,4 +1,4 @@
-"""Layers chosen by patterns of their names."""
+"""Selection of layers by patterns of their names."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -7,10 +7,12 @@ from tempoquant.errors import InputError
 
 
 def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[str]:
-    """The names that a pattern matches, in their order; all without patterns.
+    """The names that match any of the patterns, in their order; all names if there are no patterns.
 
     Args:
-        what: which layers these are, for the message: ``"layer that both models have"``.
+        names: of layers.
+        patterns: as of ``fnmatch``, case-sensitive.
+        what: describes the layers in the message: ``"layer that both models have"``.
 
     Raises:
         InputError: a pattern matches none of them.
@@ -18,5 +20,5 @@ def matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[s
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             first = names[0] if names else "none"
-            raise InputError(f"layer pattern {pattern!r} matches no {what}; the first is {first!r}")
+            raise InputError(f"layer pattern {pattern!r} matches no {what}; the first of them is {first!r}")
     return [name for name in names if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]

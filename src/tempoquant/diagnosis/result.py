@@ -1,4 +1,4 @@
-"""What a diagnosis found, as data: JSON and safetensors in one folder, that load again."""
+"""The result of a diagnosis as data, saved as JSON and safetensors in one folder."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -28,23 +28,36 @@ VARIANTS = ("all layers", "temporal layers alone", "all but the temporal layers"
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How a quantized denoiser differs from full precision: K steps in step order, the noisiest first.
+    """How a quantized denoiser differs from full precision, at K steps in step order, the noisiest first.
 
     Attributes:
-        facts: names, sizes, schedule, seed, versions, hashes, recipe, command: plain JSON data.
-        projections, units, layers: P, U and L names: temporal features, reconstruction units, layers by execution.
-        culprits: layers by what quantizing each alone costs, the costliest first. step_ranges: likewise, in step order.
+        facts: names, sizes, schedule, seed, versions, hashes, recipe and options as JSON data.
+        projections: P names of modules whose outputs are temporal features.
+        units: U names of reconstruction units.
+        layers: L names in order of execution.
+        culprits: layers by the image error of quantizing each alone, the greatest first.
+        step_ranges: image errors of quantizing one range of steps alone, in step order.
         policy: recipe entries that keep the costliest layers in higher precision.
-        timesteps: (K,). rows: (R,) the different ones, ascending.
-        feature_cosine, feature_error: (P, K) of temporal features; the error is ``|e - e'| / |e|``.
+        timesteps: (K,) float or integer.
+        rows: (R,) the unique time steps, ascending.
+        feature_cosine: (P, K) float64, cosine of temporal features with full precision.
+        feature_error: (P, K) float64, ``|e - e'| / |e|`` of temporal features.
         nearest: (P, R) int64, for every projection and row the row whose full-precision feature is nearest.
-        unit_cosine, unit_sqnr: (U, K) of units' outputs, SQNR in dB. noise_sqnr: (K,) dB, of the predicted noise.
-        activations: (L, K, 7) quantiles 0, 1, 25, 50, 75, 99 and 100 % of full-precision layers' inputs.
-        intervals: (L, K, 2) least and greatest value that a quantized input can take; NaN where it is float.
-        deviations: (3, K) relative distance of trajectories from the same noise, by ``VARIANTS``.
-        psnr, ssim: (N,) of each image; SSIM is NaN for images that are too small for it.
-        full_images, images: (N, H, W, C) uint8. full_frames, frames: (F, S, H, W, C) uint8 samples on their way.
-        frame_steps: (F,) their step indices.
+        unit_cosine: (U, K) float32, of units' outputs on the same inputs.
+        unit_sqnr: (U, K) float32, dB, likewise.
+        noise_sqnr: (K,) float32, dB, of the predicted noise on the same inputs.
+        activations: (L, K, 7) float32, quantiles 0, 1, 25, 50, 75, 99 and 100 % of full-precision layers' inputs.
+        intervals: (L, K, 2) float32, least and greatest value on the grid of the quantized input; NaN where the input
+            is float or its scale dynamic.
+        deviations: (3, K) float32, relative distance from the full-precision trajectories of the same noise, by
+            ``VARIANTS``.
+        psnr: (N,) float32, dB, of each image.
+        ssim: (N,) float32, of each image; NaN for images that are too small for it.
+        full_images: (N, H, W, C) uint8, of full precision.
+        images: (N, H, W, C) uint8, of the quantized model.
+        full_frames: (F, S, H, W, C) uint8, full-precision samples at F steps.
+        frames: (F, S, H, W, C) uint8, the quantized model's.
+        frame_steps: (F,) int64, step indices of the frames.
     """
 
     facts: dict[str, Any]
@@ -75,16 +88,16 @@ class Diagnosis:
 
     @property
     def name(self) -> str:
-        """What the quantized model is called."""
+        """Name of the quantized model."""
         return str(self.facts["quantized"]["name"])
 
     @property
     def mismatch(self) -> float | None:
-        """Share of temporal features that lie nearer to another row's, 0 to 1; None without projections."""
+        """Share of temporal features nearest to another row's full-precision one, 0 to 1; None without projections."""
         if not len(self.projections):
             return None
-        own = self.nearest.new_tensor(range(self.nearest.shape[1]))
-        return float((self.nearest != own).double().mean())
+        rows = self.nearest.new_tensor(range(self.nearest.shape[1]))
+        return float((self.nearest != rows).double().mean())
 
     @property
     def disturbed(self) -> tuple[str, ...]:
@@ -93,7 +106,11 @@ class Diagnosis:
         return tuple(self.projections[i] for i in least.argsort() if least[i] < DISTURBED)
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
-        """Write ``diagnosis.json``, ``diagnosis.safetensors`` and ``policy.yaml``; whole or not at all.
+        """Write ``diagnosis.json``, ``diagnosis.safetensors`` and ``policy.yaml``; all of them or none.
+
+        Args:
+            folder: a new folder.
+            overwrite: replace a diagnosis that is there.
 
         Raises:
             InputError: the folder exists and may not be replaced.
@@ -113,10 +130,10 @@ class Diagnosis:
 
     @classmethod
     def load(cls, folder: Path | str) -> "Diagnosis":
-        """The diagnosis that was saved in ``folder``.
+        """Load a diagnosis that :meth:`save` wrote.
 
         Raises:
-            FormatError: there is none, or it was changed, damaged, or is of a newer format.
+            FormatError: there is none, or it was changed, is damaged, or of a newer format.
         """
         path = Path(folder) / DATA
         if not path.is_file():
@@ -127,15 +144,15 @@ class Diagnosis:
             if version > FORMAT_VERSION:
                 raise FormatError(f"{path}: format version {version} is newer than {FORMAT_VERSION}")
             check_entries(plain, str(path))
-            known: dict[str, Any] = {
+            attributes: dict[str, Any] = {
                 n: tuple(Cost(**cost) for cost in plain.pop(n)) for n in ("culprits", "step_ranges")
             }
-            known |= {n: tuple(plain.pop(n)) for n in ("projections", "units", "layers", "policy")}
+            attributes |= {n: tuple(plain.pop(n)) for n in ("projections", "units", "layers", "policy")}
             tensors_path = path.with_name(TENSORS)
             if not tensors_path.is_file() or file_hash(tensors_path) != digest:
                 raise FormatError(f"{tensors_path} is missing or differs from its recorded hash")
             facts, tensors = plain.pop("facts"), load_file(tensors_path)
-            check_tensors(tensors, {**known, "facts": facts}, str(tensors_path))
-            return cls(facts=facts, **(known | tensors))
+            check_tensors(tensors, {**attributes, "facts": facts}, str(tensors_path))
+            return cls(facts=facts, **(attributes | tensors))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError):
             raise FormatError(f"{path} is no diagnosis that this version reads") from None

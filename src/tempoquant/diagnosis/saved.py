@@ -1,4 +1,4 @@
-"""What a saved diagnosis must hold, so that pages and figures may rely on it: its entries, and its tensors' shapes."""
+"""Validation of a saved diagnosis, on which reports and figures rely: its JSON entries, and its tensors' shapes."""
 
 import json
 from collections.abc import Mapping
@@ -43,58 +43,58 @@ BOUNDED = ("activations", "intervals", "deviations")
 """Tensors without infinity; NaN stands for what was not measured."""
 
 
-class Part(BaseModel):
-    """Entries that are read from JSON: of the very types, without NaN; others beside them are let be."""
+class StrictEntries(BaseModel):
+    """Base of models of JSON data: exact types (no coercion), no NaN; unknown entries are allowed."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
-class _Size(Part):
+class _Size(StrictEntries):
     total: Count
     ratio: Positive
 
 
-class _Width(Part):
+class _Width(StrictEntries):
     bits: Count
 
 
-class _Recipe(Part):
+class _Recipe(StrictEntries):
     weights: _Width
     activations: _Width
 
 
-class _Quantized(Part):
+class _Quantized(StrictEntries):
     name: str
     recipe: _Recipe | None
     size: _Size | None
     files: dict[str, str] = {}
 
 
-class _Reference(Part):
+class _Reference(StrictEntries):
     name: str
     hash: str
     bytes: Count
 
 
-class _Schedule(Part):
+class _Schedule(StrictEntries):
     steps: Count
     sampler: str | None
     eta: float
     seed: Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
 
 
-class _Conditioning(Part):
+class _Conditioning(StrictEntries):
     prompt: str | list[str] = []
     class_labels: Plain | list[Plain] = None
     guidance_scale: float = 1.0
 
 
-class _Options(Part):
+class _Options(StrictEntries):
     reference: str = ""
     __pydantic_extra__: dict[str, Plain | list[str]] = Field(init=False)
 
 
-class _Facts(Part):
+class _Facts(StrictEntries):
     quantized: _Quantized
     reference: _Reference
     samples: Annotated[int, Field(ge=1, le=LARGEST)]
@@ -109,15 +109,15 @@ class _Facts(Part):
     machine: dict[str, Plain]
 
 
-class _Cost(Part):
+class _Cost(StrictEntries):
     model_config = ConfigDict(extra="forbid")
     name: str
     error: Annotated[float, Field(ge=0)]
     share: Annotated[float, Field(ge=0, le=1)]
 
 
-class Entries(Part):
-    """The entries of ``diagnosis.json`` that pages and figures read; further ones are let be."""
+class Entries(StrictEntries):
+    """The entries of ``diagnosis.json`` that reports and figures read; unknown ones are allowed."""
 
     facts: _Facts
     projections: list[str]
@@ -128,17 +128,21 @@ class Entries(Part):
     policy: list[dict[str, Any]]
 
     @model_validator(mode="after")
-    def _ranked_alike(self) -> "Entries":
+    def _are_ranked_together(self) -> "Entries":
         if self.culprits and not self.step_ranges:
-            raise ValueError("culprits are ranked and step_ranges are not")
+            raise ValueError("culprits are not empty and step_ranges are: both or neither are needed")
         return self
 
 
 def check_entries(entries: Mapping[str, Any], where: str) -> None:
-    """Raise FormatError unless these entries of ``diagnosis.json`` are whole and of the right types.
+    """Check that entries of ``diagnosis.json`` are complete and of the right types.
 
     Args:
+        entries: the file's content, without format version and hash.
         where: names the file in the message.
+
+    Raises:
+        FormatError: an entry is missing or not valid.
     """
     try:
         Entries.model_validate(entries)
@@ -151,26 +155,31 @@ def check_entries(entries: Mapping[str, Any], where: str) -> None:
 
 
 def check_tensors(tensors: Mapping[str, Tensor], entries: Mapping[str, Any], where: str) -> None:
-    """Raise FormatError unless tensors have the shapes, dtypes and bounds that go with each other and the entries.
+    """Check that tensors have the shapes and dtypes of ``SHAPES``, sizes that fit the entries, and valid values.
 
     Args:
-        entries: of :func:`check_entries`. where: names the file in the message.
+        tensors: by name.
+        entries: that :func:`check_entries` has checked.
+        where: names the file in the message.
+
+    Raises:
+        FormatError: a tensor is missing, unknown or not valid.
     """
     if tensors.keys() != SHAPES.keys():
         name = min(tensors.keys() ^ SHAPES.keys())
-        raise FormatError(f"{where}: tensor {name} is {'not known' if name in tensors else 'missing'}")
+        raise FormatError(f"{where}: tensor {name} is {'unknown' if name in tensors else 'missing'}")
     sizes = {letter: len(entries[n]) for letter, n in (("P", "projections"), ("U", "units"), ("L", "layers"))}
     sizes |= {"N": entries["facts"]["samples"], **{digit: int(digit) for digit in "237"}}
     for name, (shape, dtypes) in SHAPES.items():
-        found = tensors[name]
-        if found.dtype not in dtypes:
-            raise FormatError(f"{where}: {name} is {found.dtype}: {' or '.join(map(str, dtypes))} is needed")
+        tensor = tensors[name]
+        if tensor.dtype not in dtypes:
+            raise FormatError(f"{where}: {name} is {tensor.dtype}: {' or '.join(map(str, dtypes))} is needed")
         # The first tensor with a dimension decides its size; the entries alone may be none.
-        own = dict(zip(shape, found.shape, strict=False))
-        sizes = {letter: max(size, 1) for letter, size in own.items()} | sizes
-        wanted = tuple(sizes.get(letter, 1) for letter in shape)
-        if tuple(found.shape) != wanted:
-            raise FormatError(f"{where}: {name} is {tuple(found.shape)}: {wanted} is needed")
+        by_letter = dict(zip(shape, tensor.shape, strict=False))
+        sizes = {letter: max(size, 1) for letter, size in by_letter.items()} | sizes
+        expected = tuple(sizes.get(letter, 1) for letter in shape)
+        if tuple(tensor.shape) != expected:
+            raise FormatError(f"{where}: {name} is {tuple(tensor.shape)}: {expected} is needed")
     _check_values(tensors, where)
 
 
@@ -179,8 +188,8 @@ def _check_values(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, size in sizes.items():
         if not bool(((tensors[name] >= 0) & (tensors[name] < size)).all()):
             raise FormatError(f"{where}: {name} holds values outside 0 to {size - 1}")
-    wrong = [name for name in FINITE if not bool(tensors[name].isfinite().all())]
-    wrong += [name for name in BOUNDED if bool(tensors[name].isinf().any())]
-    wrong += ["psnr"] if bool(tensors["psnr"].isnan().any()) else []
-    if wrong:
-        raise FormatError(f"{where}: {wrong[0]} holds NaN or infinity")
+    invalid = [name for name in FINITE if not bool(tensors[name].isfinite().all())]
+    invalid += [name for name in BOUNDED if bool(tensors[name].isinf().any())]
+    invalid += ["psnr"] if bool(tensors["psnr"].isnan().any()) else []
+    if invalid:
+        raise FormatError(f"{where}: {invalid[0]} holds NaN or infinity")

@@ -11,10 +11,13 @@ from tempoquant.recipe.recipe import Recipe
 
 
 def keep_higher(widths: Mapping[str, tuple[int, int]]) -> tuple[dict[str, Any], ...]:
-    """Policy entries that keep layers in higher precision: 8 bits, where both widths have them 16, else float.
+    """Policy entries that raise each layer to the next precision: 8 bits, else 16, else float.
 
     Args:
-        widths: weight and activation bits that the layers have now.
+        widths: (weight bits, activation bits) of each layer now, by name; the smaller one decides.
+
+    Returns:
+        Entries of a recipe's ``policy``, one a layer, with ``match``, ``weight_bits`` and ``activation_bits``.
     """
     entries = []
     for layer, (weight, activation) in widths.items():
@@ -24,7 +27,10 @@ def keep_higher(widths: Mapping[str, tuple[int, int]]) -> tuple[dict[str, Any], 
 
 
 def read_fragment(path: Path | str) -> list[dict[str, Any]]:
-    """The overrides of a file with one entry, ``policy``.
+    """Read the policy overrides of a YAML file such as ``policy.yaml`` of a diagnosis.
+
+    Args:
+        path: a file with one entry, ``policy``: a list of overrides.
 
     Raises:
         InputError: the file cannot be read or holds anything else.
@@ -36,6 +42,10 @@ def read_fragment(path: Path | str) -> list[dict[str, Any]]:
 
 
 def with_overrides(recipe: Recipe, overrides: Sequence[dict[str, Any]]) -> Recipe:
-    """``recipe`` with these overrides after its own, so that they win."""
+    """A copy of ``recipe`` with ``overrides`` at the end of its policy, so that they win.
+
+    Raises:
+        InputError: an override is not valid.
+    """
     plain = recipe.model_dump(mode="json")
     return Recipe.parse({**plain, "policy": [*plain["policy"], *overrides]})

@@ -5,29 +5,29 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from tempoquant.diagnosis import Part
+from tempoquant.diagnosis import StrictEntries
 from tempoquant.errors import FormatError
 from tempoquant.recipe import refused
 
 
-class _Images(Part):
+class _Images(StrictEntries):
     per_image: list[float | None] = Field(default_factory=list)
 
 
-class _Distance(Part):
+class _Distance(StrictEntries):
     name: str
     value: float
     std: float | None = None
 
 
-class _Requirement(Part):
+class _Requirement(StrictEntries):
     text: str
     met: bool
     by: float
     value: float | None
 
 
-class _Evaluation(Part):
+class _Evaluation(StrictEntries):
     psnr: _Images | None = None
     ssim: _Images | None = None
     data_range: float | None = None
@@ -43,11 +43,11 @@ class _Evaluation(Part):
         return found
 
 
-class _Conditioning(Part):
+class _Conditioning(StrictEntries):
     guidance_scale: float = 1.0
 
 
-class _Evidence(Part):
+class _Evidence(StrictEntries):
     model: str = ""
     evaluation: _Evaluation = _Evaluation()
     conditioning: _Conditioning = _Conditioning()

@@ -1,4 +1,4 @@
-"""The papers' views of a quantized diffusion model: each is a function from data to a matplotlib figure."""
+"""Figures of quantized diffusion models as in the papers: functions from tensors to matplotlib figures."""
 
 from tempoquant.diagnosis.figures.lines import (
     activation_ranges,

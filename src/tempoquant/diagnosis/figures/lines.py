@@ -1,4 +1,4 @@
-"""What moves with the time step, drawn as lines: one a model or a layer."""
+"""Line plots over the time steps, one line a model or a layer."""
 
 from collections.abc import Mapping
 
@@ -13,18 +13,31 @@ def temporal_cosine(timesteps: Tensor, values: Mapping[str, Tensor], feature: st
     """Cosine of one temporal feature with full precision at every step (TFMQ-DM, CVPR 2024, figures 2 and 5).
 
     Args:
-        timesteps: (K,). values: (K,) by label, one a model. feature: its name, for the title.
+        timesteps: (K,) in step order.
+        values: (K,) cosines by label, one a model.
+        feature: name of the projection, for the title.
     """
     return _lines(timesteps, values, f"Temporal feature of {feature}", "cosine with full precision")
 
 
 def unit_cosine(timesteps: Tensor, values: Mapping[str, Tensor], unit: str) -> Figure:
-    """Cosine of one unit's output with full precision at every step; arguments as of :func:`temporal_cosine`."""
+    """Cosine of one unit's output with full precision at every step, on the same inputs.
+
+    Args:
+        timesteps: (K,) in step order.
+        values: (K,) cosines by label, one a model.
+        unit: its name, for the title.
+    """
     return _lines(timesteps, values, f"Output of {unit}", "cosine with full precision")
 
 
 def noise_sqnr(timesteps: Tensor, values: Mapping[str, Tensor]) -> Figure:
-    """Signal-to-quantization-noise ratio of the predicted noise, dB, at every step."""
+    """Signal-to-quantization-noise ratio of the predicted noise, dB, at every step.
+
+    Args:
+        timesteps: (K,) in step order.
+        values: (K,) dB by label, one a model.
+    """
     return _lines(timesteps, values, "Predicted noise on the same inputs", "SQNR in dB (more is better)")
 
 
@@ -34,7 +47,9 @@ def trajectory_deviation(
     """Relative distance of trajectories from the full-precision ones of the same noise (TFMQ-DM, figure 2).
 
     Args:
+        timesteps: (K,) in step order.
         values: (K,) by label, 0 to 1: a model, or the model with some of its layers quantized.
+        title: of the figure.
     """
     percent = {label: 100 * value for label, value in values.items()}
     return _lines(timesteps, percent, title, "distance from full precision in %")
@@ -44,8 +59,10 @@ def activation_ranges(timesteps: Tensor, quantiles: Tensor, interval: Tensor, la
     """The distribution of a layer's input at every step, and the interval in use (TFMQ-DM, figure I; TDQ, figures 2-5).
 
     Args:
-        quantiles: (K, 7) of the full-precision input, at ``LEVELS``. interval: (K, 2) least and greatest value that
-            the quantized input can take; NaN where there is none.
+        timesteps: (K,) in step order.
+        quantiles: (K, 7) of the full-precision input, at ``LEVELS``.
+        interval: (K, 2) least and greatest value on the grid of the quantized input; NaN where there is none.
+        layer: its name, for the title.
     """
     with styled():
         figure, axes = one_axes()
@@ -66,10 +83,11 @@ def activation_ranges(timesteps: Tensor, quantiles: Tensor, interval: Tensor, la
 
 
 def interval_dynamics(timesteps: Tensor, intervals: Mapping[str, Tensor]) -> Figure:
-    """Widths of quantization intervals over the steps, each relative to its own mean (TDQ, figures 1 to 3).
+    """Widths of quantization intervals over the steps, each relative to its mean (TDQ, figures 1 to 3).
 
     Args:
-        intervals: (K, 2) by label, one a layer.
+        timesteps: (K,) in step order.
+        intervals: (K, 2) least and greatest value by label, one a layer.
     """
     widths = {name: interval[:, 1] - interval[:, 0] for name, interval in intervals.items()}
     relative = {name: width / width.mean() for name, width in widths.items()}
@@ -79,7 +97,7 @@ def interval_dynamics(timesteps: Tensor, intervals: Mapping[str, Tensor]) -> Fig
 def _lines(timesteps: Tensor, values: Mapping[str, Tensor], title: str, ylabel: str) -> Figure:
     with styled():
         figure, axes = one_axes()
-        marked = len(timesteps) <= 60
+        with_markers = len(timesteps) <= 60
         for i, (label, value) in enumerate(values.items()):
             axes.plot(
                 timesteps.tolist(),
@@ -87,7 +105,7 @@ def _lines(timesteps: Tensor, values: Mapping[str, Tensor], title: str, ylabel: 
                 label=label,
                 color=COLOURS[i % len(COLOURS)],
                 linestyle=LINES[i % len(LINES)],
-                marker=MARKERS[i % len(MARKERS)] if marked else None,
+                marker=MARKERS[i % len(MARKERS)] if with_markers else None,
             )
         axes.set(title=title, ylabel=ylabel)
         axes.ticklabel_format(axis="y", useOffset=False)

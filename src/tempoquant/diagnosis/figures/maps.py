@@ -18,7 +18,8 @@ def mismatch_map(rows: Tensor, nearest: Tensor) -> Figure:
     """For every time step, which step's full-precision feature its quantized one is nearest to (TFMQ-DM, section 3).
 
     Args:
-        rows: (R,) time steps, ascending. nearest: (P, R) rows, by projection.
+        rows: (R,) time steps, ascending.
+        nearest: (P, R) int64, of each projection and row the row of the nearest full-precision feature.
     """
     with styled():
         figure, axes = one_axes(width=4.6, height=4.0)
@@ -39,16 +40,18 @@ def mismatch_map(rows: Tensor, nearest: Tensor) -> Figure:
 
 
 def unit_map(timesteps: Tensor, units: Sequence[str], sqnr: Tensor) -> Figure:
-    """SQNR of every unit's output at every step, dB; of many units the worst 40, in order of execution.
+    """SQNR of every unit's output at every step, dB; of more than 40 units the 40 with the least mean.
 
     Args:
-        timesteps: (K,). sqnr: (U, K) dB; infinite where outputs are equal.
+        timesteps: (K,) in step order.
+        units: U names in order of execution.
+        sqnr: (U, K) dB; infinite where outputs are equal.
     """
     with styled():
         worst = sorted(sqnr.mean(1).argsort()[:MOST_ROWS].tolist())
         figure, axes = one_axes(width=7.2, height=1.1 + ROW_INCHES * max(4, len(worst)))
-        shown = sqnr[worst].clamp(WORST_DB, BEST_DB)
-        image = axes.imshow(shown, aspect="auto", cmap=MAP, interpolation="nearest")
+        clipped = sqnr[worst].clamp(WORST_DB, BEST_DB)
+        image = axes.imshow(clipped, aspect="auto", cmap=MAP, interpolation="nearest")
         axes.set_yticks(range(len(worst)), [units[i] for i in worst], fontsize=8)
         ticks = _ticks(len(timesteps))
         axes.set_xticks(ticks, [f"{float(timesteps[k]):g}" for k in ticks])
@@ -58,26 +61,28 @@ def unit_map(timesteps: Tensor, units: Sequence[str], sqnr: Tensor) -> Figure:
     return figure
 
 
-def ranking(costs: Sequence[Cost], title: str, marked: Sequence[str] = ()) -> Figure:
-    """What quantizing each part alone does to the images, as bars.
+def ranking(costs: Sequence[Cost], title: str, temporal: Sequence[str] = ()) -> Figure:
+    """Shares of the image error by what is quantized alone, as horizontal bars.
 
     Args:
-        marked: parts in another colour: layers that see the time step alone.
+        costs: of layers or ranges of steps, from top to bottom.
+        title: of the figure.
+        temporal: names drawn in another colour: layers whose only input is the time step.
     """
     with styled():
         figure, axes = one_axes(width=7.2, height=1.1 + 0.24 * max(3, len(costs)))
         names = [cost.name for cost in costs]
-        colours = [COLOURS[1] if name in marked else COLOURS[0] for name in names]
+        colours = [COLOURS[1] if name in temporal else COLOURS[0] for name in names]
         bars = axes.barh(range(len(costs)), [100 * cost.share for cost in costs], color=colours, height=0.7)
         axes.bar_label(bars, [f"{100 * cost.share:.1f} %" for cost in costs], padding=3, fontsize=8)
         for bar, name in zip(bars, names, strict=True):
-            bar.set_hatch("//" if name in marked else None)
+            bar.set_hatch("//" if name in temporal else None)
         axes.set_yticks(range(len(costs)), names, fontsize=8)
         axes.set_ylim(len(costs) - 0.4, -0.6)
         axes.margins(x=0.12)
         axes.grid(False, axis="y")
         axes.set(title=title, xlabel="share of the image error in %")
-        if set(marked) & set(names):
+        if set(temporal) & set(names):
             axes.barh([0], [0], color=COLOURS[1], hatch="//", label="sees the time step alone")
             axes.legend(loc="lower right", fontsize=8)
     return figure

@@ -1,4 +1,4 @@
-"""Small panels, one a layer: learned intervals on activations, and how these change over the steps."""
+"""Figures of one small panel a layer: quantization intervals on activations over the steps."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,10 +24,11 @@ LONGEST = 34
 def interval_panels(
     timesteps: Tensor, layers: Sequence[str], quantiles: Tensor, intervals: Mapping[str, Tensor]
 ) -> Figure:
-    """Intervals of several models on the spread of what they quantize (TDQ, NeurIPS 2023, figures 2 to 5).
+    """Intervals of several models on quantiles of the quantized activations (TDQ, NeurIPS 2023, figures 2 to 5).
 
     Args:
-        timesteps: (K,). layers: L names.
+        timesteps: (K,) in step order.
+        layers: L names.
         quantiles: (L, K, 7) of the full-precision inputs, at ``LEVELS``.
         intervals: by label, (S, L, K, 2) least and greatest values of S models, whose lines share a colour.
     """
@@ -38,7 +39,7 @@ def interval_panels(
             for band, name in enumerate(BANDS):
                 low, high = quantiles[i, :, band].tolist(), quantiles[i, :, -1 - band].tolist()
                 axes.fill_between(t, low, high, color=GREYS[band], linewidth=0, label=name)
-            _draw_intervals(axes, timesteps, {label: found[:, i] for label, found in intervals.items()})
+            _draw_intervals(axes, timesteps, {label: bounds[:, i] for label, bounds in intervals.items()})
         figure.supylabel("input of the layer", fontsize=9)
         _finish(figure, panels)
     return figure
@@ -47,10 +48,13 @@ def interval_panels(
 def activation_maps(
     timesteps: Tensor, layers: Sequence[str], edges: Tensor, shares: Tensor, intervals: Mapping[str, Tensor]
 ) -> Figure:
-    """The distribution of layers' inputs at every step, as shares by value, with intervals on it.
+    """Histograms of layers' inputs at every step as a grey map, with the intervals of several models as lines.
 
     Args:
-        timesteps: (K,). layers: L names. edges: (L, B + 1). shares: (L, K, B) of a step's values in each bin.
+        timesteps: (K,) in step order.
+        layers: L names.
+        edges: (L, B + 1) of the bins.
+        shares: (L, K, B) share of a step's values in each bin.
         intervals: as of :func:`interval_panels`.
     """
     with styled():
@@ -65,7 +69,7 @@ def activation_maps(
                 rasterized=True,
             )
             axes.grid(False)
-            _draw_intervals(axes, timesteps, {label: found[:, i] for label, found in intervals.items()})
+            _draw_intervals(axes, timesteps, {label: bounds[:, i] for label, bounds in intervals.items()})
             axes.set_ylim(float(edges[i, 0]), float(edges[i, -1]))
         shares_label = "share of the step's values in %"
         bar = figure.colorbar(image, ax=list(panels), label=shares_label, aspect=40, extend="max")
@@ -96,11 +100,11 @@ def _grid(layers: Sequence[str]) -> tuple[Figure, list[Axes]]:
 def _draw_intervals(axes: Axes, timesteps: Tensor, intervals: Mapping[str, Tensor]) -> None:
     for number, (label, models) in enumerate(intervals.items()):
         several = f", {len(models)} runs" if len(models) > 1 else ""
-        for run, ends in enumerate(models):
+        for run, bounds in enumerate(models):
             for side in range(2):
                 axes.plot(
                     timesteps.tolist(),
-                    ends[:, side].tolist(),
+                    bounds[:, side].tolist(),
                     color=COLOURS[(number + 1) % len(COLOURS)],
                     linestyle=LINES[number % len(LINES)],
                     linewidth=1.1,

@@ -1,4 +1,4 @@
-"""How all figures look, and how they are saved: readable on light and dark paper, for colour-blind readers too."""
+"""Style of all figures, and saving: readable on light and dark backgrounds, and by colour-blind readers."""
 
 import io
 import warnings
@@ -52,25 +52,35 @@ STYLE: Any = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Within the block, figures are made in this style; matplotlib's own settings are as before afterwards."""
+    """Apply ``STYLE`` to figures made in a ``with`` block; matplotlib's settings are restored afterwards."""
     with matplotlib.rc_context(STYLE):
         yield
 
 
 def one_axes(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """An empty figure with one pair of axes, sizes in inches."""
+    """An empty figure with one pair of axes.
+
+    Args:
+        width: of the figure, inches.
+        height: of the figure, inches.
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def over_steps(axes: Axes) -> None:
-    """Time steps run from noise to image, as sampling does."""
+    """Make the horizontal axis one of time steps that run from noise to image, as sampling does."""
     axes.set_xlabel("time step t (sampling runs from left to right)")
     axes.invert_xaxis()
 
 
 def legend(axes: Axes, count: int) -> None:
-    """A legend where there is more than one thing to tell apart."""
+    """Add a legend if there is more than one line.
+
+    Args:
+        axes: that hold the lines.
+        count: of the lines.
+    """
     if count > 1:
         axes.legend(loc="best", fontsize=8)
 
@@ -79,7 +89,8 @@ def svg(figure: Figure, salt: str) -> str:
     """The figure as SVG text: the same figure and salt give the same bytes.
 
     Args:
-        salt: makes the names inside differ from those of other figures on one page.
+        figure: to draw.
+        salt: of the hashes that name elements, which must differ between figures on one page.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": salt}), _any_glyph():
@@ -88,7 +99,7 @@ def svg(figure: Figure, salt: str) -> str:
 
 
 def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
-    """Write ``stem.png`` (on white, 160 dots an inch) and ``stem.svg``."""
+    """Write ``stem.png`` (on white, 160 dots an inch) and ``stem.svg``; returns both paths."""
     stem = Path(stem)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
     # The first drawing moves the layout a little, so that the second one's bytes would be others.
@@ -99,23 +110,23 @@ def save_figure(figure: Figure, stem: Path | str) -> list[Path]:
 
 
 def save_picture(figure: Figure, path: Path) -> None:
-    """Write one file, PNG on white or SVG, by its ending; whole or not at all.
+    """Write one file, a PNG on white or an SVG, by its suffix; whole or not at all.
 
     Raises:
-        InputError: another ending.
+        InputError: the suffix is neither ``.png`` nor ``.svg``.
     """
     check_picture(path)
     if path.suffix == ".svg":
         write_whole(path, svg(figure, path.stem))
         return
-    how: dict[str, Any] = {"facecolor": "white", "format": "png", "pil_kwargs": {"optimize": True}}
+    options: dict[str, Any] = {"facecolor": "white", "format": "png", "pil_kwargs": {"optimize": True}}
     with _any_glyph(), replacing(path) as temporary:
-        figure.savefig(temporary, dpi=PICTURE_DOTS, **how)
+        figure.savefig(temporary, dpi=PICTURE_DOTS, **options)
 
 
 @contextmanager
 def _any_glyph() -> Iterator[None]:
-    """Within the block, no warning of characters that the font lacks: SVG has them as text, PNG a box."""
+    """Silence warnings of characters that the font lacks in a ``with`` block: SVG has them as text, PNG a box."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
