@@ -30,7 +30,7 @@ from tempoquant.models.class_pipeline import ClassPipeline
 from tempoquant.outputs import Kind, check_output, writing
 from tempoquant.pipelines import resolve
 from tempoquant.progress import Progress, RichProgress, Silent
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.workplace import partial_of
 
 LEARNING_RATE, LAST_RATE = 5e-4, 0.02
@@ -109,7 +109,7 @@ class Training:
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """This step's samples, noise, time steps and labels; t in mirrored pairs, for a steadier loss."""
-        random, batch = generator("fashion32", self.settings.seed, self.step), self.settings.batch
+        random, batch = rng("fashion32", self.settings.seed, self.step), self.settings.batch
         rows = torch.randint(len(self.pictures), (batch,), generator=random)
         half = torch.randint(1000, ((batch + 1) // 2,), generator=random)
         samples = fashion_mnist.to_sample(self.pictures[rows])

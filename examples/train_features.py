@@ -17,7 +17,7 @@ from torch.nn import functional
 from tempoquant.errors import InputError, TempoquantError
 from tempoquant.evaluation import SmallClassifier
 from tempoquant.progress import Progress, RichProgress
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 
 BUNDLED = Path(__file__).parents[1] / "src" / "tempoquant" / "assets" / "fashion32_features.safetensors"
 BATCH, LEARNING_RATE = 128, 4e-3
@@ -25,7 +25,7 @@ BATCH, LEARNING_RATE = 128, 4e-3
 
 def batches(count: int, seed: int, epoch: int) -> Sequence[Tensor]:
     """The rows of an epoch's batches; the last, smaller one is left out."""
-    order = torch.randperm(count, generator=generator("features", seed, epoch))
+    order = torch.randperm(count, generator=rng("features", seed, epoch))
     return order[: count - count % BATCH].split(BATCH)
 
 
@@ -45,7 +45,7 @@ def train(pictures: Tensor, classes: Tensor, epochs: int, seed: int, progress: P
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     with progress.stage("training the features", steps) as advance:
         for epoch in range(epochs):
-            random = generator("mirrored", seed, epoch)
+            random = rng("mirrored", seed, epoch)
             for rows in batches(len(pictures), seed, epoch):
                 logits = network(augmented(fashion_mnist.to_sample(pictures[rows]), random))
                 loss = functional.cross_entropy(logits, classes[rows], label_smoothing=0.05)

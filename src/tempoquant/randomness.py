@@ -5,10 +5,10 @@ import hashlib
 import torch
 
 
-def generator(*key: object) -> torch.Generator:
+def rng(*key: object) -> torch.Generator:
     """A CPU generator whose stream is a function of ``key`` alone, e.g. ``("rows", seed, unit)``.
 
-    >>> torch.equal(torch.rand(2, generator=generator(1, "a")), torch.rand(2, generator=generator(1, "a")))
+    >>> torch.equal(torch.rand(2, generator=rng(1, "a")), torch.rand(2, generator=rng(1, "a")))
     True
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()

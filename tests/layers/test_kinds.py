@@ -11,7 +11,7 @@ from tempoquant.graph import StockKind
 from tempoquant.intervals import ConstantInterval
 from tempoquant.layers import LAYER_KINDS, QuantLinear, layer_kind, to_quantized
 from tempoquant.numerics import RowLayout, affine_qparams, nearest, quantize, weight_qparams
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 
 LAYERS = {
     "linear": (lambda: nn.Linear(32, 6), (3, 32)),
@@ -33,7 +33,7 @@ def _quantized(name, group_size=None, bits=4):
     groups = 1 if group_size is None else layer.layout.input_channels // group_size
     grid = weight_qparams(rows, bits, False, "minmax", groups)
     layer.set_weight(layer.layout.from_rows(nearest(rows, grid)), grid, bits)
-    x = torch.randn(shape, generator=generator("kinds")) + 0.5
+    x = torch.randn(shape, generator=rng("kinds")) + 0.5
     layer.input_interval = ConstantInterval(affine_qparams(x.min(), x.max(), 8), 8)
     return make, layer, x
 
@@ -100,19 +100,19 @@ def test_the_float_weight_of_the_integers(name, group_size):
 @pytest.mark.parametrize("name", [name for name in LAYERS if "groups" not in name])
 def test_rows_times_input_vectors_are_the_output(name):
     make, layer, x = _quantized(name)
-    vectors = layer.input_vectors(x, 10_000, generator(0))
+    vectors = layer.input_vectors(x, 10_000, rng(0))
     stock = make().requires_grad_(False)
     rows = layer.layout.to_rows(stock.weight)
     output = stock(x).movedim(-1 - layer.kind.spatial, -1).reshape(-1, 6)
     torch.testing.assert_close(vectors @ rows.T + stock.bias, output, rtol=1e-4, atol=1e-5)
-    first, second = (layer.input_vectors(v, 2, generator(7)) for v in (x, 2 * x))
+    first, second = (layer.input_vectors(v, 2, rng(7)) for v in (x, 2 * x))
     assert first.shape == (2, rows.shape[1]) and torch.equal(2 * first, second)
 
 
 def test_padding_by_reflection_is_part_of_the_vectors():
     layer, x = to_quantized(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")), torch.randn(1, 3, 5, 5)
     output = layer(x).permute(0, 2, 3, 1).reshape(-1, 4) - layer.bias
-    vectors = layer.input_vectors(x, 100, generator(0))
+    vectors = layer.input_vectors(x, 100, rng(0))
     torch.testing.assert_close(vectors @ layer.weight.flatten(1).T, output, rtol=1e-4, atol=1e-5)
 
 

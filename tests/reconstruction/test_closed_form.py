@@ -4,12 +4,12 @@ from torch import nn
 
 from tempoquant.layers import to_quantized
 from tempoquant.numerics.weights import nearest, weight_qparams
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.reconstruction.gptq import Moments, compensated_rounding, fitted_scale, gram
 
 
 def _normal(*shape, key=0):
-    return torch.randn(*shape, generator=generator("test", key))
+    return torch.randn(*shape, generator=rng("test", key))
 
 
 def _error(weight, rounded, quantized, full=None):
@@ -27,17 +27,17 @@ def _correlated(count, width):
 )
 def test_patches_times_weight_is_the_convolution(layer):
     x = _normal(2, 3, 7, 7)
-    vectors = to_quantized(layer).input_vectors(x, 10_000, generator(0))
+    vectors = to_quantized(layer).input_vectors(x, 10_000, rng(0))
     output = layer(x).permute(0, 2, 3, 1).reshape(-1, 4)
     torch.testing.assert_close(vectors @ layer.weight.flatten(1).T + layer.bias, output, rtol=1e-4, atol=1e-5)
 
 
 def test_drawn_vectors_are_the_same_positions_for_both_streams():
     layer, x = nn.Conv2d(3, 4, 3, padding=1), _normal(4, 3, 8, 8)
-    first, second = (to_quantized(layer).input_vectors(v, 20, generator(5)) for v in (x, 2 * x))
+    first, second = (to_quantized(layer).input_vectors(v, 20, rng(5)) for v in (x, 2 * x))
     assert first.shape == (20, 27)
     torch.testing.assert_close(2 * first, second)
-    rows = to_quantized(nn.Linear(3, 1)).input_vectors(x.permute(0, 2, 3, 1), 7, generator(1))
+    rows = to_quantized(nn.Linear(3, 1)).input_vectors(x.permute(0, 2, 3, 1), 7, rng(1))
     assert rows.shape == (7, 3)
 
 

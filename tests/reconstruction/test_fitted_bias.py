@@ -7,7 +7,7 @@ from torch import nn
 import tempoquant
 from tempoquant.layers import QuantizedLayer, to_quantized
 from tempoquant.numerics.weights import weight_qparams
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.reconstruction.unit import LayerRounding, compensate, compensate_about_mean
 from tiny import small_recipe, unet_pipeline
 
@@ -16,9 +16,9 @@ def shifted_layer() -> tuple[QuantizedLayer, torch.Tensor, torch.Tensor]:
     """A linear layer, and inputs of two streams whose mean is large beside their spread."""
     torch.manual_seed(0)
     layer = to_quantized(nn.Linear(40, 12).requires_grad_(False))
-    mean = 3 * torch.randn(40, generator=generator("mean"))
-    full = mean + torch.randn(200, 40, generator=generator("x"))
-    return layer, full + 0.2 * torch.randn(200, 40, generator=generator("noise")) + 0.1, full
+    mean = 3 * torch.randn(40, generator=rng("mean"))
+    full = mean + torch.randn(200, 40, generator=rng("x"))
+    return layer, full + 0.2 * torch.randn(200, 40, generator=rng("noise")) + 0.1, full
 
 
 def errors(layer, integers, grid, shift, quantized, full):

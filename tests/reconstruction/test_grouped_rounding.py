@@ -6,7 +6,7 @@ from torch import nn
 
 from tempoquant.layers import to_quantized
 from tempoquant.numerics import nearest, over_rows, weight_qparams
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.reconstruction.gptq import Moments, compensated_rounding, fitted_scale
 from tempoquant.reconstruction.rounding import SoftRounding
 from tempoquant.reconstruction.unit import LayerRounding, compensate, compensate_about_mean
@@ -17,10 +17,10 @@ GROUPS = 4
 @pytest.fixture
 def problem():
     """A weight (12, 96), its grid, and inputs of two streams (300, 96) whose channels follow each other."""
-    weight = torch.randn(12, 96, generator=generator("weight"))
-    full = torch.randn(300, 10, generator=generator("x")) @ torch.randn(10, 96, generator=generator("mix"))
-    full = full + 0.3 * torch.randn(300, 96, generator=generator("noise"))
-    quantized = full + 0.05 * torch.randn(300, 96, generator=generator("quantized"))
+    weight = torch.randn(12, 96, generator=rng("weight"))
+    full = torch.randn(300, 10, generator=rng("x")) @ torch.randn(10, 96, generator=rng("mix"))
+    full = full + 0.3 * torch.randn(300, 96, generator=rng("noise"))
+    quantized = full + 0.05 * torch.randn(300, 96, generator=rng("quantized"))
     return weight, weight_qparams(weight, 3, False, "mse", GROUPS), quantized, full
 
 
@@ -47,7 +47,7 @@ def test_compensation_and_fitted_scales_each_lower_the_error(problem):
 
 def test_fitted_scales_are_the_joint_least_squares_solution():
     # Inputs that hardly follow each other: passes over the groups then reach the solution.
-    weight, x = torch.randn(5, 32, generator=generator(1)), torch.randn(400, 32, generator=generator(2))
+    weight, x = torch.randn(5, 32, generator=rng(1)), torch.randn(400, 32, generator=rng(2))
     grid = weight_qparams(weight, 4, False, "minmax", 2)
     integers = nearest(weight, grid)
     fitted = fitted_scale(weight, integers, Moments.of(weight, x, None), grid.scale)

@@ -3,11 +3,11 @@ import torch
 
 from tempoquant.numerics import RowLayout
 from tempoquant.numerics.weights import nearest, weight_qparams
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.reconstruction.effort import effort
 from tempoquant.reconstruction.rounding import SoftRounding, beta_at, reconstruction_loss
 
-WEIGHT = torch.randn(6, 3, 3, 3, generator=generator("rounding"))
+WEIGHT = torch.randn(6, 3, 3, 3, generator=rng("rounding"))
 LAYOUT = RowLayout(tuple(WEIGHT.shape))
 BY_CHANNEL = weight_qparams(WEIGHT, 4, False, "minmax")
 GRID = LAYOUT.grid(BY_CHANNEL)

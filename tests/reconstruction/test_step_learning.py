@@ -8,7 +8,7 @@ from tempoquant.intervals import Clock, ConstantInterval, GroupInterval, TableIn
 from tempoquant.layers import Site, simulate, to_quantized
 from tempoquant.learned.networks import ARCHITECTURES
 from tempoquant.numerics import QParams
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.reconstruction.effort import StepEffort
 from tempoquant.reconstruction.step_learning import Call, StepLearner, with_scale
 
@@ -32,7 +32,7 @@ def unit(effort=RELATIVE, too_wide=4.0, key="unit"):
     """A block of two layers with 4-bit inputs, whose range grows with the time step, on grids that are too wide."""
     clock, block = Clock(STEPS, 1, "t"), Block()
     timestep = STEPS.repeat(ROWS // 4)
-    x = torch.randn(ROWS, 3, 6, 6, generator=generator("x")) * (0.2 + timestep[:, None, None, None] / 300)
+    x = torch.randn(ROWS, 3, 6, 6, generator=rng("x")) * (0.2 + timestep[:, None, None, None] / 300)
     call = Call((x,), {"shift": torch.linspace(0, 1, ROWS)}, block(x, torch.linspace(0, 1, ROWS)), timestep)
     for layer, reach, zero in ((block.conv, 4.0, 8), (block.linear, 6.0, 2)):
         layer.input_interval = ConstantInterval(

@@ -6,7 +6,7 @@ import torch
 from tempoquant.calibration.range_observer import RangeObserver
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.recipe import Recipe
 from tempoquant.recording.step_choice import range_rows, reconstruction_rows, skewed_normal_steps
 
@@ -21,13 +21,13 @@ def recorded(steps=20, samples=30):
 
 
 def test_draws_are_normal_around_the_mean_counted_from_the_cleanest_step():
-    steps = skewed_normal_steps(20_000, 1000, 0.3, 0.1, generator("draws"))
+    steps = skewed_normal_steps(20_000, 1000, 0.3, 0.1, rng("draws"))
     time = (999 - steps).double()
     assert float(time.mean()) == pytest.approx(300 - 0.5, abs=3) and float(time.std()) == pytest.approx(100, abs=3)
 
 
 def test_draws_beyond_the_schedule_are_clamped_to_its_ends():
-    steps = skewed_normal_steps(20_000, 10, 0.5, 1.0, generator("draws"))
+    steps = skewed_normal_steps(20_000, 10, 0.5, 1.0, rng("draws"))
     # P(t < 0.1) = Phi(-0.4) = 0.3446, and P(t >= 0.9) is the same.
     share = torch.bincount(steps, minlength=10).double() / 20_000
     assert float(share[9]) == pytest.approx(0.3446, abs=0.015) and float(share[0]) == pytest.approx(0.3446, abs=0.015)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tempoquant.extension import ACTIVATION_RANGES
 from tempoquant.numerics import QParams, affine_qparams, minmax_range, mse_range, percentile_range
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 
 VALUES = 1024
 EMA_MOMENTUM = 0.95
@@ -64,7 +64,7 @@ class RangeObserver:
         self.highs[row].append(items.amax(1))
         flat = items.flatten()
         if flat.numel() > values:
-            draw = generator(*self.key, row, len(self.values[row]))
+            draw = rng(*self.key, row, len(self.values[row]))
             flat = flat[torch.randint(flat.numel(), (values,), generator=draw)]
         self.values[row].append(flat)
 

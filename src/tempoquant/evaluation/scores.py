@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tempoquant.errors import InputError
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 
 SPLITS = 10
 SUBSETS, SUBSET_SIZE = 100, 1000
@@ -87,7 +87,7 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int = NEIGHBOU
 
 def _subset(real: Tensor, generated: Tensor, size: int, seed: int, index: int) -> tuple[Tensor, Tensor]:
     rows = [
-        torch.randperm(len(side), generator=generator("KID", seed, name, index))[:size]
+        torch.randperm(len(side), generator=rng("KID", seed, name, index))[:size]
         for name, side in (("real", real), ("generated", generated))
     ]
     return real[rows[0]], generated[rows[1]]

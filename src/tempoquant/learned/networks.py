@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def frequency_encoding(timestep: Tensor, length: int) -> Tensor:
 
 def random_fourier_encoding(timestep: Tensor, train_timesteps: int) -> Tensor:
     """``[cos(2 pi f_j t / T), sin(2 pi f_j t / T)]``, f_j fixed draws of a normal distribution: (B,) -> (B, 128)."""
-    frequency = torch.randn(FREQUENCIES // 2, generator=generator("random fourier")).to(timestep.device)
+    frequency = torch.randn(FREQUENCIES // 2, generator=rng("random fourier")).to(timestep.device)
     angle = 2 * math.pi / train_timesteps * timestep.float()[:, None] * frequency
     return torch.cat([angle.cos(), angle.sin()], 1)
 
@@ -121,7 +121,7 @@ class IntervalNetworks(nn.Module):
         self.architecture, self.train_timesteps = architecture, train_timesteps
         length, self.encode = ENCODINGS[architecture.encoding]
         widths = (length + architecture.statistics, *architecture.hidden, 1)
-        draws = generator(*key)
+        draws = rng(*key)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
             weight, bias = torch.zeros(scale.numel(), fan_in, fan_out), torch.zeros(scale.numel(), 1, fan_out)

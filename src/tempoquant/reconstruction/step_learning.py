@@ -10,7 +10,7 @@ from tempoquant.intervals import Clock, IntervalProvider, TableInterval
 from tempoquant.layers import Site, learning_kernels
 from tempoquant.learned import SCHEMES, Architecture, Bank, Draws, KeptNetworks, LearnedInterval, fold_intervals
 from tempoquant.numerics import SMALLEST_SCALE, QParams
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.reconstruction.effort import StepEffort
 from tempoquant.reconstruction.lockstep import take_rows
 from tempoquant.reconstruction.rounding import reconstruction_loss
@@ -99,7 +99,7 @@ class StepLearner:
         return bank
 
     def _optimize(self, scales: list[Tensor], bank: Bank | None) -> None:
-        effort, draws = self.effort, generator(*self.key)
+        effort, draws = self.effort, rng(*self.key)
         optimizer = torch.optim.Adam(self._parameters(scales, bank))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, effort.iterations))
         for _ in range(effort.iterations):

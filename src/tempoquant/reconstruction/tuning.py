@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tempoquant.layers import QuantizedLayer, learning_kernels
 from tempoquant.progress import Progress
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.recipe import Tuning
 from tempoquant.reconstruction.cache import UnitCache
 from tempoquant.recording import Store
@@ -79,7 +79,7 @@ class Tuner:
 
     def _draw(self, purpose: str, number: int) -> tuple[Tensor, Tensor]:
         """Steps and rows of one batch; the last eighth of the rows judges, the others are learned from."""
-        draws, held_out = generator(self.seed, "tuning", purpose, number), max(1, self.store.samples // 8)
+        draws, held_out = rng(self.seed, "tuning", purpose, number), max(1, self.store.samples // 8)
         low, high = 0, max(1, self.store.samples - held_out)
         if purpose == "judge":
             low, high = self.store.samples - held_out, self.store.samples

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tempoquant.extension import WEIGHT_ROUNDINGS
 from tempoquant.layers import QuantizedLayer, temporary_kernels
 from tempoquant.numerics import QParams, RowLayout, nearest
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.reconstruction.effort import Effort
 from tempoquant.reconstruction.gptq import Moments, compensated_rounding, fitted_scale
 from tempoquant.reconstruction.lockstep import take_rows
@@ -54,8 +54,8 @@ class LayerRounding:
     def input_vectors(self) -> tuple[Tensor, Tensor]:
         """The layer's input vectors at the same places of both streams, (M, K) each; one tensor where these are one."""
         most = min(MOST_VECTORS, self.vectors * max(self.layer.layout.row_length, 256))
-        x = self.layer.input_vectors(self.quantized, most, generator(*self.key))
-        return x, x if self.full is self.quantized else self.layer.input_vectors(self.full, most, generator(*self.key))
+        x = self.layer.input_vectors(self.quantized, most, rng(*self.key))
+        return x, x if self.full is self.quantized else self.layer.input_vectors(self.full, most, rng(*self.key))
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _optimize(
     key: tuple,
 ) -> None:
     optimizer = torch.optim.Adam([r.alpha for r in roundings.values()], lr=effort.lr)
-    draws, rows = generator(*key), call.target.shape[0]
+    draws, rows = rng(*key), call.target.shape[0]
     for iteration in range(effort.iterations):
         chosen = torch.randint(rows, (min(effort.batch, rows),), generator=draws)
         args, kwargs = take_rows(tuple(call[:2]), chosen, rows)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tempoquant.intervals import Clock
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.recipe import Calibration, Recipe
 from tempoquant.recording.store import Store
 
@@ -24,7 +24,7 @@ def skewed_normal_steps(count: int, steps: int, mean: float, std: float, draws: 
 def reconstruction_rows(store: Store, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Recorded (step, sample) pairs that units are reconstructed on: samples drawn at random, steps by choice."""
     count, steps, choice = recipe.calibration.rows, store.steps, recipe.calibration
-    draw = generator(recipe.seed, "reconstruction rows")
+    draw = rng(recipe.seed, "reconstruction rows")
     if choice.step_choice == "uniform":
         chosen = (torch.arange(count) * steps) // count if count <= steps else torch.arange(count) % steps
     else:
@@ -46,10 +46,10 @@ def range_rows(store: Store, clock: Clock, recipe: Recipe) -> Iterator[tuple[int
         counts = clock.rows(store.timesteps[steps]).bincount(minlength=len(clock)).tolist()
     for row, count in enumerate(counts):
         if count:
-            draw = generator(recipe.seed, "activation rows", row)
+            draw = rng(recipe.seed, "activation rows", row)
             samples = torch.randperm(store.samples, generator=draw)[:count].sort().values
             yield row, first[row], samples
 
 
 def _skewed(choice: Calibration, count: int, steps: int, seed: int, purpose: str) -> Tensor:
-    return skewed_normal_steps(count, steps, choice.step_mean, choice.step_std, generator(seed, purpose))
+    return skewed_normal_steps(count, steps, choice.step_mean, choice.step_std, rng(seed, purpose))

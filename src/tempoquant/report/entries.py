@@ -12,7 +12,7 @@ from torch import Tensor
 from tempoquant.checkpoint import EVIDENCE, read_evidence
 from tempoquant.diagnosis import DATA, Diagnosis
 from tempoquant.errors import InputError
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.report.evaluations import check_evidence
 
 RESAMPLES = 2000
@@ -88,7 +88,7 @@ def read_entries(folders: Sequence[Path | str]) -> tuple[list[Entry], list[Missi
 
 def confidence(values: Tensor, *key: object) -> tuple[float, float]:
     """A 95 % interval of the mean of ``values`` (N,): percentiles of 2000 resamples drawn with replacement."""
-    picks = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator("bootstrap", *key))
+    picks = torch.randint(len(values), (RESAMPLES, len(values)), generator=rng("bootstrap", *key))
     low, high = torch.quantile(values.double()[picks].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64))
     return float(low), float(high)
 

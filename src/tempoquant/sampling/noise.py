@@ -7,12 +7,12 @@ from torch import Tensor
 
 from tempoquant.errors import InputError
 from tempoquant.limits import MOST
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 
 
 def noise(shape: Sequence[int], seed: int, index: int) -> Tensor:
     """Initial noise of sample ``index``: standard normal, float32, of ``shape`` (one sample, no batch)."""
-    return torch.randn(tuple(shape), generator=generator("noise", seed, index))
+    return torch.randn(tuple(shape), generator=rng("noise", seed, index))
 
 
 def noise_batch(shape: Sequence[int], seed: int, indices: Sequence[int]) -> Tensor:
@@ -22,12 +22,12 @@ def noise_batch(shape: Sequence[int], seed: int, indices: Sequence[int]) -> Tens
 
 def step_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
     """One generator a sample for the noise that a stochastic sampler adds at its steps."""
-    return [generator("step noise", seed, index) for index in indices]
+    return [rng("step noise", seed, index) for index in indices]
 
 
 def pipeline_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
     """One generator a sample for a diffusers pipeline that draws its own noise; its first draw is :func:`noise`."""
-    return [generator("noise", seed, index) for index in indices]
+    return [rng("noise", seed, index) for index in indices]
 
 
 def sample_indices(samples: int | Sequence[int]) -> list[int]:

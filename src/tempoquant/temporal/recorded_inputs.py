@@ -10,7 +10,7 @@ from tempoquant.arguments import tensor_arguments
 from tempoquant.graph import Category, DenoiserGraph
 from tempoquant.intervals import Clock
 from tempoquant.pipelines import tensor_hash
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.recording import Store
 from tempoquant.temporal.program import TemporalProgram
 
@@ -48,7 +48,7 @@ def distinct_conditions(store: Store, seed: int, most: int) -> list[dict[str, An
     if not store.manifest["conditioning"] and not store.manifest.get("constants"):
         return [{}]
     found: dict[str, dict[str, Any]] = {}
-    for row in torch.randperm(store.samples, generator=generator(seed, "conditions")).split(1):
+    for row in torch.randperm(store.samples, generator=rng(seed, "conditions")).split(1):
         _, _, conditioning = store.read(torch.zeros_like(row), row)
         found.setdefault(" ".join(map(tensor_hash, tensor_arguments(conditioning).values())), conditioning)
         if len(found) == most:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from tempoquant.errors import InputError
 from tempoquant.evaluation import DatasetImages, ImageSet, TensorImages, open_reference
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 
 IDX_IMAGES = 2051
 IDX_PATTERN = "*images*idx3-ubyte*"
@@ -82,7 +82,7 @@ class Pictures:
             rows: those to draw.
             key: names the random numbers.
         """
-        drawn = torch.randint(len(self.images), (count,), generator=generator(*key))[rows].tolist()
+        drawn = torch.randint(len(self.images), (count,), generator=rng(*key))[rows].tolist()
         pixels = torch.stack([self.images.at(image) for image in drawn]).permute(0, 3, 1, 2).float() / 127.5 - 1
         return functional.pad(pixels, self.padding, value=-1.0)
 

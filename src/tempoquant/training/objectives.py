@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tempoquant.errors import InputError
 from tempoquant.pipelines import Model
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.recording import Store
 from tempoquant.sampling import Denoiser, Unbatched, device_of
 from tempoquant.training.data import Pictures
@@ -70,7 +70,7 @@ class DiffusionLoss:
     def draw(self, count: int, rows: slice, *key: object) -> Batch:
         """See :class:`Objective`."""
         scheduler, device = self.model.denoiser.scheduler, device_of(self.model.denoiser.module)
-        random = generator("diffusion", *key)
+        random = rng("diffusion", *key)
         timestep = torch.randint(scheduler.config.num_train_timesteps, (count,), generator=random)[rows]
         noise = torch.randn((count, *self.model.denoiser.sample_shape), generator=random)[rows]
         clean = self.model.encode(self.pictures.draw(count, rows, "images", *key)).cpu()
@@ -96,7 +96,7 @@ class Distillation:
 
     def draw(self, count: int, rows: slice, *key: object) -> Batch:
         """See :class:`Objective`."""
-        random = generator("distillation", *key)
+        random = rng("distillation", *key)
         steps = torch.randint(self.store.steps, (count,), generator=random)[rows]
         samples = torch.randint(self.store.samples, (count,), generator=random)[rows]
         sample, timestep, conditioning = _on(device_of(self.teacher.module), self.store.read(steps, samples))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tempoquant.errors import NumericsError
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 from tempoquant.recipe import Recipe
 from tempoquant.sampling import Denoiser
 from tempoquant.training.objectives import Batch, Objective
@@ -123,8 +123,8 @@ class Trainer:
         count = self.settings.batch // self.settings.accumulate
         batch = self.objective.draw(count, self.rows, *key)
         # Each process draws noise for its own rows.
-        self.trainee.draws.now = generator("training noise", *key, self.processes.rank)
-        seed = int(torch.randint(2**62, (), generator=generator("dropout", *key, self.processes.rank)))
+        self.trainee.draws.now = rng("training noise", *key, self.processes.rank)
+        seed = int(torch.randint(2**62, (), generator=rng("dropout", *key, self.processes.rank)))
         kind = batch.sample.device.type
         devices = [torch.cuda.current_device()] if kind == "cuda" else []
         dtype = torch.bfloat16 if self.settings.autocast == "bfloat16" else torch.float32

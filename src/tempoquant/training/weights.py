@@ -10,7 +10,7 @@ from tempoquant.layers import QuantizedLayer
 from tempoquant.learned import Draws, Reach, Scheme, scaled_gradient
 from tempoquant.numerics import QParams, RowLayout, quantize, weight_qparams
 from tempoquant.planning import LayerPlan
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
 
 
 class WeightQuantizer(nn.Module):
@@ -105,7 +105,7 @@ class LowRank(nn.Module):
     def __init__(self, weight: Tensor, rank: int, key: tuple):
         super().__init__()
         rows, columns = weight.shape[0], weight[0].numel()
-        drawn = torch.randn(rank, columns, generator=generator(*key)) / columns**0.5
+        drawn = torch.randn(rank, columns, generator=rng(*key)) / columns**0.5
         self.down, self.up = nn.Parameter(drawn), nn.Parameter(torch.zeros(rows, rank))
 
     def forward(self, weight: Tensor) -> Tensor:
