@@ -15,6 +15,7 @@ from tempoquant import plugins
 from tempoquant.exporting import TARGETS
 from tempoquant.extension import ACTIVATION_RANGES, PROVIDERS, STAGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS
 from tempoquant.graph import KINDS
+from tempoquant.kernels import BACKENDS
 from tempoquant.layers import LAYER_KINDS
 from tempoquant.methods import METHODS
 from tempoquant.pipelines import FAMILIES
@@ -39,7 +40,7 @@ def brief() -> Iterator[None]:
 def fresh_registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """After the test, all that its plugins registered is forgotten, and their modules too."""
     functions = (WEIGHT_RANGES, ACTIVATION_RANGES, WEIGHT_ROUNDINGS)
-    for registry in (*functions, TARGETS):
+    for registry in (*functions, TARGETS, BACKENDS):
         assert all(registry[name] for name in registry.built_in)
     registries: tuple[dict, ...] = (
         METHODS,
@@ -49,6 +50,7 @@ def fresh_registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         KINDS,
         LAYER_KINDS,
         TARGETS,
+        BACKENDS,
         *functions,
     )
     before = [dict(registry) for registry in registries]

@@ -41,6 +41,14 @@ def drawn(recipe: Recipe, folder: Path, make=bare_denoiser):
     return made
 
 
+def ended(monkeypatch, words: list[str]) -> int:
+    """The exit code of a command line."""
+    monkeypatch.setattr(sys, "argv", ["tempoquant", *words])
+    with pytest.raises(SystemExit) as ending:
+        main()
+    return ending.value.code
+
+
 def test_a_method(plugin, tmp_path):
     plugin("method")
     made = drawn(method_recipe("three-sigma", calibration=SMALL), tmp_path / "out")
@@ -81,6 +89,21 @@ def test_a_layer_kind(plugin, tmp_path):
     assert error < 0.05
 
 
+def test_a_backend(plugin, tmp_path, monkeypatch):
+    made = drawn(small_recipe("rtn"), tmp_path / "out")
+    plugin("backend")
+    report = made.use_engine("numpy")
+    assert report["time_in"] == "numpy int64" and report["middle"].startswith("simulation (no linear layer")
+    images = made.generate(2, **RUN)
+    made.use_engine("simulation")
+    assert torch.equal(made.generate(2, **RUN), images)
+    unet_pipeline().save_pretrained(tmp_path / "model")
+    tempoquant.quantize(tmp_path / "model", small_recipe("rtn"), out=tmp_path / "unet")
+    mine = ["--plugin", str(tmp_path / "mine_backend.py"), "--engine", "numpy"]
+    words = ["generate", str(tmp_path / "unet"), "-n", "1", "--steps", "4", "-o", str(tmp_path / "a.npy"), *mine]
+    assert ended(monkeypatch, words) == 0 and (tmp_path / "a.npy").is_file()
+
+
 def test_an_export_target(plugin, tmp_path):
     plugin("export_target")
     made = tempoquant.quantize(unet_pipeline(), small_recipe("rtn"))
@@ -104,7 +127,4 @@ def test_the_command_line_takes_the_file(plugin, tmp_path, monkeypatch):
         "three-sigma",
     ]
     words += ["--samples", "2", "--steps", "4", "-o", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", ["tempoquant", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0 and tempoquant.load(tmp_path / "out").recipe.method == "three-sigma"
+    assert ended(monkeypatch, words) == 0 and tempoquant.load(tmp_path / "out").recipe.method == "three-sigma"

@@ -18,6 +18,7 @@ from tempoquant.cli.options import (
     Json,
     Layers,
     Overwrite,
+    Plugins,
     Recording,
     ReferenceModel,
     Sampler,
@@ -37,6 +38,7 @@ from tempoquant.cli.options import (
 )
 from tempoquant.errors import InputError
 from tempoquant.outputs import Kind, check_output
+from tempoquant.plugins import load_plugins
 from tempoquant.sampling import check_sampler
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def diagnose_command(
     seed: Seed = 1,
     batch_size: BatchSize = 16,
     denoiser: Factory = None,
+    plugin: Plugins = None,
     engine: Engine = "auto",
     overwrite: Overwrite = False,
     json_file: Json = None,
@@ -78,6 +81,7 @@ def diagnose_command(
 
     Example: tempoquant diagnose out --reference fashion32 -o out/diagnosis
     """
+    load_plugins(plugin or ())
     place = _check_place(model, out, overwrite)
     check_json(json_file, overwrite, place)
     check_recording(recording)

@@ -17,6 +17,7 @@ from tempoquant.cli.options import (
     Factory,
     Json,
     Overwrite,
+    Plugins,
     QuantizedFolder,
     ReferenceModel,
     Sampler,
@@ -35,6 +36,7 @@ from tempoquant.cli.options import (
 )
 from tempoquant.errors import InputError
 from tempoquant.evaluation import parse_requirements
+from tempoquant.plugins import load_plugins
 from tempoquant.sampling import check_sampler
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ def evaluate_command(
     seed: Seed = 1,
     batch_size: BatchSize = 16,
     denoiser: Factory = None,
+    plugin: Plugins = None,
     engine: Engine = "auto",
     overwrite: Overwrite = False,
     json_file: Json = None,
@@ -79,6 +82,7 @@ def evaluate_command(
 
     Example: tempoquant evaluate out --reference fashion32 --metrics fd,is --extractor fashion32-cnn --json m.json
     """
+    load_plugins(plugin or ())
     check_overwrite(overwrite, json=json_file)
     check_json(json_file, overwrite)
     flags = many.DistributionFlags(metrics, extractor, extractor_weights, reference_images, clip, statistics_cache)

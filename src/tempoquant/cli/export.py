@@ -12,6 +12,7 @@ from tempoquant.cli.options import (
     Json,
     OutFolder,
     Overwrite,
+    Plugins,
     QuantizedFolder,
     check_factory,
     check_json,
@@ -22,6 +23,7 @@ from tempoquant.cli.options import (
 )
 from tempoquant.exporting import TARGETS, check_target
 from tempoquant.outputs import Kind, check_output
+from tempoquant.plugins import load_plugins
 
 
 @app.command("export")
@@ -39,6 +41,7 @@ def export_command(
         bool, typer.Option("--whole", help="text encoders and autoencoder too: optimum-intel loads the folder")
     ] = False,
     denoiser: Factory = None,
+    plugin: Plugins = None,
     overwrite: Overwrite = False,
     json_file: Json = None,
 ) -> None:
@@ -46,6 +49,7 @@ def export_command(
 
     Example: tempoquant export out --to openvino -o out-openvino
     """
+    load_plugins(plugin or ())
     check_target(to)
     check_not_input(out, folder)
     check_output(out, overwrite, Kind.EXPORTED)

@@ -14,6 +14,7 @@ from tempoquant.cli.options import (
     Factory,
     Folder,
     Overwrite,
+    Plugins,
     Sampler,
     Seed,
     Steps,
@@ -24,6 +25,7 @@ from tempoquant.cli.options import (
     schedule,
 )
 from tempoquant.outputs import check_samples_output
+from tempoquant.plugins import load_plugins
 from tempoquant.sampling import check_sampler
 
 
@@ -42,6 +44,7 @@ def generate_command(
     seed: Seed = 0,
     batch_size: BatchSize = 16,
     denoiser: Factory = None,
+    plugin: Plugins = None,
     engine: Engine = "auto",
     overwrite: Overwrite = False,
 ) -> None:
@@ -49,6 +52,7 @@ def generate_command(
 
     Example: tempoquant generate out -n 16 -o grid.png
     """
+    load_plugins(plugin or ())
     check_samples_output(out, overwrite)
     check_model(model, denoiser, engine)
     if sampler is not None:

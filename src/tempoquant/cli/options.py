@@ -57,7 +57,8 @@ SAMPLER_HELP = "ddim, ddim-quadratic, plms, dpm++ or ddpm; the model's own if no
 Sampler = Annotated[str | None, typer.Option(help=SAMPLER_HELP)]
 Engine = Annotated[str, typer.Option(help=f"the engine that computes quantized layers: {', '.join(ENGINES)}")]
 Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugin", help="a Python file with methods of your own; may be repeated")
+    list[Path] | None,
+    typer.Option("--plugin", help="a Python file of your own methods, backends, ...; may be repeated"),
 ]
 BatchSize = Annotated[int, typer.Option(**COUNT, help="samples computed together")]
 
