@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tempoquant.errors import FormatError, InputError
+from tempoquant.errors import FormatError, InputError, one_line
 
 LARGEST_JSON = 16 * 2**20
 """Bytes: folders of thousands of layers have configurations of a few megabytes."""
@@ -156,5 +156,5 @@ def _content(path: Path, most: int) -> str:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 3]}..."

@@ -26,6 +26,11 @@ def first_line(error: BaseException) -> str:
     return line if len(line) <= 300 else f"{line[:297]}..."
 
 
+def one_line(error: BaseException) -> str:
+    """An error's message on one line, or its type's name if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def unknown(what: str, value: str, valid: Iterable[str]) -> InputError:
     """The error for a name outside a closed set, nearest valid names first.
 

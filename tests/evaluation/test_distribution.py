@@ -16,10 +16,10 @@ from corners import Corners, pictures
 from tempoquant.errors import InputError
 from tempoquant.evaluation import (
     SmallClassifier,
+    compute_statistics,
     distribution_metrics,
     feature_extractor,
     frechet_distance,
-    gather,
     plan_metrics,
     save_images,
     save_statistics,
@@ -115,7 +115,7 @@ def test_npz_of_statistics(tmp_path):
     for metric, said in (("sfd", "no spatial statistics"), ("kid", "no single features"), ("pr", "no single features")):
         with pytest.raises(InputError, match=said):
             distribution_metrics(drawn, tmp_path / "fid.npz", inception(), [metric])
-    with pytest.raises(InputError, match="holds statistics of Inception features, and corners is asked for"):
+    with pytest.raises(InputError, match="holds statistics of Inception features, and corners is requested"):
         distribution_metrics(drawn, tmp_path / "fid.npz", Corners())
     np.savez(tmp_path / "short.npz", mu=np.zeros(3), sigma=np.eye(3))
     with pytest.raises(InputError, match="holds 3 pooled features, where the extractor gives 4"):
@@ -125,7 +125,7 @@ def test_npz_of_statistics(tmp_path):
 def test_saved_statistics_as_a_reference(tmp_path):
     real, drawn = pictures(60), pictures(50, 1)
     path = tmp_path / "s.safetensors"
-    save_statistics(gather(real.split(16), Corners()), path)
+    save_statistics(compute_statistics(real.split(16), Corners()), path)
     wanted = distribution_metrics(drawn, real, Corners(), ["fd", "sfd"])
     found = distribution_metrics(drawn, path, Corners(), ["fd", "sfd"])
     assert found["fd"]["value"] == pytest.approx(wanted["fd"]["value"], rel=1e-10)
@@ -152,10 +152,10 @@ def test_a_folder_is_read_once(tmp_path):
 
 REFUSED = {
     "unknown": ({"metrics": ["fdi"]}, "unknown metric 'fdi': did you mean fd"),
-    "empty": ({"metrics": []}, "no metric is asked for"),
+    "empty": ({"metrics": []}, "no metric is requested"),
     "no extractor": ({"extractor": None}, "fd needs a feature extractor: inception"),
     "unknown extractor": ({"extractor": "fashion32"}, "unknown feature extractor 'fashion32': did you mean fashion32"),
-    "no reference": ({"reference": None}, "fd: a reference is needed"),
+    "no reference": ({"reference": None}, "metrics fd need a reference"),
     "resolution": ({"reference": pictures(9, size=16)}, "holds 16x16x1 images and the generated ones are 32x32x1"),
     "channels": ({"reference": pictures(9, channels=3)}, "holds 32x32x3 images"),
     "too few": ({"metrics": ["is"], "images": pictures(9)}, "is needs at least 10 images, not 9"),
@@ -167,8 +167,8 @@ REFUSED = {
 
 @pytest.mark.parametrize(("changes", "said"), REFUSED.values(), ids=REFUSED)
 def test_refusals_come_before_any_work(changes, said, monkeypatch):
-    monkeypatch.setattr("tempoquant.evaluation.plan.gather", None)
-    monkeypatch.setattr("tempoquant.evaluation.real.cached", None)
+    monkeypatch.setattr("tempoquant.evaluation.plan.compute_statistics", None)
+    monkeypatch.setattr("tempoquant.evaluation.real.cached_statistics", None)
     given = {"images": pictures(20), "reference": pictures(20), "extractor": Corners(), "metrics": ["fd"]}
     with pytest.raises(InputError, match=said):
         distribution_metrics(**given | changes)

@@ -47,7 +47,7 @@ def test_a_label_is_one_line(tmp_path):
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(InputError, match=r"g.jpg is no .png file"):
+    with pytest.raises(InputError, match=r"g.jpg: a grid of images is written to a .png file"):
         save_grid(flat(1, 0), tmp_path / "g.jpg")
     with pytest.raises(InputError, match=r"uint8 is needed"):
         save_images(flat(1, 0).float(), tmp_path)

@@ -11,9 +11,9 @@ from PIL import Image
 
 from corners import Corners, pictures
 from tempoquant.errors import FormatError, InputError
-from tempoquant.evaluation import gather, load_statistics, open_reference, save_images, save_statistics
+from tempoquant.evaluation import compute_statistics, load_statistics, open_reference, save_images, save_statistics
 from tempoquant.evaluation.images import DatasetImages, FolderImages, TensorImages
-from tempoquant.evaluation.statistics import cached
+from tempoquant.evaluation.statistics import cached_statistics
 
 
 def joined(images):
@@ -84,7 +84,7 @@ def test_bad_sources(tmp_path):
         open_reference(3)
     with pytest.raises(InputError, match=r"torch.float32 \(2, 8, 8, 1\)"):
         open_reference(torch.zeros(2, 8, 8, 1))
-    with pytest.raises(InputError, match=r"image 1 is \(9, 9, 1\), and the first \(8, 8, 1\)"):
+    with pytest.raises(InputError, match=r"image 1 is \(9, 9, 1\) and the first \(8, 8, 1\): one size"):
         joined(DatasetImages([pictures(1, size=8)[0], pictures(1, size=9)[0]]))
 
 
@@ -140,7 +140,7 @@ def test_what_is_no_file_is_no_image(tmp_path):
 
 
 def test_of_many_images_a_damaged_one_is_named_when_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempoquant.evaluation.images.CHEAP", 0)
+    monkeypatch.setattr("tempoquant.evaluation.images.EAGER_PIXELS", 0)
     GREY.save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(png(64, 64))
     found = FolderImages(tmp_path)
@@ -162,8 +162,8 @@ def test_an_item_that_a_dataset_cannot_read():
 
 def test_statistics_of_a_stream_are_those_of_the_whole():
     images = pictures(90)
-    whole = gather([images], Corners(), rows=["pooled"])
-    parts = gather(images.split(7), Corners(), rows=["pooled"])
+    whole = compute_statistics([images], Corners(), rows=["pooled"])
+    parts = compute_statistics(images.split(7), Corners(), rows=["pooled"])
     x, y = images[:, :2, :2, 0].flatten(1).double(), images[:, -2:, -2:, 0].flatten(1).double()
     for kind, wanted in (("pooled", x), ("spatial", y)):
         for found in (whole.gaussians[kind], parts.gaussians[kind]):
@@ -171,21 +171,21 @@ def test_statistics_of_a_stream_are_those_of_the_whole():
             np.testing.assert_allclose(found.covariance, np.cov(wanted.numpy(), rowvar=False), rtol=1e-10)
     assert torch.equal(parts.rows["pooled"], x.float()) and parts.count == 90
     with pytest.raises(InputError, match="at least two images are needed, not 1"):
-        gather([images[:1]], Corners())
+        compute_statistics([images[:1]], Corners())
 
 
 def test_the_cache_is_keyed_by_content_and_extractor(tmp_path):
     images, extractor, cache = TensorImages(pictures(9)), Corners(), tmp_path / "cache"
-    first = cached(images, extractor, cache=cache)
+    first = cached_statistics(images, extractor, cache=cache)
     assert extractor.seen == 9 and len(list(cache.iterdir())) == 1
-    again = cached(TensorImages(pictures(9)), extractor, cache=cache)
-    assert extractor.seen == 9 and same(first, again) and again.made == first.made
-    cached(TensorImages(pictures(9, seed=1)), extractor, cache=cache)
+    again = cached_statistics(TensorImages(pictures(9)), extractor, cache=cache)
+    assert extractor.seen == 9 and same(first, again) and again.provenance == first.provenance
+    cached_statistics(TensorImages(pictures(9, seed=1)), extractor, cache=cache)
     extractor.digest = "d1" * 32
-    cached(images, extractor, cache=cache)
-    cached(images, extractor, rows=["pooled"], cache=cache)
+    cached_statistics(images, extractor, cache=cache)
+    cached_statistics(images, extractor, rows=["pooled"], cache=cache)
     assert extractor.seen == 36 and len(list(cache.iterdir())) == 4
-    assert cached(images, extractor, cache=None).made.sha256 == "d1" * 32 and extractor.seen == 45
+    assert cached_statistics(images, extractor, cache=None).provenance.sha256 == "d1" * 32 and extractor.seen == 45
     file = min(cache.iterdir())
     file.write_bytes(file.read_bytes()[:-8])
     before = file.read_bytes()
@@ -194,25 +194,25 @@ def test_the_cache_is_keyed_by_content_and_extractor(tmp_path):
             for digest in ("c0", "d1"):
                 extractor.digest = digest * 32
                 for rows in ((), ("pooled",)):
-                    cached(TensorImages(pictures(9, seed=seed)), extractor, rows=rows, cache=cache)
+                    cached_statistics(TensorImages(pictures(9, seed=seed)), extractor, rows=rows, cache=cache)
     assert file.read_bytes() == before
 
 
 def test_a_cached_file_of_another_name_is_refused(tmp_path):
-    cached(TensorImages(pictures(9)), Corners(), cache=tmp_path)
+    cached_statistics(TensorImages(pictures(9)), Corners(), cache=tmp_path)
     (name,) = tmp_path.iterdir()
-    foreign = gather([pictures(9, seed=1)], Corners())
+    foreign = compute_statistics([pictures(9, seed=1)], Corners())
     name.unlink()
     save_statistics(foreign, name)
     with pytest.raises(FormatError, match="other statistics than its name says"):
-        cached(TensorImages(pictures(9)), Corners(), cache=tmp_path)
+        cached_statistics(TensorImages(pictures(9)), Corners(), cache=tmp_path)
 
 
 def test_saved_statistics_come_back_and_are_not_replaced(tmp_path):
-    made = gather([pictures(9)], Corners(), rows=["pooled"], source="mine")
+    made = compute_statistics([pictures(9)], Corners(), rows=["pooled"], source="mine")
     save_statistics(made, tmp_path / "s.safetensors")
-    save_statistics(gather([pictures(9, seed=1)], Corners()), tmp_path / "s.safetensors")
+    save_statistics(compute_statistics([pictures(9, seed=1)], Corners()), tmp_path / "s.safetensors")
     found = load_statistics(tmp_path / "s.safetensors")
-    assert same(found, made) and found.made == made.made and found.source == "mine" and found.count == 9
+    assert same(found, made) and found.provenance == made.provenance and found.source == "mine" and found.count == 9
     assert torch.equal(found.rows["pooled"], made.rows["pooled"])
     assert [path.name for path in tmp_path.iterdir()] == ["s.safetensors"]

@@ -76,7 +76,7 @@ def test_kernel_distance_repeats_and_depends_on_its_seed():
     torch.manual_seed(1)
     assert kernel_distance(x, y, subsets=5, seed=3) == first != kernel_distance(x, y, subsets=5, seed=4)
     assert (subset_size(40, 50), subset_size(999, 5000), subset_size(1000, 5000)) == (20, 499, 1000)
-    with pytest.raises(InputError, match="subsets of 41 rows of 40 real and 50 generated"):
+    with pytest.raises(InputError, match="subsets of 41 rows are not possible with 40 real and 50 generated"):
         kernel_distance(x, y, size=41)
 
 

@@ -90,7 +90,7 @@ def make_truth(
             **schedule(experiment),
         )
         save_tensors(_flat(truth), folder / PAIRED)
-    if plan is not None and plan.compares and plan.reference is None and not (folder / REAL).exists():
+    if plan is not None and plan.needs_reference and plan.reference is None and not (folder / REAL).exists():
         drawn = sampled_reference(plan, target, progress, **drawing_of(experiment, target))
         assert drawn is not None
         save_statistics(drawn, folder / REAL)

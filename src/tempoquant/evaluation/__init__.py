@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from tempoquant.evaluation.shapes import has_ssim
     from tempoquant.evaluation.statistics import (
         Statistics,
+        advancing,
+        compute_statistics,
         default_cache,
-        gather,
         load_statistics,
         save_statistics,
-        told,
     )
     from tempoquant.evaluation.trajectory import Reference, compare, evaluate_pair, reference
 else:
@@ -71,10 +71,12 @@ __all__ = [
     "SmallClassifier",
     "Statistics",
     "TensorImages",
+    "advancing",
     "check_fit",
     "check_measured",
     "check_sampled",
     "compare",
+    "compute_statistics",
     "cosine",
     "data_range",
     "default_cache",
@@ -82,7 +84,6 @@ __all__ = [
     "evaluate_pair",
     "feature_extractor",
     "frechet_distance",
-    "gather",
     "has_ssim",
     "judge",
     "load_statistics",
@@ -103,7 +104,6 @@ __all__ = [
     "ssim",
     "temporal_mismatch",
     "temporal_mismatch_of",
-    "told",
     "undefined_metrics",
     "warn_of_range",
     "why_undefined",

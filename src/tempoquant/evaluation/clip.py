@@ -13,12 +13,17 @@ from tempoquant.errors import InputError
 
 
 class ClipScore:
-    """A CLIP model from a local folder or a hub id, through transformers; safetensors weights alone are read.
+    """CLIP score of images and prompts, with a CLIP model of transformers; only safetensors weights are read.
 
-    Scores depend much on the backbone; compare only equal :attr:`digest`.
+    Scores depend much on the backbone; compare only those of equal :attr:`digest`.
+
+    Args:
+        model: a local folder or a hub id.
+        device: that the model runs on.
 
     Attributes:
-        digest: SHA-256 of the weights' names and values, hex. preprocessing: of images and prompts, in words.
+        digest: SHA-256 of the weights' names and values, hex.
+        preprocessing: of images and prompts, in words.
 
     Raises:
         InputError: transformers is missing, or the model cannot be loaded.
@@ -36,7 +41,7 @@ class ClipScore:
             raise InputError(f"CLIP model {model!r} cannot be loaded: {str(error).splitlines()[0]}") from None
         self.network = network.eval().to(device)
         self.digest = _digest(network.state_dict())
-        self.preprocessing = f"{_described(self.images)}; prompts cut at {self._length} tokens"
+        self.preprocessing = f"{_describe(self.images)}; prompts cut at {self._length} tokens"
 
     @property
     def _length(self) -> int:
@@ -50,6 +55,10 @@ class ClipScore:
 
         Args:
             images: (N, H, W, 1 or 3) uint8; grey ones are repeated.
+            prompts: N, cut at the model's longest text.
+
+        Raises:
+            InputError: not one prompt an image.
         """
         if len(prompts) != len(images):
             raise InputError(f"{len(prompts)} prompts for {len(images)} images: one each is needed")
@@ -59,8 +68,8 @@ class ClipScore:
         )
         inputs = {"pixel_values": self.images(list(rgb), return_tensors="pt")["pixel_values"]}
         inputs |= {name: text[name] for name in ("input_ids", "attention_mask")}
-        found = self.network(**{name: value.to(self.device) for name, value in inputs.items()})
-        cosine = functional.cosine_similarity(found.image_embeds.double(), found.text_embeds.double())
+        outputs = self.network(**{name: value.to(self.device) for name, value in inputs.items()})
+        cosine = functional.cosine_similarity(outputs.image_embeds.double(), outputs.text_embeds.double())
         return cosine.clamp(min=0).cpu()
 
 
@@ -72,14 +81,14 @@ def _transformers() -> Any:
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _described(processor: Any) -> str:
+def _describe(processor: Any) -> str:
     size, crop = processor.size, processor.crop_size
     return (
         f"{type(processor).__name__}: resize to {dict(size)}, crop to {dict(crop)}, "

@@ -1,4 +1,4 @@
-"""Metrics of sets of images: what each is called, what it needs, and how it is computed from statistics."""
+"""Metrics of sets of images: names, requirements, and computation from feature statistics."""
 
 import warnings
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from tempoquant.evaluation.scores import (
 )
 from tempoquant.evaluation.statistics import Statistics
 
-Found = dict[str, Any]
-Compute = Callable[[str, Statistics, Statistics | None, int], Found]
+Result = dict[str, Any]
+Compute = Callable[[str, Statistics, Statistics | None, int], Result]
 
 
 @dataclass(frozen=True)
@@ -28,28 +28,30 @@ class Metric:
     """A metric of a set of images.
 
     Attributes:
-        published: its name with the published Inception weights. own: with others, before the extractor's name.
-        output: of the extractor, that it is made of.
-        compares: whether it needs a reference. rows: whether it needs single features, not only Gaussians.
-        least: fewest images on a side.
-        compute: from its full name, the generated and the real statistics, and a seed.
+        published: its name with the published Inception weights.
+        generic: its name with another extractor, whose name follows.
+        output: of the extractor that it is computed from.
+        needs_reference: whether it compares with real images.
+        needs_rows: whether it needs single feature vectors beside Gaussians.
+        min_images: fewest images on a side.
+        compute: ``compute(name, generated, real, seed)`` gives the result as JSON data.
     """
 
     published: str
-    own: str
+    generic: str
     output: str
-    compares: bool
-    rows: bool
-    least: int
+    needs_reference: bool
+    needs_rows: bool
+    min_images: int
     compute: Compute
 
     def name(self, extractor: FeatureExtractor) -> str:
-        """What tables call it: a distance on other features than Inception's is never called FID."""
-        return self.published if extractor.name == InceptionFeatures.name else f"{self.own}-{extractor.name}"
+        """Its name with this extractor: a distance on other features than Inception's is never called FID."""
+        return self.published if extractor.name == InceptionFeatures.name else f"{self.generic}-{extractor.name}"
 
 
 def _frechet(output: str) -> Compute:
-    def compute(name: str, generated: Statistics, real: Statistics | None, seed: int) -> Found:
+    def compute(name: str, generated: Statistics, real: Statistics | None, seed: int) -> Result:
         assert real is not None
         a, b = real.gaussians[output], generated.gaussians[output]
         dimensions = len(a.mean)
@@ -63,20 +65,20 @@ def _frechet(output: str) -> Compute:
     return compute
 
 
-def _inception_score(name: str, generated: Statistics, real: Statistics | None, seed: int) -> Found:
+def _inception_score(name: str, generated: Statistics, real: Statistics | None, seed: int) -> Result:
     mean, std = inception_score(generated.rows["logits"])
     return {"name": name, "value": mean, "std": std, "splits": SPLITS, "generated": len(generated.rows["logits"])}
 
 
-def _kernel(name: str, generated: Statistics, real: Statistics | None, seed: int) -> Found:
+def _kernel(name: str, generated: Statistics, real: Statistics | None, seed: int) -> Result:
     assert real is not None
     a, b = real.rows["pooled"], generated.rows["pooled"]
     mean, std = kernel_distance(a, b, seed=seed)
-    drawn = {"subsets": SUBSETS, "subset_size": subset_size(len(a), len(b)), "seed": seed}
-    return {"name": name, "value": mean, "std": std, **drawn, "real": len(a), "generated": len(b)}
+    sampling = {"subsets": SUBSETS, "subset_size": subset_size(len(a), len(b)), "seed": seed}
+    return {"name": name, "value": mean, "std": std, **sampling, "real": len(a), "generated": len(b)}
 
 
-def _precision_recall(name: str, generated: Statistics, real: Statistics | None, seed: int) -> Found:
+def _precision_recall(name: str, generated: Statistics, real: Statistics | None, seed: int) -> Result:
     assert real is not None
     a, b = real.rows["pooled"], generated.rows["pooled"]
     precision, recall = precision_recall(a, b)

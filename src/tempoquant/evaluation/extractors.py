@@ -1,4 +1,4 @@
-"""Feature extractors: images to the numbers that distances between sets of images are made of."""
+"""Feature extractors: networks whose outputs distances between sets of images are computed from."""
 
 import importlib
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from tempoquant.evaluation.names import EXTRACTORS
 
 
 class FeatureExtractor(Protocol):
-    """Images to vectors.
+    """A network that computes feature vectors of images.
 
     Attributes:
-        name: names the distances. Only the published Inception weights are called ``inception``.
+        name: part of the names of distances. Only the published Inception weights are called ``inception``.
         digest: SHA-256 of the weights file, hex.
         preprocessing: what happens to pixels before the network, in words.
-        outputs: the kinds of vectors it gives: ``pooled`` always; ``spatial`` and ``logits`` if it can.
+        outputs: names of its outputs: ``pooled`` always; ``spatial`` and ``logits`` if it has them.
     """
 
     name: str
@@ -37,10 +37,11 @@ class FeatureExtractor(Protocol):
 
 
 class Fashion32Features:
-    """The bundled classifier of Fashion-MNIST: grey 32x32 images to 64 numbers; 112 spatial ones; 10 logits.
+    """Features of the bundled Fashion-MNIST classifier: 64 pooled, 112 spatial, and 10 logits, of grey 32x32 images.
 
     Args:
         weights: a safetensors file of :class:`SmallClassifier`; None for the bundled one.
+        device: that the network runs on.
 
     Raises:
         InputError: no such file.
@@ -66,12 +67,12 @@ class Fashion32Features:
             raise InputError(f"the {self.name} features are of grey 32x32 images, not {tuple(images.shape[1:])}")
         maps = self.network.maps(images.to(self.device).float() / 127.5 - 1)
         pooled = maps.mean(dim=(2, 3))
-        found = {"pooled": pooled, "spatial": spatial(maps), "logits": self.network.head(pooled)}
-        return {kind: vectors.cpu() for kind, vectors in found.items()}
+        outputs = {"pooled": pooled, "spatial": spatial(maps), "logits": self.network.head(pooled)}
+        return {kind: vectors.cpu() for kind, vectors in outputs.items()}
 
 
 class EffNetLite0Features:
-    """EfficientNet-Lite0 trained on ImageNet: RGB images to 1280 numbers after global pooling; 343 spatial ones.
+    """Features of EfficientNet-Lite0 trained on ImageNet: 1280 pooled and 343 spatial ones, of RGB images.
 
     Images are resized to 224x224 (bilinear) and scaled as the network was trained: (pixel - 127) / 128.
 
@@ -104,14 +105,15 @@ class EffNetLite0Features:
 
 
 def feature_extractor(name: str, weights: str | Path | None = None, device: str = "cpu") -> FeatureExtractor:
-    """The extractor of this name.
+    """Load a feature extractor.
 
     Args:
+        name: a key of ``EXTRACTORS``.
         weights: a local weights file instead of its own.
         device: where its network runs; features come back to the CPU.
 
     Raises:
-        InputError: there is none, its packages are not installed, or the weights are not its own.
+        InputError: the name is unknown, its packages are not installed, or the weights are of another network.
     """
     if name not in EXTRACTORS:
         raise unknown("feature extractor", name, EXTRACTORS)

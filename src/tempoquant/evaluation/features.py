@@ -1,4 +1,4 @@
-"""The bundled feature network for Fashion-MNIST, and what all extractors share."""
+"""The bundled feature network for Fashion-MNIST; spatial features and digests for all extractors."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images as PNG files: single ones, a grid, or labelled rows that stand beside each other."""
+"""Images as PNG files: single ones, a grid, or labelled rows."""
 
 import math
 from collections.abc import Mapping
@@ -18,10 +18,14 @@ PAPER, INK = (255, 255, 255), (20, 20, 20)
 
 
 def save_images(images: Tensor, folder: str | Path) -> list[Path]:
-    """Write ``00000.png``, ``00001.png``, ... into ``folder``; it is made if needed.
+    """Write ``00000.png``, ``00001.png``, ... and return their paths.
 
     Args:
         images: (N, H, W, C) uint8 with C 1 or 3, as ``to_images`` gives them.
+        folder: made if it does not exist.
+
+    Raises:
+        InputError: images of another dtype or shape, or none.
     """
     folder = Path(folder)
     pictures = _pictures(images)
@@ -33,16 +37,19 @@ def save_images(images: Tensor, folder: str | Path) -> list[Path]:
 
 
 def save_grid(images: Tensor | Mapping[str, Tensor], path: str | Path, columns: int | None = None) -> Path:
-    """Write one PNG of many images; small ones are enlarged by a whole factor so that pixels stay pixels.
+    """Write one PNG of many images and return its path; small ones are enlarged by an integer factor (nearest).
 
     Args:
         images: (N, H, W, C) uint8, set in a grid; or such tensors by label, set in one labelled row each.
         path: ends with ``.png``.
         columns: images in a row of a grid; None for a nearly square grid.
+
+    Raises:
+        InputError: another suffix, images of another dtype or shape, or none.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise InputError(f"{path} is no .png file")
+        raise InputError(f"{path}: a grid of images is written to a .png file")
     if isinstance(images, Tensor):
         pictures = _pictures(images)
         width = columns or math.ceil(math.sqrt(len(pictures)))

@@ -11,22 +11,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tempoquant.errors import InputError
+from tempoquant.errors import InputError, one_line
 from tempoquant.evaluation.features import file_digest
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 GREY = ("1", "L")
-DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+HIGH_DEPTH = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 """Modes of more than 8 bits a pixel, which Pillow would clip at 255."""
-CHEAP = 2**27
-"""Pixels of a folder, in all, that are read once for the sake of a damaged file: seconds."""
+EAGER_PIXELS = 2**27
+"""A folder of at most so many pixels is read in full when it is opened, so that a damaged file is found at once."""
 
 
 class ImageSet(Protocol):
-    """Images of one size.
+    """A set of images of one size.
 
     Attributes:
-        name: what messages call it.
+        name: in messages.
         shape: (H, W, C), C 1 or 3.
     """
 
@@ -49,12 +49,20 @@ class ImageSet(Protocol):
 
 
 class TensorImages:
-    """Images in memory, (N, H, W, C) uint8 with C 1 or 3; InputError if they are anything else, or none."""
+    """A set of images in memory.
+
+    Args:
+        images: (N, H, W, C) uint8 with C 1 or 3, N at least 1.
+        name: in messages.
+
+    Raises:
+        InputError: images of another dtype or shape, or none.
+    """
 
     def __init__(self, images: Tensor, name: str = "the given images"):
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
-            found = f"{images.dtype} {tuple(images.shape)}"
-            raise InputError(f"{name} are {found}: (N, H, W, C) uint8 with C 1 or 3 is needed")
+            actual = f"{images.dtype} {tuple(images.shape)}"
+            raise InputError(f"{name} are {actual}: (N, H, W, C) uint8 with C 1 or 3 is needed")
         self.images, self.name = images, name
         height, width, channels = images.shape[1:]
         self.shape = (height, width, channels)
@@ -72,31 +80,34 @@ class TensorImages:
 
     def digest(self) -> str:
         """See :meth:`ImageSet.digest`."""
-        found = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
         for batch in self.images.split(1024):
-            found.update(batch.cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
+            digest.update(batch.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 class FolderImages:
-    """All image files in a folder and those within it, by name. Colour files make grey ones among them RGB.
+    """All image files in a folder and its subfolders, by name; grey ones are RGB if any file is.
+
+    Args:
+        folder: searched recursively for files that end in ``SUFFIXES``.
 
     Raises:
-        InputError: no image there, a file that cannot be read, or images of several sizes. Of many images only headers
-            are read, so that a damaged one is found when it is used.
+        InputError: no image there, a file that cannot be read, or images of several sizes. Of more than 2^27 pixels
+            only headers are read, so that a damaged file is found when it is used.
     """
 
     def __init__(self, folder: str | Path):
         self.name, self.folder = str(folder), Path(folder)
-        named = (path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-        self.paths = sorted(path for path in named if not path.is_dir())
+        candidates = (path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        self.paths = sorted(path for path in candidates if not path.is_dir())
         if not self.paths:
             raise InputError(f"no images in {folder}: files ending in {', '.join(SUFFIXES)} are read")
         first, channels = None, 1
         for path in self.paths:
-            with _opened(path) as image:
+            with _open_image(path) as image:
                 size, mode = image.size, image.mode
-            if mode in DEEP:
+            if mode in HIGH_DEPTH:
                 raise InputError(f"{path} has pixels of mode {mode}: 8 bits a channel are needed")
             first = first or size
             if size != first:
@@ -107,7 +118,7 @@ class FolderImages:
             channels = channels if mode in GREY else 3
         assert first is not None
         self.shape = (first[1], first[0], channels)
-        if first[0] * first[1] * len(self.paths) <= CHEAP:
+        if first[0] * first[1] * len(self.paths) <= EAGER_PIXELS:
             for path in self.paths:
                 self._read(path)
 
@@ -128,12 +139,17 @@ class FolderImages:
         return hashlib.sha256("".join(file_digest(path) for path in self.paths).encode()).hexdigest()
 
     def _read(self, path: Path) -> Tensor:
-        with _opened(path) as image:
+        with _open_image(path) as image:
             return pixels(image.convert("RGB" if self.shape[2] == 3 else "L"))
 
 
 class DatasetImages:
-    """A dataset of torch's kind: items are PIL images, (H, W, C) uint8 tensors, or tuples that begin with one.
+    """The images of a torch dataset.
+
+    Args:
+        dataset: with ``__len__`` and ``__getitem__``; items are PIL images, (H, W, C) uint8 tensors, or tuples that
+            begin with one.
+        name: in messages.
 
     Raises:
         InputError: it is empty. A later item of another size or kind, or one that cannot be read, raises it when that
@@ -154,7 +170,9 @@ class DatasetImages:
         """See :meth:`ImageSet.at`."""
         image = self._read(index)
         if image.shape != self.shape:
-            raise InputError(f"{self.name}: image {index} is {tuple(image.shape)}, and the first {self.shape}")
+            raise InputError(
+                f"{self.name}: image {index} is {tuple(image.shape)} and the first {self.shape}: one size is needed"
+            )
         return image
 
     def batches(self, size: int) -> Iterator[Tensor]:
@@ -164,16 +182,16 @@ class DatasetImages:
 
     def digest(self) -> str:
         """See :meth:`ImageSet.digest`; reads every item."""
-        found = hashlib.sha256(repr((len(self), *self.shape)).encode())
+        digest = hashlib.sha256(repr((len(self), *self.shape)).encode())
         for batch in self.batches(256):
-            found.update(batch.contiguous().numpy().tobytes())
-        return found.hexdigest()
+            digest.update(batch.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def _read(self, index: int) -> Tensor:
         try:
             item = self.dataset[index]
         except Exception as error:
-            raise InputError(f"{self.name}: image {index} cannot be read: {_line(error)}") from error
+            raise InputError(f"{self.name}: image {index} cannot be read: {one_line(error)}") from error
         item = item[0] if isinstance(item, (tuple, list)) else item
         if isinstance(item, Image.Image):
             return pixels(item.convert("L" if item.mode in GREY else "RGB"))
@@ -181,7 +199,15 @@ class DatasetImages:
 
 
 def npz_images(path: Path, array: np.ndarray) -> TensorImages:
-    """The array ``arr_0`` of a ``.npz`` file, (N, H, W, C) uint8, or (N, H, W) of grey images."""
+    """A set of the images in ``arr_0`` of a ``.npz`` file.
+
+    Args:
+        path: of the file.
+        array: (N, H, W, C) uint8, or (N, H, W) of grey images.
+
+    Raises:
+        InputError: an array of another dtype or shape.
+    """
     if array.ndim == 3:
         array = array[..., None]
     if array.dtype != np.uint8 or array.ndim != 4:
@@ -190,17 +216,17 @@ def npz_images(path: Path, array: np.ndarray) -> TensorImages:
 
 
 def pixels(image: Image.Image) -> Tensor:
-    """A picture of mode L or RGB as (H, W, 1 or 3) uint8."""
+    """Pixels of an image of mode L or RGB, (H, W, 1 or 3) uint8."""
     array = np.array(image)
     return torch.from_numpy(array if array.ndim == 3 else array[..., None])
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file for the length of the block, which may read its pixels.
+def _open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file in a ``with`` block, which may read its pixels.
 
     Raises:
-        InputError: it is no image, damaged, or so large that it may be meant to fill the memory.
+        InputError: it is no image, is damaged, or exceeds Pillow's limit of pixels.
     """
     if not path.is_file():
         raise InputError(f"{path} cannot be read as an image: it is no file")
@@ -209,8 +235,4 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except Exception as error:
         # Every decoder of Pillow's has errors of its own.
-        raise InputError(f"{path} cannot be read as an image: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} cannot be read as an image: {one_line(error)}") from None

@@ -14,20 +14,21 @@ from tempoquant.evaluation.features import file_digest, spatial
 
 MODULE = "torch_fidelity.feature_extractor_inceptionv3"
 PUBLISHED = "6726825d"
-"""How the SHA-256 of the file of 2015-12-05 begins, in all its copies; pytorch-fid publishes the same file."""
+"""Prefix of the SHA-256 of the published weights (2015-12-05); pytorch-fid publishes the same file."""
 GRAPH_OUTPUTS = ("2048", "logits_unbiased")
 
 
 class InceptionFeatures:
-    """Inception-v3 of 2015-12-05: 2048 pooled features, 2023 spatial ones, and 1008 logits.
+    """Features of Inception-v3 (weights of 2015-12-05): 2048 pooled, 2023 spatial, and 1008 logits.
 
     The numbers are those of the ADM evaluation suite: ``pool_3``; the first 7 channels of ``mixed_6/conv`` (Nash et
     al. 2021 for sFID), which is the 1x1 branch of the block Mixed_6d; and the logits without their bias.
 
     Args:
         weights: a local ``.pth`` or ``.safetensors`` file of torch-fidelity's network; None for torch's own download
-            folder, which is filled if need be. Weights with another hash are another extractor, with a name that says
-            so.
+            folder, which they are downloaded to if they are missing. Weights of another hash give the extractor
+            another name.
+        device: that the network runs on.
 
     Raises:
         InputError: torch-fidelity is missing or cannot be imported, the file is not there or holds something else.
@@ -77,7 +78,7 @@ def _torch_fidelity() -> Any:
 
 
 def _published(url: str) -> Path:
-    """Where torch keeps downloads; the file is fetched if it is not there."""
+    """Path of the published weights in torch's download folder; downloads them if they are not there."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

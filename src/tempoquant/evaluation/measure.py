@@ -13,7 +13,7 @@ from tempoquant.evaluation.clip import ClipScore
 from tempoquant.evaluation.extractors import FeatureExtractor
 from tempoquant.evaluation.images import TensorImages
 from tempoquant.evaluation.plan import plan_metrics
-from tempoquant.evaluation.statistics import BATCH, told
+from tempoquant.evaluation.statistics import BATCH, advancing
 from tempoquant.progress import Progress, Silent
 
 
@@ -29,41 +29,47 @@ def distribution_metrics(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a set of images, as plain JSON data.
+    """Compute metrics of a set of images, as JSON data.
 
     Args:
         images: (N, H, W, C) uint8 with C 1 or 3, as ``to_images`` gives them.
         reference: real images or their statistics, see :func:`open_reference`; ``is`` and ``clip`` need none.
-        extractor: its name in ``EXTRACTORS``, or one that is loaded.
+        extractor: a name in ``EXTRACTORS``, or a :class:`FeatureExtractor`.
         metrics: of fd (FID), sfd (sFID), is, kid, pr (precision and recall), clip.
-        prompts: one an image, for ``clip``. clip: a local folder or hub id of a CLIP model.
-        cache: where statistics of the reference are kept between calls; None to compute them each time.
+        prompts: one an image, for ``clip``.
+        clip: a local folder or hub id of a CLIP model.
+        cache: folder of cached statistics of references; None to compute them each time.
         seed: of KID's random subsets.
+        progress: advanced by the images.
 
     Returns:
         A dictionary a metric, by key, each with its ``name``, value and counts; ``generated``, the images; and the
         ``extractor`` and ``reference`` with their hashes and preprocessing.
 
     Raises:
-        InputError: before any work, for whatever is missing or does not fit.
+        InputError: a metric is unknown, or its reference, extractor, prompts or CLIP model is missing or does not fit;
+            raised before any long work.
     """
-    given = TensorImages(images, "the generated images")
+    generated = TensorImages(images, "the generated images")
     plan = plan_metrics(metrics, extractor=extractor, reference=reference, clip=clip, cache=cache)
-    if plan.compares and plan.reference is None:
-        raise InputError(f"{', '.join(plan.metrics)}: a reference is needed")
-    plan.check(given.shape, len(given), prompts)
+    if plan.needs_reference and plan.reference is None:
+        raise InputError(f"metrics {', '.join(plan.metrics)} need a reference: a folder of images, a .npz or a tensor")
+    plan.check(generated.shape, len(generated), prompts)
     real = plan.real_statistics(progress)
-    with (progress or Silent()).stage("image features", len(given)) as advance:
-        return plan.measure(told(given.batches(BATCH), advance), real=real, prompts=prompts, seed=seed)
+    with (progress or Silent()).stage("image features", len(generated)) as advance:
+        return plan.measure(advancing(generated.batches(BATCH), advance), real=real, prompts=prompts, seed=seed)
 
 
 @dataclass(frozen=True)
 class FrechetResult:
-    """A Frechet distance, with what it depends on; it compares only with others of the same name and counts.
+    """A Frechet distance and the counts that it depends on; comparable only with equal name and counts.
 
     Attributes:
-        name: ``FD-<extractor>``; FID is the name of the distance on the published Inception weights alone.
-        real, generated: images on each side. dimensions: of the features.
+        name: ``FD-<extractor>``, or ``FID`` with the published Inception weights.
+        value: the distance.
+        real: number of real images.
+        generated: number of generated images.
+        dimensions: of the features.
     """
 
     name: str
@@ -73,19 +79,22 @@ class FrechetResult:
     dimensions: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """The attributes as JSON data."""
         return asdict(self)
 
 
 def frechet_distance(
     real: Tensor, generated: Tensor, extractor: FeatureExtractor, *, progress: Progress | None = None
 ) -> FrechetResult:
-    """The metric ``fd`` alone, of two sets in memory (Heusel et al. 2017).
+    """Frechet distance between the features of two sets of images (Heusel et al. 2017).
 
-    Biased by the number of images: never compare results of different counts.
+    It is biased by the number of images: never compare results of different counts.
 
     Args:
-        real, generated: (N, C, H, W) uint8.
+        real: (N, C, H, W) uint8.
+        generated: (M, C, H, W) uint8.
+        extractor: computes the features.
+        progress: advanced by the images.
 
     Raises:
         InputError: fewer than two images on a side, of different sizes, or not uint8.
@@ -93,7 +102,7 @@ def frechet_distance(
     sides = {"real": real, "generated": generated}
     for side, images in sides.items():
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) < 2:
-            found = f"{images.dtype} {tuple(images.shape)}"
-            raise InputError(f"{side} images are {found}: at least two of (N, C, H, W) uint8 are needed")
-    ours, theirs = (images.permute(0, 2, 3, 1) for images in (generated, real))
-    return FrechetResult(**distribution_metrics(ours, theirs, extractor, progress=progress)["fd"])
+            actual = f"{images.dtype} {tuple(images.shape)}"
+            raise InputError(f"{side} images are {actual}: at least two of (N, C, H, W) uint8 are needed")
+    generated, real = (images.permute(0, 2, 3, 1) for images in (generated, real))
+    return FrechetResult(**distribution_metrics(generated, real, extractor, progress=progress)["fd"])

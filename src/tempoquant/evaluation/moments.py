@@ -1,4 +1,4 @@
-"""Gaussians fitted to features while they stream by, and the Frechet distance between two of them."""
+"""Gaussians fitted to features batch by batch, and the Frechet distance between two of them."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,9 @@ class Gaussian:
     """A fitted normal distribution.
 
     Attributes:
-        mean: (D,) float64. covariance: (D, D) float64, unbiased.
-        count: samples that it was fitted to; None where a file does not say.
+        mean: (D,) float64.
+        covariance: (D, D) float64, unbiased.
+        count: samples that it was fitted to; None for a file that does not name it.
     """
 
     mean: Tensor
@@ -21,7 +22,7 @@ class Gaussian:
 
 
 class Moments:
-    """Mean and covariance of rows that come in batches, accumulated in float64.
+    """Running mean and covariance of rows, accumulated batch by batch in float64.
 
     Batches are merged by their means and scatter matrices (Chan, Golub and LeVeque 1983), so that a mean far
     from zero costs no digits, as it would in sums of squares.
@@ -32,7 +33,7 @@ class Moments:
         self.mean = self.scatter = torch.zeros(0, dtype=torch.float64)
 
     def update(self, rows: Tensor) -> None:
-        """Take in rows (N, D) of any float type."""
+        """Add rows (N, D) of any float dtype."""
         rows = rows.double().cpu()
         count, mean = len(rows), rows.mean(0)
         centred = rows - mean
@@ -45,7 +46,7 @@ class Moments:
         self.count = total
 
     def fitted(self) -> Gaussian:
-        """The Gaussian of at least two rows."""
+        """The Gaussian of the rows so far; at least two are needed."""
         return Gaussian(self.mean, self.scatter / (self.count - 1), self.count)
 
 
@@ -58,5 +59,5 @@ def frechet(a: Gaussian, b: Gaussian) -> float:
     values, vectors = torch.linalg.eigh(a.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
-    spread = a.covariance.trace() + b.covariance.trace() - 2 * cross
-    return float((a.mean - b.mean).square().sum() + spread)
+    traces = a.covariance.trace() + b.covariance.trace() - 2 * cross
+    return float((a.mean - b.mean).square().sum() + traces)

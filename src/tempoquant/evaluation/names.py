@@ -1,4 +1,4 @@
-"""What users call metrics and feature extractors; nothing here needs torch."""
+"""Names of metrics and feature extractors; imported without torch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 from tempoquant.imports import deferred
 
 CLIP = "clip"
-"""Not made of features: it compares images with their prompts."""
+"""The metric of images with their prompts, which needs no feature extractor."""
 METRIC_NAMES = ("fd", "sfd", "is", "kid", "pr")
-"""Metrics of sets of images that are made of features."""
+"""Metrics of sets of images that are computed from features."""
 PUBLISHED_NAMES = {"fid": "fd", "sfid": "sfd"}
-"""What users may call a metric too, where the published Inception weights are asked for."""
+"""Further names of metrics, valid with the published Inception weights alone."""
 
 EXTRACTORS: dict[str, Callable[..., Any]] = {
     "inception": deferred("tempoquant.evaluation.inception:InceptionFeatures"),
     "fashion32-cnn": deferred("tempoquant.evaluation.extractors:Fashion32Features"),
     "EffNetLite0": deferred("tempoquant.evaluation.extractors:EffNetLite0Features"),
 }
-"""``extractor(weights, device)`` makes the :class:`~tempoquant.evaluation.FeatureExtractor` of a name."""
+"""By name, ``extractor(weights, device)`` that loads a :class:`~tempoquant.evaluation.FeatureExtractor`."""

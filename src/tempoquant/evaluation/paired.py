@@ -1,4 +1,4 @@
-"""Paired metrics: the same noise through two denoisers, so that no reference data and few samples are needed."""
+"""Paired metrics of two models' outputs from the same noise: no reference data and few samples are needed."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,12 @@ def psnr(full: Tensor, quantized: Tensor, data_range: float = PIXEL_RANGE) -> Te
     Equal images give infinity.
 
     Args:
-        full, quantized: (N, C, H, W).
+        full: (N, C, H, W).
+        quantized: (N, C, H, W).
+        data_range: greatest minus least possible pixel value.
+
+    Raises:
+        InputError: shapes differ.
     """
     _check_pair(full, quantized)
     error = (full.double() - quantized.double()).flatten(1).square().mean(1)
@@ -34,7 +39,9 @@ def ssim(full: Tensor, quantized: Tensor, data_range: float = PIXEL_RANGE) -> Te
     sigma 1.5 that lie within the image, averaged over windows and channels; ``c_i = (K_i data_range)^2``.
 
     Args:
-        full, quantized: (N, C, H, W), sides of at least 11.
+        full: (N, C, H, W), sides of at least 11.
+        quantized: (N, C, H, W).
+        data_range: greatest minus least possible pixel value.
 
     Raises:
         InputError: shapes differ, or an image is smaller than the window.
@@ -56,7 +63,11 @@ def relative_error(full: Tensor, quantized: Tensor) -> Tensor:
     """``|x - x'| / |x|`` of every sample, (N,) float64, 0 for equal ones.
 
     Args:
-        full, quantized: (N, ...), samples of any shape.
+        full: (N, ...), samples of any shape.
+        quantized: (N, ...).
+
+    Raises:
+        InputError: shapes differ.
     """
     _check_pair(full, quantized)
     error, power = (x.double().flatten(1).norm(dim=1) for x in (full.double() - quantized.double(), full))
@@ -64,16 +75,31 @@ def relative_error(full: Tensor, quantized: Tensor) -> Tensor:
 
 
 def sqnr_db(signal: Tensor, noisy: Tensor) -> float:
-    """Signal-to-quantization-noise ratio in dB over all elements: ``10 log10(sum s^2 / sum (s - n)^2)``."""
+    """Signal-to-quantization-noise ratio in dB over all elements: ``10 log10(sum s^2 / sum (s - n)^2)``.
+
+    Args:
+        signal: s, of any shape.
+        noisy: n, of the same shape.
+
+    Raises:
+        InputError: shapes differ.
+    """
     _check_pair(signal, noisy)
     power, error = signal.double().square().sum(), (signal.double() - noisy.double()).square().sum()
     return float(10 * torch.log10(power / error))
 
 
 def cosine(full: Tensor, quantized: Tensor) -> Tensor:
-    """Cosine of corresponding rows, (R,) float64: ``<a, b> / (|a| |b|)``. TFMQ-DM's measure of temporal features.
+    """Cosine similarity of corresponding rows, (R,) float64: ``<a, b> / (|a| |b|)`` (TFMQ-DM, of temporal features).
 
-    Two zero rows agree: 1. One zero row: 0.
+    1 for two zero rows, 0 for one.
+
+    Args:
+        full: (R, d).
+        quantized: (R, d).
+
+    Raises:
+        InputError: shapes differ.
     """
     _check_pair(full, quantized)
     a, b = full.double(), quantized.double()
@@ -83,13 +109,14 @@ def cosine(full: Tensor, quantized: Tensor) -> Tensor:
 
 
 def temporal_mismatch(full: Tensor, quantized: Tensor) -> float:
-    """Share of rows whose quantized feature lies nearer to another row's full-precision feature than to its own.
+    """Share of rows whose quantized feature is nearer to another row's full-precision feature than to that of its row.
 
     TFMQ-DM (CVPR 2024, section 3): quantization turns the feature of one time step into that of another. Distance is
     Euclidean; a tie is no mismatch.
 
     Args:
-        full, quantized: (R, d), one row a time step.
+        full: (R, d), one row a time step.
+        quantized: (R, d), likewise.
     """
     nearest = nearest_rows(full, quantized)
     return float((nearest != torch.arange(len(nearest), device=nearest.device)).double().mean())
@@ -98,20 +125,26 @@ def temporal_mismatch(full: Tensor, quantized: Tensor) -> float:
 def nearest_rows(full: Tensor, quantized: Tensor) -> Tensor:
     """For every quantized feature the row of the full-precision feature nearest to it, (R,) int64.
 
-    Distance is Euclidean; of equally near rows a feature's own one, else the first.
+    Distance is Euclidean; of equally near rows the same row, else the first.
 
     Args:
-        full, quantized: (R, d), one row a time step.
+        full: (R, d), one row a time step.
+        quantized: (R, d), likewise.
     """
     _check_pair(full, quantized)
     # Not through matrix products: their cancellation would make near neighbours of equal ones.
     distances = torch.cdist(quantized.double(), full.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    own = torch.arange(len(full), device=full.device)
-    return torch.where(distances.diagonal() > distances.amin(1), distances.argmin(1), own)
+    rows = torch.arange(len(full), device=full.device)
+    return torch.where(distances.diagonal() > distances.amin(1), distances.argmin(1), rows)
 
 
 def temporal_mismatch_of(full: Mapping[str, Tensor], quantized: Mapping[str, Tensor]) -> float:
-    """:func:`temporal_mismatch` averaged over projections, each (R, d); all have the same rows."""
+    """Mean of :func:`temporal_mismatch` over projections.
+
+    Args:
+        full: (R, d) by projection, with the same R rows.
+        quantized: likewise.
+    """
     shares = [temporal_mismatch(full[name], quantized[name]) for name in full]
     return sum(shares) / len(shares)
 

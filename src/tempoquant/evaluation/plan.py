@@ -1,4 +1,4 @@
-"""Measuring a set of images: everything that can be wrong is found first, then images stream by once."""
+"""Plan of metrics of a set of images: all is checked first, then images are read once, batch by batch."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,62 +14,89 @@ from tempoquant.evaluation.distribution import METRICS
 from tempoquant.evaluation.extractors import FeatureExtractor, feature_extractor
 from tempoquant.evaluation.inception import InceptionFeatures
 from tempoquant.evaluation.names import CLIP, EXTRACTORS, PUBLISHED_NAMES
-from tempoquant.evaluation.real import RealSet, open_reference
-from tempoquant.evaluation.statistics import Statistics, gather
+from tempoquant.evaluation.real import ReferenceSet, open_reference
+from tempoquant.evaluation.statistics import Statistics, compute_statistics
 from tempoquant.progress import Progress
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, and with what; made by :func:`plan_metrics`.
+    """Metrics to compute, with their extractor, reference and CLIP model; see :func:`plan_metrics`.
 
     Attributes:
         metrics: keys of ``METRICS``, or ``clip``; without repetition.
-        extractor: None if ``clip`` alone is asked for.
-        reference: None if no metric compares, or if statistics will be given to :meth:`measure`.
-        cache: folder for statistics of references; None to keep none.
+        extractor: None if ``clip`` is the only metric.
+        reference: None if no metric needs one, or if its statistics are an argument of :meth:`measure`.
+        clip: the CLIP model; None without the metric ``clip``.
+        cache: folder of cached statistics of references; None for none.
     """
 
     metrics: tuple[str, ...]
     extractor: FeatureExtractor | None = None
-    reference: RealSet | None = None
+    reference: ReferenceSet | None = None
     clip: ClipScore | None = None
     cache: Path | None = None
 
     @property
-    def compares(self) -> bool:
+    def needs_reference(self) -> bool:
         """Whether a metric needs a reference."""
-        return any(METRICS[key].compares for key in self._of_features)
+        return any(METRICS[key].needs_reference for key in self._feature_metrics)
 
     @property
     def real_rows(self) -> tuple[str, ...]:
-        """Outputs whose single features a reference must give."""
-        return tuple({METRICS[key].output for key in self._of_features if METRICS[key].rows and METRICS[key].compares})
+        """Outputs whose single feature vectors of the reference are needed."""
+        return tuple(
+            {
+                METRICS[key].output
+                for key in self._feature_metrics
+                if METRICS[key].needs_rows and METRICS[key].needs_reference
+            }
+        )
 
     def check(self, shape: Sequence[int], count: int, prompts: Sequence[str] | None = None) -> None:
-        """Raise InputError unless so many images (H, W, C), with these prompts, can be measured."""
-        for key in self._of_features:
-            if count < METRICS[key].least:
-                raise InputError(f"{key} needs at least {METRICS[key].least} images, not {count}")
+        """Check that the metrics can be computed of a set of images.
+
+        Args:
+            shape: (H, W, C) of the images.
+            count: of the images.
+            prompts: of the images, for the metric ``clip``.
+
+        Raises:
+            InputError: too few images, another shape than the reference's, or not one prompt an image.
+        """
+        for key in self._feature_metrics:
+            if count < METRICS[key].min_images:
+                raise InputError(f"{key} needs at least {METRICS[key].min_images} images, not {count}")
         if self.extractor is not None:
             height, width, channels = shape
             outputs = self.extractor(torch.zeros(1, channels, height, width, dtype=torch.uint8))
             if self.reference is not None:
-                self.reference.check_shape(tuple(shape), {kind: found.shape[1] for kind, found in outputs.items()})
+                self.reference.check_shape(
+                    tuple(shape), {kind: features.shape[1] for kind, features in outputs.items()}
+                )
         if self.clip is not None and (prompts is None or len(prompts) != count):
-            given = "none" if prompts is None else str(len(prompts))
-            raise InputError(f"a CLIP score of {count} images needs a prompt for each, and {given} are given")
+            number = "none" if prompts is None else str(len(prompts))
+            raise InputError(f"a CLIP score of {count} images needs a prompt for each, and {number} are given")
 
     def real_statistics(self, progress: Progress | None = None) -> Statistics | None:
-        """The reference's statistics, from the cache where they are there; None without a reference."""
+        """Statistics of the reference, cached or computed; None without a reference."""
         if self.reference is None or self.extractor is None:
             return None
-        return self.reference.measured(self.extractor, self.real_rows, self.cache, progress)
+        return self.reference.statistics_for(self.extractor, self.real_rows, self.cache, progress)
 
-    def gather(self, batches: Iterable[Tensor], source: str, rows: Sequence[str] | None = None) -> Statistics:
-        """Statistics of images (N, H, W, C) uint8 for a metric that compares, with the rows that it needs."""
+    def compute_statistics(
+        self, batches: Iterable[Tensor], source: str, rows: Sequence[str] | None = None
+    ) -> Statistics:
+        """Compute statistics of images with the plan's extractor.
+
+        Args:
+            batches: (N, H, W, C) uint8.
+            source: name of the set in reports.
+            rows: outputs whose single feature vectors are kept; None for those that a reference needs.
+        """
         assert self.extractor is not None
-        return gather(batches, self.extractor, rows=self.real_rows if rows is None else rows, source=source)
+        rows = self.real_rows if rows is None else rows
+        return compute_statistics(batches, self.extractor, rows=rows, source=source)
 
     def measure(
         self,
@@ -79,40 +106,44 @@ class Plan:
         prompts: Sequence[str] | None = None,
         seed: int = 0,
     ) -> dict[str, Any]:
-        """Everything asked for, of images (N, H, W, C) uint8 that :meth:`check` has let pass.
+        """Compute all metrics of images that :meth:`check` accepted, as JSON data.
 
         Args:
-            real: the reference's statistics. prompts: of the images, in order. seed: of KID's subsets.
+            batches: (N, H, W, C) uint8.
+            real: statistics of the reference.
+            prompts: of the images, in order.
+            seed: of KID's random subsets.
         """
         scores: list[Tensor] = []
         if self.clip is not None:
-            batches = _scored(batches, self.clip, prompts or (), scores)
+            batches = _with_clip_scores(batches, self.clip, prompts or (), scores)
         if self.extractor is None:
-            found: dict[str, Any] = {"generated": sum(len(batch) for batch in batches)}
+            result: dict[str, Any] = {"generated": sum(len(batch) for batch in batches)}
         else:
-            rows = {METRICS[key].output for key in self._of_features if METRICS[key].rows}
-            found = self._of(self.gather(batches, "the generated images", sorted(rows)), real, seed)
+            rows = {METRICS[key].output for key in self._feature_metrics if METRICS[key].needs_rows}
+            generated = self.compute_statistics(batches, "the generated images", sorted(rows))
+            result = self._measure_features(generated, real, seed)
         if self.clip is not None:
-            found[CLIP] = _clip_result(self.clip, torch.cat(scores))
-        return found
+            result[CLIP] = _clip_result(self.clip, torch.cat(scores))
+        return result
 
     @property
-    def _of_features(self) -> tuple[str, ...]:
+    def _feature_metrics(self) -> tuple[str, ...]:
         return tuple(key for key in self.metrics if key != CLIP)
 
-    def _of(self, generated: Statistics, real: Statistics | None, seed: int) -> dict[str, Any]:
+    def _measure_features(self, generated: Statistics, real: Statistics | None, seed: int) -> dict[str, Any]:
         extractor = self.extractor
         assert extractor is not None
-        found: dict[str, Any] = {"generated": generated.count}
-        for key in self._of_features:
+        result: dict[str, Any] = {"generated": generated.count}
+        for key in self._feature_metrics:
             metric = METRICS[key]
-            found[key] = metric.compute(metric.name(extractor), generated, real, seed)
-        described = {"name": extractor.name, "sha256": extractor.digest, "preprocessing": extractor.preprocessing}
-        found["extractor"] = described
+            result[key] = metric.compute(metric.name(extractor), generated, real, seed)
+        description = {"name": extractor.name, "sha256": extractor.digest, "preprocessing": extractor.preprocessing}
+        result["extractor"] = description
         if real is not None:
-            content = None if real.made is None else real.made.content or None
-            found["reference"] = {"source": real.source, "images": real.count, "sha256": content}
-        return found
+            content = None if real.provenance is None else real.provenance.content or None
+            result["reference"] = {"source": real.source, "images": real.count, "sha256": content}
+        return result
 
 
 def plan_metrics(
@@ -123,12 +154,14 @@ def plan_metrics(
     clip: str | ClipScore | None = None,
     cache: Path | None = None,
 ) -> Plan:
-    """Load what the metrics need, and refuse what cannot be measured.
+    """Load the extractor, reference and CLIP model of metrics, and check that they fit.
 
     Args:
         metrics: of fd (FID), sfd (sFID), is, kid, pr (precision and recall), clip.
-        extractor: its name, or one that is loaded. reference: see :func:`open_reference`.
-        clip: a local folder or hub id of a CLIP model.
+        extractor: a name in ``EXTRACTORS``, or a :class:`FeatureExtractor`.
+        reference: see :func:`open_reference`.
+        clip: a local folder or hub id of a CLIP model, or a :class:`ClipScore`.
+        cache: folder of cached statistics of references; None for none.
 
     Raises:
         InputError: an unknown metric, or one whose extractor, output, reference or CLIP model is missing or does not
@@ -145,12 +178,14 @@ def plan_metrics(
         raise InputError("clip needs a CLIP model: a local folder or a hub id")
     else:
         model = ClipScore(clip) if isinstance(clip, str) else clip
-    compares = any(METRICS[key].compares for key in features)
-    real = open_reference(reference) if reference is not None and compares else None
+    needs_reference = any(METRICS[key].needs_reference for key in features)
+    real = open_reference(reference) if reference is not None and needs_reference else None
     plan = Plan(keys, loaded if features else None, real, model, cache)
     if real is not None and loaded is not None:
-        fitted = [METRICS[key].output for key in features if METRICS[key].compares and not METRICS[key].rows]
-        real.check(loaded, fitted, plan.real_rows)
+        gaussians = [
+            METRICS[key].output for key in features if METRICS[key].needs_reference and not METRICS[key].needs_rows
+        ]
+        real.check(loaded, gaussians, plan.real_rows)
     return plan
 
 
@@ -162,27 +197,27 @@ def _check_output(key: str, extractor: FeatureExtractor | None) -> None:
 
 
 def _keys(metrics: Sequence[str], extractor: FeatureExtractor | None) -> tuple[str, ...]:
-    found = []
+    keys = []
     for name in metrics:
         key = PUBLISHED_NAMES.get(name, name)
         if key not in METRICS and key != CLIP:
             raise unknown("metric", name, [*METRICS, *PUBLISHED_NAMES, CLIP])
         if key != name and extractor is not None and extractor.name != InceptionFeatures.name:
             raise InputError(f"{name} is made of the published Inception weights: with {extractor.name} ask for {key}")
-        found.append(key)
-    if not found:
-        raise InputError(f"no metric is asked for: valid are {', '.join([*METRICS, CLIP])}")
-    return tuple(dict.fromkeys(found))
+        keys.append(key)
+    if not keys:
+        raise InputError(f"no metric is requested: valid are {', '.join([*METRICS, CLIP])}")
+    return tuple(dict.fromkeys(keys))
 
 
-def _scored(
+def _with_clip_scores(
     batches: Iterable[Tensor], clip: ClipScore, prompts: Sequence[str], scores: list[Tensor]
 ) -> Iterator[Tensor]:
-    """The same batches; the CLIP scores of their images are appended to ``scores``."""
-    done = 0
+    """Yield the batches; append the CLIP scores of their images to ``scores``."""
+    start = 0
     for batch in batches:
-        scores.append(clip(batch, prompts[done : done + len(batch)]))
-        done += len(batch)
+        scores.append(clip(batch, prompts[start : start + len(batch)]))
+        start += len(batch)
         yield batch
 
 

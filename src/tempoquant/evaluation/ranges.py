@@ -1,4 +1,4 @@
-"""The data range that PSNR and SSIM are relative to: that of pixels in [-1, 1], or a reference's own."""
+"""The data range of PSNR and SSIM: 2 for pixels in [-1, 1], else that of the reference images."""
 
 import warnings
 
@@ -11,30 +11,34 @@ LARGEST = 2.0
 
 
 def data_range(images: Tensor) -> float:
-    """The range of pixel values: 2, and where a pixel lies beyond +-2 the images' own greatest less their least value.
+    """Range of pixel values for PSNR and SSIM: 2, or greatest minus least pixel if one lies outside [-2, 2].
 
     Args:
-        images: (N, C, H, W) of the reference, all of them: one range serves every image.
+        images: (N, C, H, W), all of the reference's: one range serves every image.
     """
     low, high = (float(value) for value in images.aminmax())
     inside = low >= -LARGEST and high <= LARGEST
-    # Equal pixels have no range of their own.
+    # Equal pixels have a range of zero.
     return PIXEL_RANGE if inside or low == high else high - low
 
 
 def warn_of_range(name: str, images: Tensor) -> None:
-    """Warn where PSNR and SSIM are relative to the reference's own range.
+    """Warn if PSNR and SSIM are relative to another range than 2.
 
     Args:
-        name: of the full-precision model. images: see :func:`data_range`.
+        name: of the full-precision model.
+        images: as of :func:`data_range`.
+
+    Warns:
+        UserWarning: pixels leave [-2, 2].
     """
-    own = data_range(images)
-    if own != PIXEL_RANGE:
+    images_range = data_range(images)
+    if images_range != PIXEL_RANGE:
         low, high = (float(value) for value in images.aminmax())
         warnings.warn(
             f"samples of {name} reach from {low:.3g} to {high:.3g}, outside [-1, 1]: PSNR and SSIM take their own data "
-            f"range, {own:.3g}, in place of 2; if they are to be images, give the model a scheduler with clip_sample "
-            "(or thresholding), or check its sample range",
+            f"range, {images_range:.3g}, in place of 2; if they are to be images, give the model a scheduler with "
+            "clip_sample (or thresholding), or check its sample range",
             UserWarning,
             stacklevel=3,
         )

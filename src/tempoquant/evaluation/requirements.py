@@ -1,4 +1,4 @@
-"""A quality gate: bounds on metrics, and by how much they are missed."""
+"""Requirements: bounds on metrics, checked against the result of an evaluation."""
 
 import math
 import re
@@ -42,7 +42,13 @@ FORM = re.compile(r"\s*([a-z_]+)\s*(>=|<=|>|<)\s*([-+0-9.e]+)\s*")
 
 @dataclass(frozen=True)
 class Requirement:
-    """A bound on one metric, such as ``psnr>=25``."""
+    """A bound on one metric, such as ``psnr>=25``.
+
+    Attributes:
+        metric: a key of ``METRIC_PATHS``.
+        bound: a key of ``BOUNDS``.
+        limit: the value that the metric is compared with.
+    """
 
     metric: str
     bound: str
@@ -50,19 +56,26 @@ class Requirement:
 
     @property
     def text(self) -> str:
-        """As it was written."""
+        """The requirement as text, such as ``psnr>=25``."""
         return f"{self.metric}{self.bound}{self.limit:g}"
 
     @property
     def measured_by(self) -> str | None:
-        """What ``--metrics`` must name for it; None for what is always measured."""
+        """The name in ``--metrics`` that measures it; None for a paired metric, which is always measured."""
         path = METRIC_PATHS[self.metric]
         return path[1] if path[0] == "distribution" else None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a requirement: the value that was found, and how far beyond the bound it lies (0 if met)."""
+    """A requirement checked against a result.
+
+    Attributes:
+        text: the requirement, such as ``psnr>=25``.
+        value: of the metric.
+        met: whether the bound holds.
+        by: distance of the value from the limit; 0 if met.
+    """
 
     text: str
     value: float
@@ -70,20 +83,21 @@ class Outcome:
     by: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data; an infinite value becomes None."""
+        """The attributes as JSON data; an infinite value becomes None."""
         return {**asdict(self), "value": self.value if math.isfinite(self.value) else None}
 
 
 def parse_requirements(text: str, metrics: Sequence[str] = ()) -> list[Requirement]:
-    """The requirements of ``"psnr>=25,temporal_cosine>=0.999"``.
+    """Parse requirements such as ``"psnr>=25,temporal_cosine>=0.999"``.
 
     Args:
-        metrics: of sets of images, that will be measured too.
+        text: separated by commas.
+        metrics: names of the metrics of sets of images that will be measured beside the paired ones.
 
     Raises:
-        InputError: a part is no requirement, names no metric, or names one that nobody measures.
+        InputError: a part is no requirement, its metric is unknown, or is not among ``metrics``.
     """
-    found = []
+    requirements = []
     for part in text.split(","):
         match = FORM.fullmatch(part)
         try:
@@ -98,24 +112,32 @@ def parse_requirements(text: str, metrics: Sequence[str] = ()) -> list[Requireme
         needed = requirement.measured_by
         if needed is not None and needed not in metrics:
             raise InputError(f"requirement {requirement.text}: {metric} is not measured without --metrics {needed}")
-        found.append(requirement)
-    return found
+        requirements.append(requirement)
+    return requirements
 
 
 def check_measured(requirements: Sequence[Requirement], shape: Sequence[int]) -> None:
-    """Raise InputError unless samples of this shape, without the batch, have the metrics of all requirements."""
+    """Check that samples have the metrics of all requirements.
+
+    Args:
+        requirements: to check.
+        shape: of one sample.
+
+    Raises:
+        InputError: PSNR or SSIM is required and is not defined for the shape.
+    """
     for requirement in requirements:
         if requirement.metric in undefined_metrics(shape):
             raise InputError(f"requirement {requirement.text}: {why_undefined(shape)}")
 
 
 def undefined_metrics(shape: Sequence[int]) -> list[str]:
-    """The metrics that samples of this shape, without the batch, do not have."""
+    """Metrics that are not defined for samples of ``shape``, without the batch dimension."""
     return [metric for metric, has in OF_IMAGES.items() if not has(shape)]
 
 
 def why_undefined(shape: Sequence[int]) -> str:
-    """Why samples of this shape do not have the metrics of :func:`undefined_metrics`, in words."""
+    """The reason why :func:`undefined_metrics` are not defined for samples of ``shape``, for messages."""
     names = " or ".join(metric.upper() for metric in undefined_metrics(shape))
     needed = "1 or 3 channels, height, width" if not has_psnr(shape) else f"sides of at least {SSIM_WINDOW}"
     return (
@@ -124,7 +146,11 @@ def why_undefined(shape: Sequence[int]) -> str:
 
 
 def judge(requirements: Sequence[Requirement], result: Mapping[str, Any]) -> list[Outcome]:
-    """Hold an evaluation's result against requirements.
+    """Check the result of an evaluation against requirements, one outcome each.
+
+    Args:
+        requirements: to check.
+        result: JSON data of an evaluation.
 
     Raises:
         InputError: the result has no such metric.
@@ -139,12 +165,12 @@ def judge(requirements: Sequence[Requirement], result: Mapping[str, Any]) -> lis
 
 def _value(metric: str, result: Mapping[str, Any]) -> float:
     *parents, last = METRIC_PATHS[metric]
-    found: Any = result
+    metrics: Any = result
     for key in parents:
-        found = found.get(key) or {}
-    value = found.get(last)
-    if last in found and value is None and metric in INFINITE_IF_NONE:
+        metrics = metrics.get(key) or {}
+    value = metrics.get(last)
+    if last in metrics and value is None and metric in INFINITE_IF_NONE:
         return float("inf")
     if value is None:
-        raise InputError(f"this evaluation has no {metric} to hold against a requirement")
+        raise InputError(f"this evaluation has no {metric} to check a requirement against")
     return float(value)

@@ -1,4 +1,4 @@
-"""The result of a paired comparison, as data."""
+"""Paired metrics of a comparison, as data."""
 
 import math
 from dataclasses import dataclass
@@ -10,15 +10,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PairedMetrics:
-    """How near a quantized denoiser is to its full-precision one.
+    """Paired metrics of a quantized denoiser against full precision.
 
     Attributes:
-        psnr, ssim: of each image (PSNR in dB); None of samples that are no images, SSIM of too small ones too.
-        data_range: that PSNR and SSIM are relative to: 2, or the reference's own range where it leaves [-1, 1].
+        psnr: of each image, dB; None if samples are no images.
+        ssim: of each image; None if samples are no images, or too small.
+        data_range: of PSNR and SSIM: 2, or that of the reference images if they leave [-2, 2].
         relative_error: ``|x - x'| / |x|`` of each sample.
         timesteps: of the K denoiser calls, in step order.
-        sqnr_steps: SQNR of the predicted noise at each call, dB. sqnr: over all calls.
-        cosine: for every projection, of its temporal feature at each call.
+        sqnr_steps: SQNR of the predicted noise at each call, dB.
+        sqnr: over all calls, dB.
+        cosine: by projection, of its temporal feature with full precision at each call.
         images: the quantized model's, as ``Model.generate`` gives them; not part of :meth:`to_dict`.
         temporal_mismatch: share over unique time steps and projections, 0 to 1; None without projections.
     """

@@ -1,4 +1,4 @@
-"""Metrics of a model's own samples, which are drawn and measured batch by batch, so that any number fits in memory."""
+"""Metrics of images that a model samples, drawn and measured batch by batch: memory does not grow with their number."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,44 +12,66 @@ from tempoquant.pipelines import Model, check_image, to_images
 from tempoquant.progress import Progress
 
 FIRST_INDEX = 100_000
-"""The first sample: other noise than that of paired images."""
+"""Index of the first sample: its noise is not that of paired images."""
 
 
-def check_sampled(plan: Plan, target: Model, samples: int, conditioning: Mapping[str, Any] | None) -> None:
-    """Raise InputError unless so many of the target's images can be measured; one empty latent is decoded."""
-    check_image(target.name, target.pixel_shape, "metrics of sets of images are not theirs: leave out --metrics")
-    pixels = target.decode(torch.zeros(1, *target.denoiser.sample_shape))
+def check_sampled(plan: Plan, model: Model, samples: int, conditioning: Mapping[str, Any] | None) -> None:
+    """Check that a model's samples are images that the plan can measure; decodes one latent of zeros.
+
+    Args:
+        plan: the metrics.
+        model: that will sample.
+        samples: how many.
+        conditioning: as ``Model.generate`` takes it.
+
+    Raises:
+        InputError: samples are no images, too few, or of another shape than the reference's.
+    """
+    check_image(model.name, model.pixel_shape, "metrics of sets of images are not theirs: leave out --metrics")
+    pixels = model.decode(torch.zeros(1, *model.denoiser.sample_shape))
     height, width, channels = to_images(pixels).shape[1:]
     plan.check((height, width, channels), samples, (conditioning or {}).get("prompt"))
 
 
-def sampled_reference(plan: Plan, full: Model, progress: Progress, **drawing: Any) -> Statistics | None:
-    """What samples are compared with: the plan's reference, else the full-precision model's own samples.
+def sampled_reference(plan: Plan, full: Model, progress: Progress, **generate_options: Any) -> Statistics | None:
+    """Statistics to compare with: those of the plan's reference, else of the full-precision model's samples.
 
     Args:
-        drawing: ``samples``, ``conditioning``, ``batch_size`` and the options of ``Model.generate``.
+        plan: the metrics.
+        full: the full-precision model.
+        progress: advanced by the samples.
+        generate_options: ``samples``, ``conditioning``, ``batch_size`` and further options of ``Model.generate``.
 
     Returns:
-        None if no metric compares.
+        None if no metric needs a reference.
     """
     real = plan.real_statistics(progress)
-    if real is None and plan.compares:
-        drawn = _drawn(full, "full-precision images", progress, **drawing)
-        return plan.gather(drawn, "full precision, from the same noise")
+    if real is None and plan.needs_reference:
+        images = _sample(full, "full-precision images", progress, **generate_options)
+        return plan.compute_statistics(images, "full precision, from the same noise")
     return real
 
 
 def measure_sampled(
-    plan: Plan, quantized: Model, real: Statistics | None, progress: Progress, *, seed: int, **drawing: Any
+    plan: Plan, quantized: Model, real: Statistics | None, progress: Progress, *, seed: int, **generate_options: Any
 ) -> dict[str, Any]:
-    """The metrics of a quantized model's samples; see :meth:`Plan.measure` and :func:`sampled_reference`."""
-    prompts = (drawing.get("conditioning") or {}).get("prompt")
-    drawn = _drawn(quantized, "quantized images", progress, seed=seed, **drawing)
-    return plan.measure(drawn, real=real, prompts=prompts, seed=seed)
+    """Compute the plan's metrics of a quantized model's samples, as JSON data.
+
+    Args:
+        plan: the metrics.
+        quantized: the model.
+        real: statistics to compare with, see :func:`sampled_reference`.
+        progress: advanced by the samples.
+        seed: of the samples' noise and of KID's random subsets.
+        generate_options: as of :func:`sampled_reference`.
+    """
+    prompts = (generate_options.get("conditioning") or {}).get("prompt")
+    images = _sample(quantized, "quantized images", progress, seed=seed, **generate_options)
+    return plan.measure(images, real=real, prompts=prompts, seed=seed)
 
 
-def _drawn(
-    target: Model,
+def _sample(
+    model: Model,
     stage: str,
     progress: Progress,
     *,
@@ -58,13 +80,13 @@ def _drawn(
     batch_size: int,
     **options: Any,
 ) -> Iterator[Tensor]:
-    """A model's images, (N, H, W, C) uint8."""
+    """Batches (N, H, W, C) uint8 of a model's images."""
     with progress.stage(stage, samples) as advance:
         for start in range(0, samples, batch_size):
             rows = range(start, min(start + batch_size, samples))
-            some = {name: _part(value, rows) for name, value in (conditioning or {}).items()} or None
+            batch = {name: _part(value, rows) for name, value in (conditioning or {}).items()} or None
             indices = [FIRST_INDEX + row for row in rows]
-            yield to_images(target.generate(indices, conditioning=some, batch_size=batch_size, **options))
+            yield to_images(model.generate(indices, conditioning=batch, batch_size=batch_size, **options))
             advance(len(rows))
 
 

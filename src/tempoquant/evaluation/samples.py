@@ -13,17 +13,22 @@ from tempoquant.pipelines import check_image, to_images
 
 
 def check_fit(path: Path, name: str, shape: Sequence[int]) -> None:
-    """Raise InputError unless a model's samples can be written to ``path``.
+    """Check that a model's samples can be written to ``path``: any shape to an array, only images elsewhere.
 
     Args:
-        name: of the model. shape: of one sample.
+        path: of the output, see :func:`save_samples`.
+        name: of the model.
+        shape: of one sample.
+
+    Raises:
+        InputError: samples are no images and ``path`` is no ``.npy`` file.
     """
     if path.suffix.lower() != ARRAY:
         check_image(name, shape, f"write them to a {ARRAY} file, such as -o samples{ARRAY}")
 
 
 def save_samples(samples: Tensor, path: Path, *, overwrite: bool = False) -> None:
-    """Write samples by the ending of ``path``: .png one grid, .npy float32 (N, *sample_shape), else a folder of PNGs.
+    """Write samples by the suffix of ``path``: .png one grid, .npy float32 (N, *sample_shape), else a folder of PNGs.
 
     Args:
         samples: (N, *sample_shape), as ``Model.generate`` gives them; images are clipped to [-1, 1], arrays are not.

@@ -1,4 +1,4 @@
-"""Inception score, kernel distance, precision and recall: pure functions of features, in float64."""
+"""Inception score, kernel distance (KID), improved precision and recall: functions of features, in float64."""
 
 import math
 
@@ -21,7 +21,8 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]
     Splits are runs of neighbouring rows, ``p(y)`` is each split's own, and the deviation is divided by their number.
 
     Args:
-        logits: (N, classes).
+        logits: (N, classes) of any float dtype.
+        splits: at most N.
 
     Raises:
         InputError: fewer rows than splits.
@@ -33,12 +34,17 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]
     for part in log_p.tensor_split([len(log_p) * i // splits for i in range(1, splits)]):
         marginal = part.logsumexp(0) - math.log(len(part))
         scores.append((part.exp() * (part - marginal)).sum(1).mean().exp())
-    found = torch.stack(scores)
-    return float(found.mean()), float(found.std(correction=0))
+    values = torch.stack(scores)
+    return float(values.mean()), float(values.std(correction=0))
 
 
 def subset_size(real: int, generated: int) -> int:
-    """Rows a subset of :func:`kernel_distance`: 1000, and half of the smaller set where that is below 1000."""
+    """Rows a subset of :func:`kernel_distance`: 1000, or half of the smaller set if it has fewer than 1000.
+
+    Args:
+        real: number of real images.
+        generated: number of generated images.
+    """
     smaller = min(real, generated)
     return SUBSET_SIZE if smaller >= SUBSET_SIZE else smaller // 2
 
@@ -51,18 +57,24 @@ def kernel_distance(
     The kernel is ``k(x, y) = (x . y / D + 1)^3`` (their section 4); values just below zero are valid.
 
     Args:
-        real, generated: features (N, D) and (M, D).
+        real: features (N, D).
+        generated: features (M, D).
+        subsets: number of random subsets.
         size: rows a subset, drawn without replacement; None for :func:`subset_size`.
+        seed: of the subsets.
 
     Raises:
         InputError: subsets of fewer than two rows, or of more than there are.
     """
     size = subset_size(len(real), len(generated)) if size is None else size
     if not 2 <= size <= min(len(real), len(generated)):
-        raise InputError(f"KID subsets of {size} rows of {len(real)} real and {len(generated)} generated images")
+        raise InputError(
+            f"KID subsets of {size} rows are not possible with {len(real)} real and {len(generated)} generated images: "
+            "at least 2 rows, and at most the smaller number, are needed"
+        )
     real, generated = real.double(), generated.double()
-    found = torch.tensor([_mmd(*_subset(real, generated, size, seed, i)) for i in range(subsets)], dtype=torch.float64)
-    return float(found.mean()), float(found.std(correction=0))
+    values = torch.tensor([_mmd(*_subset(real, generated, size, seed, i)) for i in range(subsets)], dtype=torch.float64)
+    return float(values.mean()), float(values.std(correction=0))
 
 
 def precision_recall(real: Tensor, generated: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
@@ -73,14 +85,16 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int = NEIGHBOU
     generated one.
 
     Args:
-        real, generated: features (N, D) and (M, D).
+        real: features (N, D).
+        generated: features (M, D).
+        neighbours: k.
 
     Raises:
         InputError: a set has no k other rows.
     """
     if not 1 <= neighbours < min(len(real), len(generated)):
-        found = f"{len(real)} real and {len(generated)} generated images"
-        raise InputError(f"precision and recall with {neighbours} neighbours need more than {found}")
+        counts = f"{len(real)} real and {len(generated)} generated images"
+        raise InputError(f"precision and recall with {neighbours} neighbours need more than {counts}")
     real, generated = real.double(), generated.double()
     return _share_within(generated, real, neighbours), _share_within(real, generated, neighbours)
 
@@ -94,7 +108,7 @@ def _subset(real: Tensor, generated: Tensor, size: int, seed: int, index: int) -
 
 
 def _mmd(x: Tensor, y: Tensor) -> Tensor:
-    """Within a set the diagonal is left out, which makes the estimate unbiased."""
+    """Unbiased squared maximum mean discrepancy: within a set the diagonal is left out."""
     size = len(x)
     within = sum(k.sum() - k.trace() for k in (_kernel(x, x), _kernel(y, y)))
     return within / (size * (size - 1)) - 2 * _kernel(x, y).mean()

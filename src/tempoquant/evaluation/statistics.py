@@ -1,4 +1,4 @@
-"""What metrics keep of a set of images: fitted Gaussians, and single features where a metric needs them."""
+"""Feature statistics of a set of images: Gaussians, and the single feature vectors that some metrics need."""
 
 import hashlib
 import json
@@ -26,12 +26,15 @@ FORMAT = "tempoquant-statistics-1"
 
 
 @dataclass(frozen=True)
-class Made:
-    """How statistics came to be; equal ones compare.
+class Provenance:
+    """Extractor and images that statistics were computed from; only statistics of equal extractors are comparable.
 
     Attributes:
-        extractor, sha256, preprocessing: of the feature extractor.
-        shape: (H, W, C) of the images. content: SHA-256 of the images, empty for images that were drawn.
+        extractor: name of the feature extractor.
+        sha256: of its weights.
+        preprocessing: of its images, in words.
+        shape: (H, W, C) of the images.
+        content: SHA-256 of the images; empty for generated ones.
     """
 
     extractor: str
@@ -41,23 +44,24 @@ class Made:
     content: str = ""
 
     @classmethod
-    def by(cls, extractor: FeatureExtractor, shape: Iterable[int], content: str = "") -> "Made":
+    def of(cls, extractor: FeatureExtractor, shape: Iterable[int], content: str = "") -> "Provenance":
+        """The provenance of statistics of images of a shape (H, W, C), computed with ``extractor``."""
         return cls(extractor.name, extractor.digest, extractor.preprocessing, tuple(shape), content)
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """A set of images, as far as metrics see it.
+    """Feature statistics of a set of images.
 
     Attributes:
-        source: what reports call the set.
-        made: how; None for a ``.npz`` of statistics, which does not say.
-        gaussians: for ``pooled``, and ``spatial`` if the extractor gives it.
-        rows: single vectors (N, D) float32 by output, for those that were asked for.
+        source: name of the set in reports.
+        provenance: extractor and images; None for a ``.npz`` of statistics, which names neither.
+        gaussians: by output: ``pooled``, and ``spatial`` if the extractor has it.
+        rows: single feature vectors (N, D) float32 by output, for the requested outputs.
     """
 
     source: str
-    made: Made | None
+    provenance: Provenance | None
     gaussians: dict[str, Gaussian]
     rows: dict[str, Tensor] = field(default_factory=dict)
 
@@ -67,7 +71,7 @@ class Statistics:
         return self.gaussians["pooled"].count
 
 
-def gather(
+def compute_statistics(
     batches: Iterable[Tensor],
     extractor: FeatureExtractor,
     *,
@@ -75,11 +79,14 @@ def gather(
     source: str = "the given images",
     content: str = "",
 ) -> Statistics:
-    """Statistics of images that come in batches; only moments and the rows asked for are kept.
+    """Compute statistics of images batch by batch; memory holds moments and the requested feature vectors alone.
 
     Args:
         batches: (N, H, W, C) uint8 each, at least two images in all.
-        rows: outputs whose single vectors are kept.
+        extractor: computes the features.
+        rows: outputs whose single feature vectors are kept.
+        source: name of the set in reports and messages.
+        content: SHA-256 of the images, if known.
 
     Raises:
         InputError: fewer than two images.
@@ -89,19 +96,19 @@ def gather(
     shape: tuple[int, ...] = ()
     for images in batches:
         shape = tuple(images.shape[1:])
-        found = extractor(images.permute(0, 3, 1, 2))
+        features = extractor(images.permute(0, 3, 1, 2))
         for kind, moment in moments.items():
-            moment.update(found[kind])
+            moment.update(features[kind])
         for kind, vectors in kept.items():
-            vectors.append(found[kind])
+            vectors.append(features[kind])
     if moments["pooled"].count < 2:
         raise InputError(f"{source}: at least two images are needed, not {moments['pooled'].count}")
     gaussians = {kind: moment.fitted() for kind, moment in moments.items()}
-    made = Made.by(extractor, shape, content)
-    return Statistics(source, made, gaussians, {kind: torch.cat(vectors) for kind, vectors in kept.items()})
+    provenance = Provenance.of(extractor, shape, content)
+    return Statistics(source, provenance, gaussians, {kind: torch.cat(vectors) for kind, vectors in kept.items()})
 
 
-def cached(
+def cached_statistics(
     images: ImageSet,
     extractor: FeatureExtractor,
     *,
@@ -111,35 +118,51 @@ def cached(
 ) -> Statistics:
     """Statistics of a set of images, read from ``cache`` if it holds those of this content and extractor.
 
-    A file there is never replaced: its name is a hash of all that it depends on.
+    A cached file is never replaced: its name is a hash of all that it depends on.
+
+    Args:
+        images: the set.
+        extractor: computes the features.
+        rows: outputs whose single feature vectors are kept.
+        cache: folder of cached statistics; None to compute them and store nothing.
+        progress: advanced by the images.
 
     Raises:
-        FormatError: the cached file is damaged. InputError: fewer than two images.
+        FormatError: the cached file is damaged.
+        InputError: fewer than two images.
     """
-    made = Made.by(extractor, images.shape, images.digest())
-    path = None if cache is None else cache / f"{_key(made, rows)}.safetensors"
+    provenance = Provenance.of(extractor, images.shape, images.digest())
+    path = None if cache is None else cache / f"{_key(provenance, rows)}.safetensors"
     if path is not None and path.is_file():
-        found = load_statistics(path)
-        if found.made != made:
+        stored = load_statistics(path)
+        if stored.provenance != provenance:
             raise FormatError(f"{path} holds other statistics than its name says: delete it")
-        return Statistics(images.name, made, found.gaussians, found.rows)
+        return Statistics(images.name, provenance, stored.gaussians, stored.rows)
     with (progress or Silent()).stage("reference features", len(images)) as advance:
-        batches = told(images.batches(BATCH), advance)
-        found = gather(batches, extractor, rows=rows, source=images.name, content=made.content)
+        batches = advancing(images.batches(BATCH), advance)
+        content = provenance.content
+        statistics = compute_statistics(batches, extractor, rows=rows, source=images.name, content=content)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_statistics(found, path)
-    return found
+        save_statistics(statistics, path)
+    return statistics
 
 
 def save_statistics(statistics: Statistics, path: Path) -> None:
-    """Write statistics as safetensors, whole or not at all; a file that exists is left as it is."""
-    if statistics.made is None:
-        raise InputError(f"statistics of {statistics.source} say not how they were made: they cannot be saved")
+    """Write statistics as safetensors, whole or not at all; a file that exists is left as it is.
+
+    Raises:
+        InputError: statistics without provenance, of a ``.npz``.
+    """
+    if statistics.provenance is None:
+        raise InputError(
+            f"statistics of {statistics.source} do not name their extractor and images: only statistics computed by "
+            "this package can be saved"
+        )
     tensors = {f"rows.{kind}": vectors.contiguous() for kind, vectors in statistics.rows.items()}
     for kind, gaussian in statistics.gaussians.items():
         tensors |= {f"{kind}.mean": gaussian.mean, f"{kind}.covariance": gaussian.covariance.contiguous()}
-    facts = {"format": FORMAT, "count": statistics.count, "source": statistics.source, **asdict(statistics.made)}
+    facts = {"format": FORMAT, "count": statistics.count, "source": statistics.source, **asdict(statistics.provenance)}
     if not path.exists():
         save_tensors(tensors, path, {"statistics": json.dumps(facts)})
 
@@ -157,27 +180,27 @@ def load_statistics(path: Path) -> Statistics:
         if facts.pop("format") != FORMAT:
             raise KeyError
         source, count = facts.pop("source"), facts.pop("count")
-        made = Made(**facts | {"shape": tuple(facts["shape"])})
+        provenance = Provenance(**facts | {"shape": tuple(facts["shape"])})
         kinds = [kind for kind in FITTED if f"{kind}.mean" in tensors]
         gaussians = {k: Gaussian(tensors[f"{k}.mean"], tensors[f"{k}.covariance"], count) for k in kinds}
     except (SafetensorError, KeyError, TypeError, ValueError):
         raise FormatError(f"{path} holds no statistics of this package, or is damaged") from None
     rows = {name.removeprefix("rows."): value for name, value in tensors.items() if name.startswith("rows.")}
-    return Statistics(source, made, gaussians, rows)
+    return Statistics(source, provenance, gaussians, rows)
 
 
-def told(batches: Iterable[Tensor], advance: Advance) -> Iterator[Tensor]:
-    """The same batches; ``advance`` is told of each once it was used."""
+def advancing(batches: Iterable[Tensor], advance: Advance) -> Iterator[Tensor]:
+    """Yield the batches; call ``advance`` with the length of each after it was used."""
     for batch in batches:
         yield batch
         advance(len(batch))
 
 
 def default_cache() -> Path | None:
-    """Where statistics of references are kept unless the user names a folder; None where there is no home."""
+    """Default folder of cached statistics; None for a user without a home folder."""
     cache = user_cache()
     return None if cache is None else cache / "statistics"
 
 
-def _key(made: Made, rows: Collection[str]) -> str:
-    return hashlib.sha256(json.dumps([FORMAT, asdict(made), sorted(rows)]).encode()).hexdigest()[:32]
+def _key(provenance: Provenance, rows: Collection[str]) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, asdict(provenance), sorted(rows)]).encode()).hexdigest()[:32]
