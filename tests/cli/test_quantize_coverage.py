@@ -97,4 +97,24 @@ def test_groups_that_divide_no_layer_are_named_and_others_refused(run):
     assert code == 0, err
     assert "one weight scale a channel, since groups do not divide its inputs: time, first" in " ".join(out.split())
     code, out, err = run("mine.py:mixed", "--group-size", "20", "--overwrite")
-    assert code == 2 and "groups are of 16, 32, 64, 128" in err.splitlines()[-1]
+    assert code == 2 and err == (
+        "tempoquant: recipe: weights.group_size = 20: groups are of 16, 32, 64, 128 input channels; the nearest is 16\n"
+    )
+
+
+def test_activation_scales_of_tokens_and_inputs_by_option(run):
+    for words, kind in (
+        (("--granularity", "per-token"), "tokens"),
+        (("--dynamic",), "dynamic"),
+        (("--dynamic", "--granularity", "per-token"), "dynamic"),
+    ):
+        code, _, err = run("mine.py:mixed", *words, "--overwrite")
+        assert code == 0, err
+        config = json.loads(Path("out/denoiser/config.json").read_text())["quantization_config"]
+        # Temporal layers keep their own calibration.
+        assert kind in {entry["kind"] for entry in config["intervals"]} <= {kind, "constant", "table"}
+        activations = config["recipe"]["activations"]
+        assert activations.get("dynamic", False) == ("--dynamic" in words)
+        assert activations.get("granularity", "per-tensor") == ("per-token" if "per-token" in words else "per-tensor")
+    code, _, err = run("mine.py:mixed", "--granularity", "per-row", "--overwrite")
+    assert code == 2 and "activations.granularity = 'per-row'" in err

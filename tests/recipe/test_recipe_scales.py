@@ -72,7 +72,10 @@ def test_activation_specs_by_token():
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"weights": {"group_size": 48}}, "the nearest that is: int4 asymmetric, static scales per group of 32"),
+        (
+            {"weights": {"group_size": 48}},
+            "weights.group_size = 48: groups are of 16, 32, 64, 128 input channels; the nearest is 32",
+        ),
         ({"weights": {"group_size": 32, "bits": 32}}, "group_size = 32 needs quantized weights"),
         ({"activations": {"dynamic": True, "bits": 32}}, "needs quantized activations"),
         ({"activations": {"dynamic": True, "steps": "per-step"}}, "the nearest that is: int8 asymmetric, dynamic"),

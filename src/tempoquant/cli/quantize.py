@@ -65,6 +65,12 @@ def quantize_command(
         int | None,
         typer.Option(help="input channels that share a weight scale: 16, 32, 64 or 128; without it, all of a channel"),
     ] = None,
+    granularity: Annotated[
+        str, typer.Option(help="what shares an activation scale: per-tensor; per-token in Linear layers")
+    ] = "per-tensor",
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="activation scales from the input, not calibrated")
+    ] = False,
     reading: Annotated[str, typer.Option(help="paper or released")] = "paper",
     effort: Annotated[str, typer.Option(help="fast, balanced or paper")] = "fast",
     samples: Annotated[int, typer.Option(help="calibration trajectories")] = 64,
@@ -156,14 +162,25 @@ def _recipe(context: typer.Context, file: Path | None, policy: Path | None) -> R
         refuse(context, ("effort",), why)
     if chosen.calibration.sampler is not None:
         check_sampler(chosen.calibration.sampler)
-    if options["group_size"] is not None:
-        chosen = chosen.with_group_size(options["group_size"])
+    chosen = _with_scales(chosen, options)
     chosen = chosen.keeping_generators() if options["keep_generators"] else chosen
     return chosen if policy is None else with_overrides(chosen, read_fragment(policy))
 
 
-IN_A_FILE = ("reading", "effort", "eta", "correction", "step_bits", "group_size")
+IN_A_FILE = ("reading", "effort", "eta", "correction", "step_bits", "group_size", "granularity", "dynamic")
 """What a recipe file decides, beside what it decides in every command."""
+
+
+def _with_scales(recipe: Recipe, options: dict[str, Any]) -> Recipe:
+    """``recipe`` with the scales that the command's options ask for, instead of the method's own kind of them."""
+    if options["group_size"] is not None:
+        recipe = recipe.with_entries("weights", group_size=options["group_size"])
+    granularity, dynamic = options["granularity"], options["dynamic"]
+    if granularity == "per-tensor" and not dynamic:
+        return recipe
+    schedule = {"steps": "constant"} if dynamic else {}
+    minmax = {"range": "minmax", "learn": False}
+    return recipe.with_entries("activations", granularity=granularity, dynamic=dynamic, **minmax, **schedule)
 
 
 def _method_recipe(options: dict[str, Any]) -> Recipe:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from tempoquant.errors import unknown
 from tempoquant.extension import ACTIVATION_RANGES, PROVIDERS, WEIGHT_RANGES, WEIGHT_ROUNDINGS, is_foreign
 from tempoquant.numerics.spec import (
+    GROUP_SIZES,
     Constant,
     Generated,
     PerChannel,
@@ -93,6 +94,15 @@ class Weights(Part):
     fit_bias: bool = False
 
     _bits = field_validator("bits")(check_bits)
+
+    @field_validator("group_size")
+    @classmethod
+    def _is_group_size(cls, size: int | None) -> int | None:
+        if size is not None and size not in GROUP_SIZES:
+            nearest = min(GROUP_SIZES, key=lambda valid: abs(valid - size))
+            sizes = ", ".join(map(str, GROUP_SIZES))
+            raise ValueError(f"groups are of {sizes} input channels; the nearest is {nearest}")
+        return size
 
     @model_validator(mode="after")
     def _supported(self) -> "Weights":

@@ -73,15 +73,18 @@ class Recipe(Part):
         """The same recipe at another activation width."""
         return self.model_copy(update={"activations": self.activations.model_copy(update={"bits": bits})})
 
-    def with_group_size(self, size: int) -> "Recipe":
-        """The same recipe with a weight scale for every ``size`` input channels; InputError if it has no such."""
+    def with_entries(self, part: Literal["weights", "activations"], **entries: Any) -> "Recipe":
+        """The same recipe with other entries of one part.
+
+        Raises:
+            InputError: they are not valid, or do not go with the rest.
+        """
         data = self.model_dump(mode="json")
-        return Recipe.parse({**data, "weights": {**data["weights"], "group_size": size}})
+        return Recipe.parse({**data, part: {**data[part], **entries}})
 
     def keeping_generators(self) -> "Recipe":
         """The same recipe, its interval networks kept beside the tables; InputError if it has none."""
-        data = self.model_dump(mode="json")
-        return Recipe.parse({**data, "activations": {**data["activations"], "keep_generators": True}})
+        return self.with_entries("activations", keep_generators=True)
 
     @property
     def uses_effort(self) -> bool:
