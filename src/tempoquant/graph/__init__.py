@@ -1,4 +1,4 @@
-"""Reading a denoiser without knowing its class. A leaf."""
+"""Reading a denoiser's structure by running it: layers, categories, units, attention products. A leaf."""
 
 from tempoquant.graph.arithmetic import count_arithmetic
 from tempoquant.graph.kinds import KINDS, StockKind, add_kind, kind_of, stock_kind_of

@@ -19,9 +19,12 @@ aten: Any = ops.aten
 
 
 def count_arithmetic(probe: Probe) -> dict[Source, int]:
-    """Multiply-accumulates of one call at batch 1 by what runs them: those of convolutions and matrix products.
+    """Count the multiply-accumulates of one call at batch 1: those of convolutions and matrix products.
 
-    Raw functional calls and attention count too; elementwise functions, normalization and look-ups do not.
+    Functional calls and attention count too; elementwise functions, normalization and embeddings do not.
+
+    Returns:
+        Multiply-accumulates by the module, and by the attention product in it, that runs them.
     """
     watch = _SourceWatch()
     with _Operators(watch):
@@ -30,7 +33,7 @@ def count_arithmetic(probe: Probe) -> dict[Source, int]:
 
 
 class _SourceWatch(Watch):
-    """Knows for every operator the module and the matrix product, by its position, that it belongs to.
+    """Attributes every operator to the module that runs it, and to the matrix product, by its position in the call.
 
     Attributes:
         source: of the torch function that is running.
@@ -71,7 +74,7 @@ class _Operators(TorchDispatchMode):
         kwargs = kwargs or {}
         packet = getattr(func, "_overloadpacket", func)
         if packet not in flop_registry and packet not in MACS and isinstance(func, OpOverload):
-            # One that is made of others, which are seen in its place.
+            # A composite operator: the operators that it decomposes into are counted in its place.
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:

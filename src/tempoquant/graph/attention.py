@@ -34,13 +34,13 @@ class _Finder:
         self.scores: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.probabilities: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self.paired: set[Origin] = set()
-        self.found: dict[AttentionProduct, None] = {}
+        self.products: dict[AttentionProduct, None] = {}
         self.unreached: dict[str, None] = {}
 
-    def see(self, func: Any, args: tuple, kwargs: dict, out: Any, frame: Frame) -> None:
-        """Take note of one torch function."""
+    def on_function(self, func: Any, args: tuple, kwargs: dict, out: Any, frame: Frame) -> None:
+        """Update scores, probabilities and products by one call of a torch function."""
         if func in SEALED:
-            self.miss(frame.name, "attention in one native call")
+            self.add_unreached(frame.name, "attention in one native call")
         elif func is F.scaled_dot_product_attention:
             self._add(frame, "sdpa")
         elif func in MATRIX_PRODUCTS or func in UNREACHABLE_PRODUCTS:
@@ -53,50 +53,51 @@ class _Finder:
         elif func not in MIXING:
             self._pass_on(tensors_in((args, kwargs)), tensors_in(out))
 
-    def _product(self, sides: tuple[Tensor, Tensor] | None, given: list[Tensor], out: Tensor, frame: Frame) -> None:
+    def _product(self, sides: tuple[Tensor, Tensor] | None, inputs: list[Tensor], out: Tensor, frame: Frame) -> None:
         call = self.counts[frame, "matrix"]
-        probabilities = next((t for t in given if t in self.probabilities), None)
+        probabilities = next((t for t in inputs if t in self.probabilities), None)
         if probabilities is None:
             self.scores[out] = None if sides is None else Origin(frame, call)
             return
         origin = self.probabilities[probabilities]
         if origin is None:
-            self.miss(frame.name, "its softmax is fed by no matrix product that can be reached")
+            self.add_unreached(frame.name, "its softmax is fed by no matrix product that can be reached")
         elif sides is None or origin.frame != frame:
-            self.miss(frame.name, "its two matrix products are not both reachable")
+            self.add_unreached(frame.name, "its two matrix products are not both reachable")
         elif origin in self.paired:
-            self.miss(frame.name, "one softmax takes part in several matrix products")
+            self.add_unreached(frame.name, "one softmax takes part in several matrix products")
         else:
             self.paired.add(origin)
             self._add(frame, "explicit", (origin.call, call), flipped=sides[0] is not probabilities)
 
     def _pass_on(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        for known in (self.scores, self.probabilities):
-            tag = [known[t] for t in inputs if t in known]
-            for out in outputs if tag else ():
-                known[out] = tag[0]
+        for origins in (self.scores, self.probabilities):
+            of_inputs = [origins[t] for t in inputs if t in origins]
+            for out in outputs if of_inputs else ():
+                origins[out] = of_inputs[0]
 
     def _add(self, frame: Frame, kind: str, calls: tuple[int, int] = (0, 0), flipped: bool = False) -> None:
         index = self.counts[frame, kind]
         self.counts[frame, kind] += 1
-        self.found[AttentionProduct(frame.name, index, kind, calls, flipped)] = None
+        self.products[AttentionProduct(frame.name, index, kind, calls, flipped)] = None
 
-    def miss(self, owner: str, why: str) -> None:
-        """Say what cannot be reached."""
+    def add_unreached(self, owner: str, why: str) -> None:
+        """Add an attention product that cannot be quantized, and the reason."""
         self.unreached[f"{owner or 'the denoiser'}: {why}"] = None
 
 
 def attention_products(probe: Probe) -> tuple[tuple[AttentionProduct, ...], tuple[str, ...]]:
-    """The attention products of a denoiser, and in words those that cannot be reached.
+    """Find the attention products of a denoiser, and those that cannot be quantized, each with its reason in words.
 
     The owner of a product is the innermost module that runs it. Products are scaled-dot-product attention calls, or a
     softmax between two matrix products within one call of the owner. They are found again by their position, so an
     owner whose products are other ones in another batch (it computes slice after slice, say) is not reached.
     """
-    alone, finder = _Finder(), _Finder()
-    watch_forward(probe, alone.see, batch=1)
-    watch_forward(probe, finder.see)
-    moving = {product.owner for product in alone.found.keys() ^ finder.found.keys()}
-    for owner in sorted(moving):
-        finder.miss(owner, "its matrix products depend on the size of the batch")
-    return tuple(product for product in finder.found if product.owner not in moving), tuple(finder.unreached)
+    at_batch_1, finder = _Finder(), _Finder()
+    watch_forward(probe, at_batch_1.on_function, batch=1)
+    watch_forward(probe, finder.on_function)
+    batch_dependent = {product.owner for product in at_batch_1.products.keys() ^ finder.products.keys()}
+    for owner in sorted(batch_dependent):
+        finder.add_unreached(owner, "its matrix products depend on the size of the batch")
+    products = tuple(product for product in finder.products if product.owner not in batch_dependent)
+    return products, tuple(finder.unreached)

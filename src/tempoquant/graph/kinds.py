@@ -47,7 +47,7 @@ KINDS: dict[type[nn.Module], StockKind] = {}
 
 
 def add_kind(kind: StockKind) -> None:
-    """Enter a kind into the table; a file that is imported again brings its class again.
+    """Register a layer kind under its class; a file that is imported twice registers its class twice.
 
     Raises:
         InputError: another kind has its class or its name.
@@ -77,7 +77,7 @@ for _kind in (
 
 
 def kind_of(layer: nn.Module) -> StockKind | None:
-    """The kind of a layer: that of its class, or of the nearest class it derives from; None if it has none."""
+    """The entry of :data:`KINDS` for a layer's class, or the nearest base class that has one; None without one."""
     return next((KINDS[cls] for cls in type(layer).__mro__ if cls in KINDS), None)
 
 

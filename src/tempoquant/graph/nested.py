@@ -34,5 +34,5 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def first_argument(args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """What a layer was called with: its input may come by position or as ``input=``."""
+    """A layer call's input tensor, passed by position or as ``input=``."""
     return args[0] if args else kwargs["input"]

@@ -18,7 +18,7 @@ MIXED_TOLERANCE = 1e-2
 
 @dataclass
 class Run:
-    """What one run shows.
+    """Input hashes, called modules and output of one run.
 
     Attributes:
         prints: by layer, in order of execution, a hash of every call's input.
@@ -33,7 +33,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Observed:
-    """What comparing runs shows.
+    """Layers and their categories, from comparing runs.
 
     Attributes:
         layers: those that execute, in order.
@@ -63,18 +63,17 @@ def observe_layers(probe: Probe) -> Observed:
     for step in t[:3]:
         check_repeatable(probe, step)
     base = observe_run(probe, t[0])
-    by_sample, by_condition = observe_run(probe, t[0], variant=1), observe_run(probe, t[0], condition=1)
-    by_time = [observe_run(probe, step) for step in t[1:3]]
-    _check_mixed(probe, t, base.output, by_time[0].output)
-    runs = [base, by_sample, by_condition, *by_time]
+    other_steps = [observe_run(probe, step) for step in t[1:3]]
+    _check_mixed(probe, t, base.output, other_steps[0].output)
+    runs = [base, observe_run(probe, t[0], variant=1), observe_run(probe, t[0], condition=1), *other_steps]
     layers = []
     for order, name in enumerate(dict.fromkeys(name for run in runs for name in run.prints)):
-        seen = [run.prints.get(name) for run in runs]
-        category = categorize(seen[1] != seen[0], any(s != seen[0] for s in seen[3:]), seen[2] != seen[0])
-        calls = max(len(prints or ()) for prints in seen)
+        first, by_sample, by_condition, *by_time = (run.prints.get(name) for run in runs)
+        category = categorize(by_sample != first, any(prints != first for prints in by_time), by_condition != first)
+        calls = max(len(run.prints.get(name, ())) for run in runs)
         layers.append(_describe(name, probe.module.get_submodule(name), category, order, calls))
     if not any(layer.category.is_temporal for layer in layers):
-        raise InputError(_no_temporal_layer(base, by_time))
+        raise InputError(_no_temporal_layer(base, other_steps))
     executed = {layer.name for layer in layers}
     return Observed(
         tuple(layers),
@@ -84,8 +83,8 @@ def observe_layers(probe: Probe) -> Observed:
     )
 
 
-def _no_temporal_layer(base: Run, by_time: list[Run]) -> str:
-    if all(torch.equal(run.output, base.output) for run in by_time):
+def _no_temporal_layer(base: Run, other_steps: list[Run]) -> str:
+    if all(torch.equal(run.output, base.output) for run in other_steps):
         return "the denoiser's output does not follow the time step: is the time step passed on by its call?"
     return (
         "no layer of this denoiser sees the time step alone: it meets the sample before any layer, so that there is "
@@ -94,7 +93,7 @@ def _no_temporal_layer(base: Run, by_time: list[Run]) -> str:
 
 
 def categorize(sample: bool, time: bool, condition: bool) -> Category:
-    """The category of a layer whose input changes with these."""
+    """The category of a layer whose input changes with the sample, the time step, or the conditioning."""
     if sample:
         return Category.IMAGE
     if time:
@@ -110,18 +109,18 @@ def observe_run(probe: Probe, timestep: float, variant: int = 0, condition: int 
     """
     run = Run()
 
-    def calling(name: str) -> Any:
+    def note_call(name: str) -> Any:
         return lambda module, args: run.called.add(name)
 
-    def seeing(name: str) -> Any:
-        def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def hash_input(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
             run.prints.setdefault(name, []).append(fingerprint(first_argument(args, kwargs)))
 
-        return see
+        return hook
 
-    handles = [m.register_forward_pre_hook(calling(n)) for n, m in probe.module.named_modules()]
+    handles = [m.register_forward_pre_hook(note_call(n)) for n, m in probe.module.named_modules()]
     for name, layer in quantizable_layers(probe.module).items():
-        handles.append(layer.register_forward_pre_hook(seeing(name), with_kwargs=True))
+        handles.append(layer.register_forward_pre_hook(hash_input(name), with_kwargs=True))
     with removing(handles):
         run.output = run_example(probe, timestep, variant=variant, condition=condition)
     if not torch.isfinite(run.output).all():

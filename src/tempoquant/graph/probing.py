@@ -1,4 +1,4 @@
-"""Running a denoiser on examples without leaving a trace: modes, hooks and the global seed stay as they were."""
+"""Running a denoiser on example inputs, with its modes, hooks and the global random state left unchanged."""
 
 import hashlib
 from collections.abc import Iterator
@@ -73,14 +73,19 @@ def run_example(
     variant: int = 0,
     condition: int = 0,
     batch: int = BATCH,
-    given: dict[str, Any] | None = None,
+    conditioning: dict[str, Any] | None = None,
 ) -> Tensor:
     """Run the denoiser on an example; integer time steps are passed as int64, others as float32.
 
     Args:
         timestep: one value for all items, or (batch,).
         variant: number of the random sample.
-        condition: variant of the conditioning, unless ``given`` is one.
+        condition: variant of the probe's conditioning, unless ``conditioning`` is passed.
+        batch: number of items.
+        conditioning: keyword arguments of the call.
+
+    Returns:
+        The prediction, (batch, C, ...) in the denoiser's dtype.
 
     Raises:
         InputError: the denoiser raises, or returns no tensor of the sample's batch and sides.
@@ -91,7 +96,7 @@ def run_example(
         # Drawn at the full batch, so that item 0 is the same sample whatever the batch.
         sample = torch.randn((BATCH, *probe.sample_shape), generator=draw)[:batch].to(parameter)
         steps = torch.as_tensor(timestep, device=parameter.device).expand(batch)
-        conditioning = probe.conditioning(batch, condition) if given is None else given
+        conditioning = probe.conditioning(batch, condition) if conditioning is None else conditioning
         return call_denoiser(lambda: probe.run(sample, steps, **conditioning), sample, step_name(timestep))
 
 
@@ -104,15 +109,15 @@ def smaller(probe: Probe) -> Probe:
     if len(sides) != 2 or min(sides) < 2 * SMALLEST:
         return probe
     factor = min(4, min(sides) // SMALLEST)
-    less = replace(probe, sample_shape=(channels, *(side // factor for side in sides)))
+    small = replace(probe, sample_shape=(channels, *(side // factor for side in sides)))
     try:
-        made = run_example(less, probe.timesteps[0], batch=1)
+        output = run_example(small, probe.timesteps[0], batch=1)
     except SHAPE_ERRORS:
         return probe
-    return less if made.shape[-2:] == less.sample_shape[1:] else probe
+    return small if output.shape[-2:] == small.sample_shape[1:] else probe
 
 
 def fingerprint(x: Tensor) -> bytes:
-    """A hash of a tensor's shape and bytes."""
+    """blake2b (16 bytes) of a tensor's shape and bytes; any shape and dtype."""
     data = x.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
     return hashlib.blake2b(str(tuple(x.shape)).encode() + data, digest_size=16).digest()

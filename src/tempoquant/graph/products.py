@@ -12,17 +12,17 @@ Product = Callable[..., Tensor]
 
 
 def _plain(product: Product, *args: Any, **kwargs: Any) -> Tensor:
-    return product(*_two(args, kwargs))
+    return product(*_left_and_right(args, kwargs))
 
 
 def _reversed(product: Product, *args: Any, **kwargs: Any) -> Tensor:
-    right, left = _two(args, kwargs)
+    right, left = _left_and_right(args, kwargs)
     return product(left, right)
 
 
 def _added(product: Product, *args: Any, beta: float = 1, alpha: float = 1, **kwargs: Any) -> Tensor:
     bias = args[0] if args else kwargs.pop("input")
-    scaled = product(*_two(args[1:], kwargs)) * alpha
+    scaled = product(*_left_and_right(args[1:], kwargs)) * alpha
     # torch defines beta = 0 to ignore the bias even where it is NaN: attention processors pass it uninitialised.
     return scaled if beta == 0 else scaled + beta * bias
 
@@ -38,8 +38,8 @@ def _einsum(product: Product, equation: str, *tensors: Any) -> Tensor:
     flat = [torch.Size([size[x] for x in group]).numel() for group in (rows, summed, columns)]
     left = left.permute([a.index(x) for x in (*batch, *rows, *summed)]).reshape(*count, flat[0], flat[1])
     right = right.permute([b.index(x) for x in (*batch, *summed, *columns)]).reshape(*count, flat[1], flat[2])
-    made = [*batch, *rows, *columns]
-    return product(left, right).reshape([size[x] for x in made]).permute([made.index(x) for x in out])
+    order = [*batch, *rows, *columns]
+    return product(left, right).reshape([size[x] for x in order]).permute([order.index(x) for x in out])
 
 
 MATRIX_PRODUCTS: dict[Any, Callable[..., Tensor]] = {
@@ -84,9 +84,9 @@ def operands(func: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Te
         tensors = tensors_in(args)
         left, right = tensors if len(tensors) == 2 and is_product(args[0]) else (torch.empty(0),) * 2
     elif adapter is _added:
-        left, right = _two(args[1:], {k: v for k, v in kwargs.items() if k != "input"})
+        left, right = _left_and_right(args[1:], {k: v for k, v in kwargs.items() if k != "input"})
     else:
-        left, right = _two(args, kwargs)
+        left, right = _left_and_right(args, kwargs)
     if left.dim() < 3 or right.dim() < 3:
         return None
     return (right, left) if adapter is _reversed else (left, right)
@@ -111,7 +111,7 @@ def _letters(equation: str) -> tuple[str, str, str]:
     return a, b, out
 
 
-def _two(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _left_and_right(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     named = {"input": 0, "batch1": 0, "other": 1, "mat2": 1, "batch2": 1}
-    found = dict(enumerate(args)) | {named[k]: v for k, v in kwargs.items() if k in named}
-    return found[0], found[1]
+    by_position = dict(enumerate(args)) | {named[k]: v for k, v in kwargs.items() if k in named}
+    return by_position[0], by_position[1]

@@ -1,4 +1,4 @@
-"""Reading a denoiser: everything the other rooms need to know of its structure, from example inputs alone."""
+"""Reading a denoiser's structure from example inputs alone."""
 
 from collections.abc import Collection
 
@@ -22,7 +22,9 @@ WITHOUT_KIND = (nn.ConvTranspose3d, *RECURRENT, nn.Bilinear, nn.EmbeddingBag, *S
 
 
 def read_denoiser(probe: Probe) -> DenoiserGraph:
-    """Read a denoiser's structure; it is left as it was.
+    """Find a denoiser's layers, their categories, temporal block, units and attention products by running it.
+
+    The denoiser is left unchanged.
 
     Raises:
         InputError: fewer than two time steps, nothing in the denoiser depends on them alone, or its module is not

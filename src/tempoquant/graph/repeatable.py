@@ -1,6 +1,6 @@
 """Refusing denoisers whose output is no function of their inputs: those that draw noise, drop out, or keep a state.
 
-And those that change their inputs: whoever calls them goes on with the same tensors.
+And those that change their inputs in place, since a sampler uses the same tensors after the call.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ REPEATED_TOLERANCE = 1e-4
 
 @dataclass
 class _Call:
-    """Hashes of what one call of a module was given and gave, by their tensors."""
+    """Hashes of the input and output tensors of one module call."""
 
     module: str
     inputs: list[bytes]
@@ -29,7 +29,7 @@ class _Call:
 
 
 def check_repeatable(probe: Probe, timestep: float) -> None:
-    """Two calls on equal inputs, with other random states, must give one output and leave the inputs as they are.
+    """Check that two calls on equal inputs, with different random states, return one output and change no input.
 
     Raises:
         InputError: they do not; names the first module whose output differs, or the input that is changed.
@@ -50,10 +50,10 @@ def _seeded(probe: Probe, seed: int) -> Probe:
 
     def run(sample: Tensor, timestep: Tensor, **conditioning: Any) -> Any:
         torch.manual_seed(seed)
-        given = {"sample": sample, "time step": timestep, **conditioning}
-        before = {name: [t.clone() for t in tensors_in(value)] for name, value in given.items()}
+        inputs = {"sample": sample, "time step": timestep, **conditioning}
+        before = {name: [t.clone() for t in tensors_in(value)] for name, value in inputs.items()}
         output = probe.run(sample, timestep, **conditioning)
-        for name, value in given.items():
+        for name, value in inputs.items():
             if not all(map(torch.equal, before[name], tensors_in(value))):
                 raise InputError(f"the denoiser changes its {name} in place: let it change a copy")
         return output

@@ -1,4 +1,4 @@
-"""From traces to a program: what the temporal layers' inputs need, and what in it grows with the batch."""
+"""Slicing traces: what the temporal layers' inputs depend on, and which arguments scale with the batch."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ class Rows:
 
 
 def needed_ops(ops: Sequence[Op]) -> list[Op]:
-    """The layer calls and whatever their inputs need, in order."""
+    """The layer calls, and the operations that their inputs depend on, in order."""
     needed: set[int] = set()
     kept = []
     for op in reversed(ops):
@@ -28,10 +28,10 @@ def needed_ops(ops: Sequence[Op]) -> list[Op]:
 
 
 def outside_values(ops: Sequence[Op]) -> list[int]:
-    """Numbers of the values that ``ops`` need and do not make."""
-    made = {number for op in ops for number in op.outputs}
+    """Numbers of the values that ``ops`` use and do not produce."""
+    produced = {number for op in ops for number in op.outputs}
     used = dict.fromkeys(number for op in ops for number in numbers_in(op))
-    return [number for number in used if number not in made]
+    return [number for number in used if number not in produced]
 
 
 def numbers_in(op: Op) -> list[int]:
@@ -40,7 +40,7 @@ def numbers_in(op: Op) -> list[int]:
 
 
 def same_path(a: Sequence[Op], b: Sequence[Op]) -> bool:
-    """Whether two traces note the same calls, so that their numbers mean the same values."""
+    """Whether two traces record the same calls, so that their numbers mean the same values."""
     return [(op.func, op.layer, op.outputs) for op in a] == [(op.func, op.layer, op.outputs) for op in b]
 
 
@@ -81,9 +81,9 @@ def split_block(ops: Iterable[Op], layers: Sequence[str]) -> tuple[tuple[str, ..
     sources: dict[int, set[str]] = {}
     feeding: set[str] = set()
     for op in ops:
-        seen: set[str] = set().union(*(sources.get(number, set()) for number in numbers_in(op)))
+        upstream: set[str] = set().union(*(sources.get(number, set()) for number in numbers_in(op)))
         if op.layer:
-            feeding |= seen
+            feeding |= upstream
         for number in op.outputs:
-            sources[number] = {op.layer} if op.layer else seen
+            sources[number] = {op.layer} if op.layer else upstream
     return tuple(n for n in layers if n in feeding), tuple(n for n in layers if n not in feeding)

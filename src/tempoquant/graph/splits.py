@@ -42,32 +42,32 @@ def split_points(probe: Probe, layers: tuple[LayerInfo, ...]) -> dict[str, int]:
 
 
 def _joined_inputs(probe: Probe, layers: tuple[LayerInfo, ...], variant: int) -> dict[str, Joined]:
-    known: dict[bytes, Joined] = {}
-    found: dict[str, Joined] = {}
+    concatenations: dict[bytes, Joined] = {}
+    inputs: dict[str, Joined] = {}
 
-    def see(func: Any, args: tuple, kwargs: dict, out: Any, frame: Frame) -> None:
+    def on_function(func: Any, args: tuple, kwargs: dict, out: Any, frame: Frame) -> None:
         if func in CONCATENATIONS:
             parts: Any = args[0] if args else kwargs["tensors"]
             axis = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0)) % out.dim()
             if len(parts) == 2:
                 prints = fingerprint(parts[0]), fingerprint(parts[1])
-                known[fingerprint(out)] = Joined(axis, parts[0].shape[axis], prints)
+                concatenations[fingerprint(out)] = Joined(axis, parts[0].shape[axis], prints)
 
-    def looking(name: str, axis: int) -> Any:
-        def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def compare_input(name: str, axis: int) -> Any:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
             x: Tensor = first_argument(args, kwargs)
-            joined = known.get(fingerprint(x))
+            joined = concatenations.get(fingerprint(x))
             if joined is not None and joined.axis == x.dim() + axis:
-                found[name] = joined
+                inputs[name] = joined
 
-        return look
+        return hook
 
     image = {layer.name: probe.module.get_submodule(layer.name) for layer in layers if layer.category is Category.IMAGE}
     hooks = [
-        layer.register_forward_pre_hook(looking(name, kind.channel_axis), with_kwargs=True)
+        layer.register_forward_pre_hook(compare_input(name, kind.channel_axis), with_kwargs=True)
         for name, layer in image.items()
         if (kind := kind_of(layer)) is not None
     ]
     with removing(hooks):
-        watch_forward(probe, see, variant)
-    return found
+        watch_forward(probe, on_function, variant)
+    return inputs

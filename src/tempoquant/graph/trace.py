@@ -33,14 +33,14 @@ CREATING = (
 
 @dataclass(frozen=True)
 class Ref:
-    """A value of the trace, by number; no number is ever given twice, so a value changed in place gets a new one."""
+    """A value of the trace, by number; numbers are unique, so a value changed in place gets a new one."""
 
     number: int
 
 
 @dataclass
 class Op:
-    """One noted call.
+    """One traced call.
 
     Attributes:
         args, kwargs: of the call, tensors as :class:`Ref`.
@@ -58,25 +58,25 @@ class Op:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """The call's name in messages."""
         return self.layer or str(getattr(self.func, "__qualname__", None) or getattr(self.func, "__name__", self.func))
 
 
 class FunctionTrace(TorchFunctionMode):
-    """Notes calls while it is active, up to where a value meets the sample: what comes after belongs to the image.
+    """Records torch functions while it is active, until a value meets the sample: the rest is the image path.
 
     Tensors are held weakly, so a large denoiser's activations are freed as usual.
 
     Attributes:
         ops: in order.
         outputs: (layer, its output) in order of call.
-        shapes: of every value that was not made by a noted call.
-        kept: those among them that were wanted.
+        shapes: of every value that no traced call returned.
+        kept: those values among them whose numbers are in ``keep``.
     """
 
-    def __init__(self, wanted: Collection[int] = (), change: Change | None = None):
+    def __init__(self, keep: Collection[int] = (), change: Change | None = None):
         super().__init__()
-        self.wanted, self.change = wanted, change
+        self.keep, self.change = keep, change
         self.ops: list[Op] = []
         self.outputs: list[tuple[str, Tensor]] = []
         self.shapes: dict[int, tuple[int, ...]] = {}
@@ -89,13 +89,13 @@ class FunctionTrace(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        given = tensors_in((args, kwargs))
-        if any(t in self.image for t in (given[:1] if func in SHAPED_AS else given)) and func not in CREATING:
-            return self._follow_image(func, args, kwargs, given)
-        if self.open or not any(self.numbers.get(t) in self.tracked for t in given):
+        inputs = tensors_in((args, kwargs))
+        if any(t in self.image for t in (inputs[:1] if func in SHAPED_AS else inputs)) and func not in CREATING:
+            return self._follow_image(func, args, kwargs, inputs)
+        if self.open or not any(self.numbers.get(t) in self.tracked for t in inputs):
             return func(*args, **kwargs)
         op = Op(self._refer(args), self._refer(kwargs), func)
-        before = [(t, _version(t), self.numbers[t]) for t in given]
+        before = [(t, _version(t), self.numbers[t]) for t in inputs]
         out = func(*args, **kwargs)
         changed = [(t, number) for t, version, number in before if _version(t) != version]
         produced = tensors_in(out)
@@ -105,10 +105,10 @@ class FunctionTrace(TorchFunctionMode):
             self.ops.append(op)
         return out
 
-    def _follow_image(self, func: Callable, args: tuple, kwargs: dict, given: list[Tensor]) -> Any:
-        versions = [_version(t) for t in given]
+    def _follow_image(self, func: Callable, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Any:
+        versions = [_version(t) for t in inputs]
         out = func(*args, **kwargs)
-        changed = (t for t, version in zip(given, versions, strict=True) if _version(t) != version)
+        changed = (t for t, version in zip(inputs, versions, strict=True) if _version(t) != version)
         for tensor in (*tensors_in(out), *changed):
             self.image[tensor] = True
         return out
@@ -127,18 +127,18 @@ class FunctionTrace(TorchFunctionMode):
         return map_kind(value, Tensor, lambda t: Ref(self._number(t)))
 
     def _number(self, tensor: Tensor) -> int:
-        known = self.numbers.get(tensor)
-        if known is not None:
-            return known
+        number = self.numbers.get(tensor)
+        if number is not None:
+            return number
         number = self._next(tensor)
         self.shapes[number] = tuple(tensor.shape)
-        if number in self.wanted:
+        if number in self.keep:
             # Cloned before use: it may be changed in place later. Of the image, only shape and type can matter here.
             self.kept[number] = torch.zeros_like(tensor) if tensor in self.image else tensor.detach().clone()
         return number
 
     def enter(self, name: str) -> Callable:
-        """A pre-hook for the layer ``name``; what happens inside layers is not noted."""
+        """A pre-hook for the layer ``name``; torch functions inside layers are not traced."""
 
         def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
             self.open.append(Op((Ref(self._number(first_argument(args, kwargs))),), {}, layer=name))
@@ -149,7 +149,7 @@ class FunctionTrace(TorchFunctionMode):
         """A hook for every layer, which may replace its output."""
         op = self.open.pop()
         result = output if self.change is None else self.change(op.layer, output)
-        # Cloned before it is marked, so that the clone itself is not noted.
+        # Cloned before it is marked, so that the clone itself is not traced.
         self.outputs.append((op.layer, result.detach().clone()))
         op.outputs = (self._mark(result),)
         self.ops.append(op)
@@ -157,7 +157,7 @@ class FunctionTrace(TorchFunctionMode):
 
 
 def _version(tensor: Tensor) -> int:
-    """How often it was changed in place; one made in inference mode never is, outside of it."""
+    """How often a tensor was changed in place; an inference tensor is never changed outside of inference mode."""
     return 0 if tensor.is_inference() else tensor._version
 
 
@@ -168,28 +168,32 @@ def trace_forward(
     *,
     batch: int = 1,
     condition: int = 0,
-    given: dict[str, Any] | None = None,
-    wanted: Collection[int] = (),
+    conditioning: dict[str, Any] | None = None,
+    keep: Collection[int] = (),
     change: Change | None = None,
 ) -> FunctionTrace:
-    """Trace one forward.
+    """Trace the torch functions of one forward that derive from the temporal layers' outputs.
 
     Args:
+        probe: how the denoiser runs.
         layers: the temporal layers by name.
-        wanted: numbers of outside values to keep.
-        condition: variant of the conditioning, unless ``given`` is one.
+        timestep: of all items.
+        batch: number of items.
+        condition: variant of the probe's conditioning, unless ``conditioning`` is passed.
+        conditioning: keyword arguments of the call.
+        keep: numbers of outside values to keep.
         change: ``change(name, output)`` replaces a layer's output.
     """
-    trace = FunctionTrace(wanted, change)
+    trace = FunctionTrace(keep, change)
     handles = []
     for name, layer in layers.items():
         handles.append(layer.register_forward_pre_hook(trace.enter(name), with_kwargs=True))
         handles.append(layer.register_forward_hook(trace.leave))
 
-    def run(sample: Tensor, *rest: Any, **conditioning: Any) -> Tensor:
+    def run(sample: Tensor, *rest: Any, **keywords: Any) -> Tensor:
         trace.image[sample] = True
-        return probe.run(sample, *rest, **conditioning)
+        return probe.run(sample, *rest, **keywords)
 
     with removing(handles), trace:
-        run_example(replace(probe, run=run), timestep, batch=batch, condition=condition, given=given)
+        run_example(replace(probe, run=run), timestep, batch=batch, condition=condition, conditioning=conditioning)
     return trace

@@ -1,4 +1,4 @@
-"""What reading a denoiser yields: plain data about its layers."""
+"""The structure of a denoiser as plain data: layers, units, attention products."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ class Category(StrEnum):
 
     @property
     def is_temporal(self) -> bool:
-        """Whether it is the time step, and perhaps conditioning, but not the sample."""
+        """Whether the input depends on the time step, and perhaps on conditioning, but not on the sample."""
         return self in (Category.TEMPORAL, Category.TEMPORAL_CONDITION)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """How the reader may run a denoiser.
+    """A denoiser with example inputs to run it on.
 
     Attributes:
         module: the network.
@@ -95,7 +95,7 @@ class AttentionProduct:
 
 
 class Source(NamedTuple):
-    """What runs a part of the arithmetic.
+    """The module, and the attention product in it, that runs a part of the arithmetic.
 
     Attributes:
         module: the innermost one that runs.
@@ -118,7 +118,7 @@ class TimeArgument:
 
 @dataclass(frozen=True)
 class DenoiserGraph:
-    """Everything that is known of a denoiser's structure.
+    """A denoiser's structure.
 
     Attributes:
         layers: in execution order.

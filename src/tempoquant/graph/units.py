@@ -11,7 +11,9 @@ MOST_LINEAR = 16
 
 
 def reconstruction_units(module: nn.Module, layers: tuple[LayerInfo, ...], called: Collection[str]) -> tuple[Unit, ...]:
-    """Units in execution order; every image layer, and every condition layer inside one, is in exactly one.
+    """Partition the image layers into units that are reconstructed together, in execution order.
+
+    Every image layer, and every condition layer inside a unit, is in exactly one.
 
     Going down from the root, a module is a unit if its forward runs and no called module inside it holds two or more
     image layers (a residual block, an attention, a feed-forward), or if its image layers are at most 16 and all Linear
@@ -42,8 +44,8 @@ class _Units:
         if name in self.image:
             self.units.append(Unit(name, (name,)))
         elif image and name in self.called and self._is_unit(name, part, image):
-            found = [*image, *_inside(name, self.condition)]
-            self.units.append(Unit(name, tuple(sorted(found, key=self.order.__getitem__))))
+            layers = [*image, *_inside(name, self.condition)]
+            self.units.append(Unit(name, tuple(sorted(layers, key=self.order.__getitem__))))
         elif image:
             for child, submodule in part.named_children():
                 self.descend(f"{name}.{child}", submodule)

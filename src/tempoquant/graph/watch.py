@@ -18,25 +18,28 @@ class Frame(NamedTuple):
     call: int
 
 
-See = Callable[[Callable, tuple, dict, Any, Frame], None]
+OnFunction = Callable[[Callable, tuple, dict, Any, Frame], None]
+"""``on_function(func, args, kwargs, output, frame)``."""
 
 
 class Watch(TorchFunctionMode):
-    """Follows which module is running, and calls ``see`` after every torch function; see :func:`watch_forward`."""
+    """Tracks the stack of running modules, and calls ``on_function`` after every torch function within one."""
 
-    def __init__(self, see: See):
+    def __init__(self, on_function: OnFunction):
         super().__init__()
-        self.see = see
+        self.on_function = on_function
         self.running: list[Frame] = []
         self.calls: Counter[str] = Counter()
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if self.running:
-            self.see(func, args, kwargs or {}, out, self.running[-1])
+            self.on_function(func, args, kwargs or {}, out, self.running[-1])
         return out
 
     def enter(self, name: str) -> Callable:
+        """A forward pre-hook for the module ``name``."""
+
         def hook(module: nn.Module, args: tuple) -> None:
             self.running.append(Frame(name, self.calls[name]))
             self.calls[name] += 1
@@ -44,17 +47,20 @@ class Watch(TorchFunctionMode):
         return hook
 
     def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """A forward hook for every module."""
         self.running.pop()
 
 
-def watch_forward(probe: Probe, see: See, variant: int = 0, batch: int = BATCH) -> None:
-    """Run one example; ``see(func, args, kwargs, output, frame)`` is called after every torch function in the module.
+def watch_forward(probe: Probe, on_function: OnFunction, variant: int = 0, batch: int = BATCH) -> None:
+    """Run one example and call ``on_function`` after every torch function inside the module.
 
     Args:
+        probe: how the denoiser runs.
+        on_function: called as ``on_function(func, args, kwargs, output, frame)``.
         variant: number of the random sample.
         batch: number of items.
     """
-    run_watched(probe, Watch(see), variant, batch)
+    run_watched(probe, Watch(on_function), variant, batch)
 
 
 def run_watched(probe: Probe, watch: Watch, variant: int = 0, batch: int = BATCH) -> None:

@@ -65,7 +65,7 @@ class TemporalProgram:
         self.numbers = [n for n in outside if one.shapes[n] != two.shapes[n]]
         self._check_shapes(one, two)
         fixed = [n for n in outside if n not in self.numbers]
-        self.constants = trace_forward(probe, self.modules, t, wanted=fixed).kept
+        self.constants = trace_forward(probe, self.modules, t, keep=fixed).kept
         self.externals = tuple(f"external{i}" for i in range(len(self.numbers)))
 
     def collect(self, timesteps: Sequence[float], conditioning: Sequence[dict] | None = None) -> dict[str, Tensor]:
@@ -97,7 +97,9 @@ class TemporalProgram:
             TempoquantError: as :meth:`collect`.
         """
         outside = {*self.numbers, *self.constants}
-        trace = trace_forward(self.probe, self.modules, timestep, given=conditioning, wanted=outside, change=change)
+        trace = trace_forward(
+            self.probe, self.modules, timestep, conditioning=conditioning, keep=outside, change=change
+        )
         if not same_path(self.traced, trace.ops):
             raise TempoquantError(f"the temporal layers are run differently at time step {timestep:g}")
         if not all(torch.equal(trace.kept[n], value) for n, value in self.constants.items()):
