@@ -1,4 +1,4 @@
-"""What acts while sampling: quantization noise is measured at every step, and corrected in the scheduler (PTQD)."""
+"""Correction of quantization noise while sampling: measured at every time step, applied in the scheduler (PTQD)."""
 
 from tempoquant.correction.measure import Trajectories, compare_predictions
 from tempoquant.correction.noise import QuantizationNoise, quantization_noise

@@ -1,8 +1,8 @@
 """Comparing both denoisers' noise predictions on the full-precision trajectory, where the scheduler takes them.
 
-A scheduler sees the prediction after guidance, whatever the pipeline's guidance is, so both sides of a pair are caught
-in its steps: a first run in full precision keeps each prediction, and in a second run, of the quantized denoiser, the
-kept ones take the steps. Both runs thus see the same samples.
+A scheduler sees the prediction after guidance, whatever the pipeline's guidance is, so both predictions of a pair are
+read in its steps: a first run in full precision stores each prediction, and a second run, of the quantized denoiser,
+steps with the stored ones. Both runs thus see the same samples.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,11 +21,13 @@ from tempoquant.sampling import Stepper, with_step
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Trajectories to compare on.
+    """Which trajectories predictions are compared on.
 
     Attributes:
-        indices: of the samples. conditioning: as ``Model.generate`` takes it, an entry a sample or more.
-        run: steps, seed, sampler and eta of ``Model.generate``. batch_size: samples drawn together.
+        indices: of the samples.
+        run: steps, seed, sampler and eta of ``Model.generate``.
+        conditioning: as ``Model.generate`` takes it, an entry a sample or more.
+        batch_size: samples drawn together.
     """
 
     indices: Sequence[int]
@@ -37,9 +39,9 @@ class Trajectories:
         """The arguments of ``Model.run_trajectories`` for one batch after the other."""
         for start in range(0, len(self.indices), self.batch_size):
             part = slice(start, min(start + self.batch_size, len(self.indices)))
-            given = {name: _part(value, part) for name, value in (self.conditioning or {}).items()}
+            conditioning = {name: _part(value, part) for name, value in (self.conditioning or {}).items()}
             indices = list(self.indices[part])
-            yield {"samples": indices, "conditioning": given or None, "batch_size": len(indices), **self.run}
+            yield {"samples": indices, "conditioning": conditioning or None, "batch_size": len(indices), **self.run}
 
 
 def compare_predictions(
@@ -50,10 +52,18 @@ def compare_predictions(
     variants: Sequence[Callable[[], None]],
     progress: Progress | None = None,
 ) -> list[PairSums]:
-    """Sums over (full precision, quantized) predictions after guidance, by row of ``clock``, one for every variant.
+    """Sum over pairs of full-precision and quantized predictions after guidance, by row of ``clock``.
 
     Args:
+        full: the full-precision model.
+        quantized: the quantized model.
+        clock: whose rows the sums are by.
+        trajectories: full-precision ones that both denoisers are compared on.
         variants: each is called before a run of ``quantized``, to change it; full precision runs once for all.
+        progress: where it is shown.
+
+    Returns:
+        The sums of every variant.
 
     Raises:
         InputError: the scheduler's time steps are not those that the denoiser sees.
@@ -62,44 +72,48 @@ def compare_predictions(
     batches = list(trajectories.batches())
     with (progress or Silent()).stage("correction", len(batches) * (1 + len(variants))) as advance:
         for batch in batches:
-            kept: list[Tensor] = []
-            _walk(full, _keeping(kept), batch)
+            predictions: list[Tensor] = []
+            _run_trajectories(full, _storing(predictions), batch)
             advance(1)
-            for found, change in zip(sums, variants, strict=True):
+            for pair_sums, change in zip(sums, variants, strict=True):
                 change()
-                _walk(quantized, _replaying(iter(kept), found, clock), batch)
+                _run_trajectories(quantized, _comparing(iter(predictions), pair_sums, clock), batch)
                 advance(1)
-    for row in {row for found in sums for row in found.missing}:
+    for row in {row for pair_sums in sums for row in pair_sums.missing}:
         t = float(clock.timesteps[row])
         raise InputError(f"the scheduler takes no step at t = {t:g}, which the denoiser sees: it cannot be corrected")
     return sums
 
 
-def _walk(target: Model, stepper: Stepper, batch: Mapping[str, Any]) -> None:
-    def nothing(seen: DenoiserCall) -> None:
-        """The stepper sees all that is needed."""
+def _run_trajectories(model: Model, stepper: Stepper, batch: Mapping[str, Any]) -> None:
+    def on_call(call: DenoiserCall) -> None:
+        """Nothing: the stepper reads the predictions."""
 
-    target.with_scheduler(with_step(target.denoiser.scheduler, stepper)).run_trajectories(on_call=nothing, **batch)
+    model.with_scheduler(with_step(model.denoiser.scheduler, stepper)).run_trajectories(on_call=on_call, **batch)
 
 
-def _keeping(kept: list[Tensor]) -> Stepper:
-    def keep(scheduler: Any, step: Any, *, model_output: Tensor, **options: Any) -> Any:
-        kept.append(model_output.detach().clone())
+def _storing(predictions: list[Tensor]) -> Stepper:
+    """Steps that append the prediction that they take."""
+
+    def store(scheduler: Any, step: Any, *, model_output: Tensor, **options: Any) -> Any:
+        predictions.append(model_output.detach().clone())
         return step(model_output=model_output, **options)
 
-    return keep
+    return store
 
 
-def _replaying(kept: Iterator[Tensor], sums: PairSums, clock: Clock) -> Stepper:
-    def replay(
+def _comparing(predictions: Iterator[Tensor], sums: PairSums, clock: Clock) -> Stepper:
+    """Steps that take the stored predictions, and add each to ``sums`` with the one that is passed."""
+
+    def compare(
         scheduler: Any, step: Any, *, model_output: Tensor, timestep: Any, sample: Tensor, **options: Any
     ) -> Any:
-        full, channels = next(kept), sample.shape[1]
+        full, channels = next(predictions), sample.shape[1]
         # A learned variance is no prediction of the noise.
         sums.add(int(clock.rows(timestep)), full[:, :channels], model_output[:, :channels])
         return step(model_output=full, timestep=timestep, sample=sample, **options)
 
-    return replay
+    return compare
 
 
 def _part(value: Any, part: slice) -> Any:

@@ -13,10 +13,13 @@ from tempoquant.correction.sums import PairSums
 
 
 class QuantizationNoise(NamedTuple):
-    """The noise of every row, float64.
+    """The quantization noise at each of R time steps, float64.
 
-    ``k``: (R,) slopes, shrunk. ``r2``: (R,) the share of D's variance that the slope explains. ``bias``: (R, C) the
-    mean of what is left once ``max(k, 0) e`` is taken from D. ``variance``: (R,) that of D' around its channel means.
+    Attributes:
+        k: (R,) slopes, shrunk.
+        r2: (R,) the share of D's variance that the slope explains.
+        bias: (R, C) the mean of ``D - max(k, 0) e`` by channel.
+        variance: (R,) the variance of D' around its channel means.
     """
 
     k: Tensor
@@ -26,7 +29,7 @@ class QuantizationNoise(NamedTuple):
 
 
 def quantization_noise(sums: PairSums) -> QuantizationNoise:
-    """Fit the model.
+    """Fit the noise model ``q = (1 + k) e + D'`` to sums over pairs of predictions.
 
     Slopes are shrunk by their t-statistic, ``k t^2 / (1 + t^2)`` with pixels taken as independent, so that one that
     few pairs support does little. The bias is that of the residual: the public code takes the mean of D itself, and
@@ -36,10 +39,10 @@ def quantization_noise(sums: PairSums) -> QuantizationNoise:
     d, ed, dd = q - e, eq - ee, qq - 2 * eq + ee
     n = count.sum(1)
     covariance = ed.sum(1) / n - (e.sum(1) / n) * (d.sum(1) / n)
-    spread_e = ee.sum(1) / n - (e.sum(1) / n) ** 2
-    spread_d = dd.sum(1) / n - (d.sum(1) / n) ** 2
-    r2 = _ratio(covariance**2, spread_e * spread_d).clamp(max=1)
-    k = _ratio(covariance, spread_e) * _ratio((n - 2) * r2, (n - 2) * r2 + 1 - r2)
+    variance_e = ee.sum(1) / n - (e.sum(1) / n) ** 2
+    variance_d = dd.sum(1) / n - (d.sum(1) / n) ** 2
+    r2 = _ratio(covariance**2, variance_e * variance_d).clamp(max=1)
+    k = _ratio(covariance, variance_e) * _ratio((n - 2) * r2, (n - 2) * r2 + 1 - r2)
     undone, slope = k.clamp_min(0)[:, None], k[:, None]
     bias = (d - undone * e) / count
     squares = dd - 2 * slope * ed + slope**2 * ee - (d - slope * e) ** 2 / count

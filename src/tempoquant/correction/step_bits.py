@@ -44,10 +44,16 @@ def set_step_bits(
     widths: Mapping[str, Sequence[int]],
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure every candidate width, and leave ``quantized`` with the chosen one at every row.
+    """Choose the activation bits of every time step by signal-to-noise ratio, and set them in ``quantized``, in place.
 
     Args:
-        candidates: widths in ascending order. widths: for every layer its activation bits at each of them.
+        full: the full-precision model.
+        quantized: the quantized model.
+        clock: whose rows the bits are chosen for.
+        trajectories: full-precision ones that the ratios are measured on.
+        candidates: widths in ascending order.
+        widths: for every layer its activation bits at each candidate.
+        progress: where it is shown.
 
     Returns:
         The widths by row, both signal-to-noise ratios in dB: plain JSON data.
@@ -55,7 +61,7 @@ def set_step_bits(
     sites = stepped_sites(quantized.denoiser.module, candidates, widths)
     variants = [partial(install, sites, clock, torch.full((len(clock),), i)) for i in range(len(candidates))]
     sums = compare_predictions(full, quantized, clock, trajectories, variants, progress)
-    snr = torch.stack([found.snr() for found in sums])
+    snr = torch.stack([pair_sums.snr() for pair_sums in sums])
     forward = forward_snr(full.denoiser.scheduler, clock.timesteps)
     choice = smallest_sufficient(snr, forward)
     install(sites, clock, choice)
@@ -67,13 +73,13 @@ def set_step_bits(
 
 
 def forward_snr(scheduler: Any, timesteps: Tensor) -> Tensor:
-    """(R,) float64 ``a_bar / (1 - a_bar)`` of the forward process."""
-    kept = scheduler.alphas_cumprod.cpu().double()[timesteps.long()]
-    return kept / (1 - kept)
+    """The forward process's signal-to-noise ratio ``a_bar / (1 - a_bar)`` at (R,) time steps: (R,) float64."""
+    a_bar = scheduler.alphas_cumprod.cpu().double()[timesteps.long()]
+    return a_bar / (1 - a_bar)
 
 
 def smallest_sufficient(snr: Tensor, forward: Tensor) -> Tensor:
-    """(R,) the first candidate with ``snr`` (C, R) above ``forward`` (R,); the last where there is none."""
+    """Index (R,) int64 of the first candidate whose ``snr`` (C, R) exceeds ``forward`` (R,); the last if none does."""
     enough = snr > forward
     enough[-1] = True
     return enough.int().argmax(0)
@@ -97,23 +103,26 @@ def stepped_sites(
 
 
 def install(sites: Sequence[SteppedSite], clock: Clock, choice: Tensor) -> None:
-    """Give every site the interval of the chosen candidate (R,) at each row; equal ones stay shared."""
-    made: dict[tuple[int, tuple[int, ...]], SteppedInterval] = {}
+    """Set every site's provider to the intervals of the chosen candidate, ``choice`` (R,) int64, at each row.
+
+    Sites that share a provider, and have equal widths, share the new one.
+    """
+    providers: dict[tuple[int, tuple[int, ...]], SteppedInterval] = {}
     for site in sites:
         key = (id(site.provider), site.widths)
-        if key not in made:
+        if key not in providers:
             bits = torch.tensor(site.widths)[choice]
             tables = {b: at_width(site.provider, len(clock), b) for b in bits.unique().tolist()}
             rows = [(tables[b].scale[r], tables[b].zero_point[r]) for r, b in enumerate(bits.tolist())]
             scale, zero = (torch.stack(field) for field in zip(*rows, strict=True))
-            made[key] = SteppedInterval(scale, zero.float(), bits, clock)
-        site.site.provider = made[key]
+            providers[key] = SteppedInterval(scale, zero.float(), bits, clock)
+        site.site.provider = providers[key]
 
 
 def at_width(provider: IntervalProvider, rows: int, bits: int) -> QParams:
-    """A provider's intervals (R,) on as many levels as ``bits`` make, over the ranges that it has."""
-    found = provider.at(torch.arange(rows)).map(lambda field: field.expand(rows))
-    scale, zero, q_min, q_max = found.scale, found.zero_point, found.q_min, found.q_max
+    """A provider's quantization parameters, (R,) each, at another bit width over the same ranges."""
+    qparams = provider.at(torch.arange(rows)).map(lambda field: field.expand(rows))
+    scale, zero, q_min, q_max = qparams.scale, qparams.zero_point, qparams.q_min, qparams.q_max
     if bool((q_max - q_min == 2**bits - 1).all()):
         return QParams(scale, zero - q_min, 0, 2**bits - 1)
     return affine_qparams(scale * (q_min - zero), scale * (q_max - zero), bits)

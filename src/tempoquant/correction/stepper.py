@@ -1,4 +1,4 @@
-"""Correcting while sampling: a scheduler that mends the prediction first, and adds as much less noise as it holds."""
+"""Schedulers that correct the prediction before each step, and reduce the noise they add by its quantization noise."""
 
 import math
 from typing import Any
@@ -39,19 +39,19 @@ class CorrectedSteps:
     ) -> Any:
         """One step, with the stock ``step``'s result."""
         row = int(self.clock.rows(timestep))
-        given = {"model_output": self.tables.prediction(row, model_output), "timestep": timestep, "sample": sample}
+        inputs = {"model_output": self.tables.prediction(row, model_output), "timestep": timestep, "sample": sample}
         left = float(self.tables.variance[row]) if self.variance else 0.0
         # c is derived for steps at a constant distance, which quadratic ones are not.
         evenly = isinstance(scheduler, DDIMScheduler) and not isinstance(scheduler, QuadraticDDIMScheduler)
         if left and evenly and options.get("eta", 0.0) > 0:
-            return _ddim_step(scheduler, step, given, options, left)
+            return _ddim_step(scheduler, step, inputs, options, left)
         if left and scheduler.config.get("variance_type") in FIXED_VARIANCES and isinstance(scheduler, DDPMScheduler):
-            return _ddpm_step(scheduler, step, given, options, left)
-        return step(**given, **options)
+            return _ddpm_step(scheduler, step, inputs, options, left)
+        return step(**inputs, **options)
 
 
 def corrected_scheduler(scheduler: Any, tables: CorrectionTables, timesteps: Tensor, variance: bool) -> Any:
-    """A copy of a diffusers scheduler that corrects; see :class:`CorrectedSteps` for the arguments.
+    """A copy of a diffusers scheduler whose steps correct the prediction; arguments as of :class:`CorrectedSteps`.
 
     It can stand in a pipeline (``pipe.scheduler = corrected_scheduler(...)``) and saves as the stock scheduler.
 
@@ -78,7 +78,8 @@ def noise_kept(sigma: float, c: float, left: float) -> float:
     """``sigma' / sigma`` with ``sigma'^2 = max(0, sigma^2 - c^2 left)``; 1 where a step adds no noise.
 
     Args:
-        sigma: standard deviation of the noise that the step adds. c: the prediction's factor in the next sample.
+        sigma: standard deviation of the noise that the step adds.
+        c: the prediction's factor in the next sample.
         left: variance of the quantization noise in the corrected prediction, sigma_q^2.
     """
     return math.sqrt(max(0.0, 1 - (c / sigma) ** 2 * left)) if sigma > 0 else 1.0
@@ -99,8 +100,8 @@ def ddpm_factors(before: float, after: float, kind: str) -> tuple[float, float, 
     return math.sqrt(variance), -of_clean * math.sqrt((1 - before) / before), of_clean, of_sample
 
 
-def _ddim_step(scheduler: Any, step: Any, given: dict[str, Any], options: dict[str, Any], left: float) -> Any:
-    timestep, output = int(given["timestep"]), given["model_output"]
+def _ddim_step(scheduler: Any, step: Any, inputs: dict[str, Any], options: dict[str, Any], left: float) -> Any:
+    timestep, output = int(inputs["timestep"]), inputs["model_output"]
     earlier = timestep - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     after = scheduler.alphas_cumprod[earlier] if earlier >= 0 else scheduler.final_alpha_cumprod
     sigma, c = ddim_factors(float(scheduler.alphas_cumprod[timestep]), float(after), options["eta"])
@@ -108,18 +109,18 @@ def _ddim_step(scheduler: Any, step: Any, given: dict[str, Any], options: dict[s
     if noise is None:
         # Drawn as the stock step would, so that corrected and plain samples share their noise.
         noise = randn_tensor(output.shape, generator=generator, device=output.device, dtype=output.dtype)
-    return step(**given, **options, variance_noise=noise * noise_kept(sigma, c, left))
+    return step(**inputs, **options, variance_noise=noise * noise_kept(sigma, c, left))
 
 
-def _ddpm_step(scheduler: Any, step: Any, given: dict[str, Any], options: dict[str, Any], left: float) -> Any:
-    timestep = int(given["timestep"])
+def _ddpm_step(scheduler: Any, step: Any, inputs: dict[str, Any], options: dict[str, Any], left: float) -> Any:
+    timestep = int(inputs["timestep"])
     earlier = int(scheduler.previous_timestep(timestep))
     after = scheduler.alphas_cumprod[earlier] if earlier >= 0 else scheduler.one
     before, kind = float(scheduler.alphas_cumprod[timestep]), scheduler.config.variance_type
     sigma, c, of_clean, of_sample = ddpm_factors(before, float(after), kind)
     as_tuple = options.pop("return_dict", True) is False
-    out = step(**given, **options)
+    out = step(**inputs, **options)
     # DDPM takes no noise from outside, so what it added is told apart from the mean afterwards.
-    mean = of_clean * out.pred_original_sample + of_sample * given["sample"]
+    mean = of_clean * out.pred_original_sample + of_sample * inputs["sample"]
     out.prev_sample = torch.lerp(mean, out.prev_sample, noise_kept(sigma, c, left))
     return out.to_tuple() if as_tuple else out

@@ -19,7 +19,7 @@ class PairSums:
         self.sums: Tensor | None = None
 
     def add(self, row: int, full: Tensor, quantized: Tensor) -> None:
-        """Take in predictions (B, C, ...) of both at the same inputs."""
+        """Add predictions (B, C, ...) of both denoisers at the same inputs, any float dtype, to the sums of ``row``."""
         e, q = (x.detach().cpu().double().transpose(0, 1).flatten(1) for x in (full, quantized))
         if self.sums is None:
             self.sums = torch.zeros(6, self.rows, e.shape[0], dtype=torch.float64)
@@ -37,6 +37,6 @@ class PairSums:
         return self.sums.unbind()
 
     def snr(self) -> Tensor:
-        """(R,) float64, the quantization's signal-to-noise ratio ``sum e^2 / sum (q - e)^2`` (PTQD's SNR_Q)."""
+        """The quantization's signal-to-noise ratio ``sum e^2 / sum (q - e)^2`` (PTQD's SNR_Q): (R,) float64."""
         _, _, _, ee, qq, eq = (part.sum(1) for part in self.by_channel())
         return ee / (qq - 2 * eq + ee).clamp_min(torch.finfo(torch.float64).tiny)

@@ -1,4 +1,4 @@
-"""A correction as rows of a table: what is done to a noise prediction at each time step, and what noise remains."""
+"""A correction as tables by time step: gain and bias of the noise prediction, and the variance that remains."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,9 +14,12 @@ PREFIX = "tempoquant.correction_"
 
 
 class CorrectionTables(NamedTuple):
-    """``e~ = (q - bias) gain`` by row and channel, and the variance that e~ has beyond e's; float32.
+    """The correction ``e~ = (q - bias) gain`` by row and channel, float32.
 
-    ``gain``, ``bias``: (R, C). ``variance``: (R,).
+    Attributes:
+        gain: (R, C).
+        bias: (R, C).
+        variance: (R,) the variance that e~ has beyond e's.
     """
 
     gain: Tensor
@@ -35,7 +38,7 @@ class CorrectionTables(NamedTuple):
         return torch.cat([corrected, output[:, channels:]], 1) if output.shape[1] > channels else corrected
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """What a folder stores."""
+        """The tensors that a folder stores, by name."""
         return {PREFIX + name: field.contiguous() for name, field in self._asdict().items()}
 
     @classmethod
@@ -59,7 +62,7 @@ class CorrectionTables(NamedTuple):
 
 
 def correction_tables(sums: PairSums, kind: str) -> CorrectionTables:
-    """The tables of a recipe's ``correction.kind``.
+    """Compute the correction tables of a recipe's ``correction.kind`` from sums over pairs of predictions.
 
     ``correlated`` (PTQD, section 4.2): ``e~ = (q - bias) / (1 + max(k, 0))``, which leaves the variance
     ``sigma_q^2 = var(D') / (1 + max(k, 0))^2``. ``mmse``: ``e~ = K q``, nearest to e in the least squares.
@@ -68,6 +71,6 @@ def correction_tables(sums: PairSums, kind: str) -> CorrectionTables:
     if kind == "mmse":
         gain = least_squares_gain(sums)
         return CorrectionTables(gain.float(), torch.zeros_like(gain).float(), torch.zeros_like(noise.k).float())
-    undone = 1 / (1 + noise.k.clamp_min(0))
-    gain = undone[:, None].expand_as(noise.bias)
-    return CorrectionTables(gain.float(), noise.bias.float(), (noise.variance * undone**2).float())
+    factor = 1 / (1 + noise.k.clamp_min(0))
+    gain = factor[:, None].expand_as(noise.bias)
+    return CorrectionTables(gain.float(), noise.bias.float(), (noise.variance * factor**2).float())
