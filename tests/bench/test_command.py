@@ -93,7 +93,7 @@ def test_a_model_in_the_place_of_an_experiment(run):
 
 
 def test_the_model_is_loaded_once(run, monkeypatch):
-    monkeypatch.setattr("tempoquant.report.page.own_plots", lambda entry: ())
+    monkeypatch.setattr("tempoquant.report.page.model_plots", lambda entry: ())
     Path("count.py").write_text(
         Path("mine.py").read_text() + "\n\ndef counted():\n    open('calls', 'a').write('x')\n    return make()\n"
     )
@@ -123,8 +123,8 @@ def test_the_first_table_is_the_makefiles():
 
 def test_a_page_about_the_models(run, monkeypatch):
     # Figures take their time.
-    monkeypatch.setattr("tempoquant.report.markdown.own_plots", lambda entry: ())
-    monkeypatch.setattr("tempoquant.report.page.own_plots", lambda entry: ())
+    monkeypatch.setattr("tempoquant.report.markdown.model_plots", lambda entry: ())
+    monkeypatch.setattr("tempoquant.report.page.model_plots", lambda entry: ())
     Path("tiny.yaml").write_text(YAML)
     bench = ("bench", "tiny.yaml", "-o", "out", "--methods", "tfmq-dm")
     assert run(*bench)[0] == 0 and not Path("out/models").exists()

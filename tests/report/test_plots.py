@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from tempoquant.report.entries import read_entries
-from tempoquant.report.plots import own_plots, shared_plots
+from tempoquant.report.plots import model_plots, shared_plots
 
 
 def test_models_with_other_modules_are_compared_on_what_all_have(folders):
@@ -32,14 +32,14 @@ def test_the_worst_is_shown(folders):
 def test_a_model_without_a_ranking(folders):
     entry = read_entries(folders)[0][1]
     plain = replace(entry, diagnosis=replace(entry.diagnosis, culprits=(), step_ranges=()))
-    names = [plot.name for plot in own_plots(plain)]
+    names = [plot.name for plot in model_plots(plain)]
     assert names[:3] == ["parts", "units", "mismatch"] and "range0" in names and "culprits" not in names
 
 
 def test_a_model_of_another_tool_has_no_intervals(folders):
     entry = read_entries(folders)[0][1]
     d = replace(entry.diagnosis, intervals=torch.full_like(entry.diagnosis.intervals, torch.nan))
-    plots = {plot.name: plot for plot in own_plots(replace(entry, diagnosis=d))}
+    plots = {plot.name: plot for plot in model_plots(replace(entry, diagnosis=d))}
     assert "intervals" not in plots and list(plots["range0"].series) == ["least", "median", "greatest"]
 
 
@@ -49,6 +49,6 @@ def test_intervals_that_move_most_are_shown_once(folders):
     still = torch.tensor([-1.0, 1.0]).expand(len(entry.diagnosis.layers), steps, 2).clone()
     still[2:5] *= torch.linspace(1, 2, steps)[:, None]
     still[7] *= torch.linspace(1, 3, steps)[:, None]
-    plots = {p.name: p for p in own_plots(replace(entry, diagnosis=replace(entry.diagnosis, intervals=still)))}
+    plots = {p.name: p for p in model_plots(replace(entry, diagnosis=replace(entry.diagnosis, intervals=still)))}
     lines = plots["intervals"].figure.axes[0].lines
     assert [line.get_label() for line in lines] == [entry.diagnosis.layers[7], entry.diagnosis.layers[2]]

@@ -68,7 +68,7 @@ def test_the_page_is_whole_and_alone(page):
 @pytest.fixture
 def few(monkeypatch):
     """Pages without the figures of each model, which take their time."""
-    monkeypatch.setattr("tempoquant.report.page.own_plots", lambda entry: ())
+    monkeypatch.setattr("tempoquant.report.page.model_plots", lambda entry: ())
     monkeypatch.setattr("tempoquant.report.page.shared_plots", lambda entries: ())
 
 
@@ -120,7 +120,7 @@ def test_text_stays_text(suffix, folders, tmp_path, monkeypatch):
         return [Plot("a", ranking(costs, HOSTILE), HOSTILE), Plot("b", lines, HOSTILE, torch.arange(4))]
 
     for module in ("page", "markdown"):
-        monkeypatch.setattr(f"tempoquant.report.{module}.own_plots", lambda entry: ())
+        monkeypatch.setattr(f"tempoquant.report.{module}.model_plots", lambda entry: ())
         monkeypatch.setattr(f"tempoquant.report.{module}.shared_plots", plots)
     hostile(Diagnosis.load(folders[0] / "diagnosis")).save(tmp_path / "d")
     other = tmp_path / "<b>&"

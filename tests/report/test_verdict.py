@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tempoquant.report.entries import Entry
-from tempoquant.report.verdict import chosen, level, others, verdict
+from tempoquant.report.verdict import level, others, recommended, verdict
 
 
 def entry(name: str, psnr: float | list[float], ratio: float, speed: float = 1.0) -> Entry:
@@ -30,7 +30,7 @@ def test_levels():
 
 
 def test_which_to_use_and_why():
-    assert chosen([LARGE, BROKEN, SMALL, TINY]) is SMALL
+    assert recommended([LARGE, BROKEN, SMALL, TINY]) is SMALL
     assert verdict([SMALL, BROKEN]) == (
         "Use small: it is 7.4 times smaller than the original and draws nearly the same pictures (PSNR 30.0 dB on 2 "
         "images)."

@@ -1,4 +1,4 @@
-"""Showing it: one page of evidence about quantized models, as HTML or Markdown."""
+"""Reports: one page about diagnosed quantized models, as HTML or Markdown."""
 
 from tempoquant.report.write import write_report
 

@@ -1,4 +1,4 @@
-"""What a report is made of: one entry a folder, with its diagnosis if there is one."""
+"""Entries of a report: one a folder, with its diagnosis and evidence; and folders without a diagnosis."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,8 +23,10 @@ class Entry:
     """One model of a report.
 
     Attributes:
-        label: what the page calls it. folder: as the user named it. diagnosis: how it differs from full precision.
-        evidence: what the folder says of itself now; empty for a diagnosis that stands alone.
+        label: its name on the page.
+        folder: as the user named it.
+        diagnosis: how it differs from full precision.
+        evidence: content of the folder's ``tempoquant.json`` now; empty for a diagnosis outside a quantized folder.
     """
 
     label: str
@@ -34,28 +36,34 @@ class Entry:
 
     @property
     def size(self) -> dict[str, Any] | None:
-        """Bytes of the stored denoiser and how many times smaller that is than float32; None if not known."""
+        """``total`` bytes of the stored denoiser, and ``ratio`` of float32's to them; None if not known."""
         return self.diagnosis.facts["quantized"]["size"]
 
     @property
     def ratio(self) -> float:
-        """How many times smaller than float32; 1 if not known."""
+        """Bytes of the denoiser in float32 divided by its stored bytes; 1 if not known."""
         return float(self.size["ratio"]) if self.size else 1.0
 
     @property
     def speed(self) -> float:
-        """How many times as fast as full precision one denoiser call was."""
+        """Time of a full-precision denoiser call divided by that of a quantized one."""
         return float(self.diagnosis.facts["speed"])
 
     @property
     def psnr(self) -> float:
-        """Mean over the images, dB."""
+        """Mean PSNR of the images, dB."""
         return float(self.diagnosis.psnr.mean())
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A folder without a diagnosis: what it is, and the command that makes one."""
+    """A folder without a diagnosis.
+
+    Attributes:
+        folder: as the user named it.
+        name: on the page.
+        command: that makes a diagnosis.
+    """
 
     folder: str
     name: str
@@ -63,13 +71,16 @@ class Missing:
 
 
 def read_entries(folders: Sequence[Path | str]) -> tuple[list[Entry], list[Missing]]:
-    """The entries of these folders: quantized ones with ``diagnosis`` inside, or diagnoses themselves.
+    """Read the diagnoses and the evidence of folders, and check that they can stand on one page.
+
+    Args:
+        folders: quantized ones with ``diagnosis`` inside, or diagnoses.
 
     Raises:
         InputError: there is no such folder, none has a diagnosis, or diagnoses are of different references or noise.
         FormatError: a diagnosis or a folder's evidence is damaged.
     """
-    found: list[tuple[str, Diagnosis]] = []
+    diagnoses: list[tuple[str, Diagnosis]] = []
     missing: list[Missing] = []
     for name in folders:
         folder = Path(name)
@@ -79,15 +90,20 @@ def read_entries(folders: Sequence[Path | str]) -> tuple[list[Entry], list[Missi
         if inside is None:
             missing.append(_missing(folder))
         else:
-            found.append((str(name), Diagnosis.load(inside)))
-    if not found:
+            diagnoses.append((str(name), Diagnosis.load(inside)))
+    if not diagnoses:
         raise InputError(f"{missing[0].folder} has no diagnosis to show: make one with `{missing[0].command}`")
-    _check_comparable(found)
-    return _labelled(found), missing
+    _check_comparable(diagnoses)
+    return _entries(diagnoses), missing
 
 
 def confidence(values: Tensor, *key: object) -> tuple[float, float]:
-    """A 95 % interval of the mean of ``values`` (N,): percentiles of 2000 resamples drawn with replacement."""
+    """Bootstrap interval of a mean, 95 %: percentiles of 2000 resamples drawn with replacement.
+
+    Args:
+        values: (N,) of any float dtype.
+        key: of the random numbers.
+    """
     picks = torch.randint(len(values), (RESAMPLES, len(values)), generator=rng("bootstrap", *key))
     low, high = torch.quantile(values.double()[picks].mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64))
     return float(low), float(high)
@@ -101,26 +117,26 @@ def _missing(folder: Path) -> Missing:
 
 
 def _evidence(folder: Path) -> dict[str, Any]:
-    """What is kept now: folders may be evaluated after they are diagnosed."""
-    found = read_evidence(folder) if (folder / EVIDENCE).is_file() else {}
-    check_evidence(found, str(folder / EVIDENCE))
-    return found
+    """Content of ``tempoquant.json`` now: folders may be evaluated after they are diagnosed."""
+    evidence = read_evidence(folder) if (folder / EVIDENCE).is_file() else {}
+    check_evidence(evidence, str(folder / EVIDENCE))
+    return evidence
 
 
-def _check_comparable(found: Sequence[tuple[str, Diagnosis]]) -> None:
-    first, base = found[0]
-    for name, diagnosis in found[1:]:
+def _check_comparable(diagnoses: Sequence[tuple[str, Diagnosis]]) -> None:
+    first, base = diagnoses[0]
+    for name, diagnosis in diagnoses[1:]:
         for key in ("reference", "schedule", "samples"):
-            here, there = diagnosis.facts[key], base.facts[key]
-            if here != there:
+            value, expected = diagnosis.facts[key], base.facts[key]
+            if value != expected:
                 raise InputError(
-                    f"{name} and {first} cannot stand on one page: their {key} differs ({_short(here)} and "
-                    f"{_short(there)}); diagnose them alike"
+                    f"{name} and {first} cannot stand on one page: their {key} differs ({_short(value)} and "
+                    f"{_short(expected)}); diagnose them with equal options"
                 )
         for key in ("timesteps", "images", "frames"):
-            here, there = getattr(diagnosis, key), getattr(base, key)
-            if here.shape != there.shape:
-                sizes = f"{tuple(here.shape)} and {tuple(there.shape)}"
+            tensor, expected = getattr(diagnosis, key), getattr(base, key)
+            if tensor.shape != expected.shape:
+                sizes = f"{tuple(tensor.shape)} and {tuple(expected.shape)}"
                 raise InputError(f"{name} and {first} cannot stand on one page: their {key} are {sizes}")
 
 
@@ -128,8 +144,9 @@ def _short(value: Any) -> str:
     return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
-def _labelled(found: Sequence[tuple[str, Diagnosis]]) -> list[Entry]:
-    """Entries called by their recipe, and by their folder too where two have the same."""
-    names = Counter(diagnosis.name for _, diagnosis in found)
-    labels = [d.name if names[d.name] == 1 else f"{d.name} ({folder})" for folder, d in found]
-    return [Entry(label, folder, d, _evidence(Path(folder))) for label, (folder, d) in zip(labels, found, strict=True)]
+def _entries(diagnoses: Sequence[tuple[str, Diagnosis]]) -> list[Entry]:
+    """Entries labelled by their recipe, and by their folder too where two have the same."""
+    names = Counter(diagnosis.name for _, diagnosis in diagnoses)
+    labels = [d.name if names[d.name] == 1 else f"{d.name} ({folder})" for folder, d in diagnoses]
+    pairs = zip(labels, diagnoses, strict=True)
+    return [Entry(label, folder, d, _evidence(Path(folder))) for label, (folder, d) in pairs]

@@ -1,4 +1,4 @@
-"""What pages read from a folder's evidence: its evaluation, and what it was calibrated on."""
+"""Validation of the entries of ``tempoquant.json`` that reports show: evaluation and calibration conditioning."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,11 +36,11 @@ class _Evaluation(StrictEntries):
 
     @field_validator("distribution")
     @classmethod
-    def _distances(cls, found: dict[str, Any] | None) -> dict[str, Any] | None:
-        for part in (found or {}).values():
+    def _check_distances(cls, metrics: dict[str, Any] | None) -> dict[str, Any] | None:
+        for part in (metrics or {}).values():
             if isinstance(part, dict) and "value" in part:
                 _Distance.model_validate(part)
-        return found
+        return metrics
 
 
 class _Conditioning(StrictEntries):
@@ -55,10 +55,14 @@ class _Evidence(StrictEntries):
 
 
 def check_evidence(evidence: Mapping[str, Any], where: str) -> None:
-    """Raise FormatError unless these entries of ``tempoquant.json`` are of the types that pages show.
+    """Check that the entries of ``tempoquant.json`` that reports show are of the right types.
 
     Args:
+        evidence: content of the file.
         where: names the file in the message.
+
+    Raises:
+        FormatError: an entry is not valid.
     """
     try:
         _Evidence.model_validate(evidence)

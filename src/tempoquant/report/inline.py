@@ -1,4 +1,4 @@
-"""Figures inside the page: as SVG in the page's ink, with the numbers that a pointer or a key reads from them."""
+"""Figures inside an HTML page: SVG in the page's text colour, with the numbers that pointer and keys show."""
 
 import json
 import math
@@ -19,11 +19,16 @@ TAG = re.compile("<[^>]*>")
 
 
 def inline(plot: Plot, place: str) -> dict[str, Any]:
-    """A figure as an ``<svg>`` element whose ink is the page's, with a title for screen readers."""
+    """A figure as data for the template: an ``<svg>`` element in the page's text colour, title, words and numbers.
+
+    Args:
+        plot: the figure.
+        place: of the page, unique with the plot's name: prefix of the SVG's ids.
+    """
     text = svg(plot.figure, f"{place}-{plot.name}")
     title = plot.figure.axes[0].get_title()
     # In tags alone: text may say the same.
-    element = TAG.sub(lambda tag: _own(tag[0], f"{place}-{plot.name}-"), text[text.index("<svg") :])
+    element = TAG.sub(lambda tag: _localize(tag[0], f"{place}-{plot.name}-"), text[text.index("<svg") :])
     name = f"{place}-{plot.name}-said"
     element = re.sub(r"<svg ", f'<svg role="img" aria-labelledby="{name}-title" ', element, count=1)
     # A figure's own title is a drawing: its text would be read in bits.
@@ -38,22 +43,25 @@ def inline(plot: Plot, place: str) -> dict[str, Any]:
     }
 
 
-def _own(tag: str, prefix: str) -> str:
-    """A tag in the page's ink, whose names are the page's only ones."""
+def _localize(tag: str, prefix: str) -> str:
+    """A tag in the page's text colour, its ids and references prefixed so that they are unique on the page."""
     for reference in ('id="', "url(#", 'href="#'):
         tag = tag.replace(reference, f"{reference}{prefix}")
     return tag.replace(INK, "currentColor")
 
 
 def numbers(plot: Plot) -> dict[str, Any]:
-    """What a drawn figure over time steps shows, and where: its axes' box in shares of the figure, from the top left.
+    """The values that a figure over time steps shows, and the box of its axes in shares of the figure, as JSON data.
 
     Lines have a series each; a map has rows of values.
+
+    Args:
+        plot: drawn, with ``timesteps``.
     """
     assert plot.timesteps is not None
     axes = plot.figure.axes[0]
     area = axes.get_position()
-    found: dict[str, Any] = {
+    data: dict[str, Any] = {
         "box": [_short(v) for v in (area.x0, 1 - area.y1, area.x1, 1 - area.y0)],
         "t": [_short(float(t)) for t in plot.timesteps],
     }
@@ -61,13 +69,13 @@ def numbers(plot: Plot) -> dict[str, Any]:
         names = [label.get_text() for label in axes.get_yticklabels()]
         values = axes.images[0].get_array()
         assert values is not None
-        return found | {"rows": [{"name": n, "values": _row(v)} for n, v in zip(names, values, strict=True)]}
-    return found | {"limits": [_short(v) for v in axes.get_xlim()], "series": _series(plot, axes)}
+        return data | {"rows": [{"name": n, "values": _row(v)} for n, v in zip(names, values, strict=True)]}
+    return data | {"limits": [_short(v) for v in axes.get_xlim()], "series": _series(plot, axes)}
 
 
 def _series(plot: Plot, axes: Axes) -> list[dict[str, Any]]:
-    told: Mapping[str, Any] = plot.series or {str(line.get_label()): line.get_ydata() for line in axes.lines}
-    return [{"name": name, "values": _row(values)} for name, values in told.items() if not name.startswith("_")]
+    series: Mapping[str, Any] = plot.series or {str(line.get_label()): line.get_ydata() for line in axes.lines}
+    return [{"name": name, "values": _row(values)} for name, values in series.items() if not name.startswith("_")]
 
 
 def _row(values: Any) -> list[float | str]:

@@ -1,4 +1,4 @@
-"""Pictures as data that a page carries inside: samples, differences and film strips."""
+"""Images as ``data:`` addresses inside a page: samples, differences and strips of frames."""
 
 import base64
 import io
@@ -15,19 +15,24 @@ LOSSLESS = 64 * 64
 
 
 def difference(full: Tensor, other: Tensor) -> Tensor:
-    """The amplified absolute difference of two uint8 images (H, W, C), clipped to 255: black is equal."""
+    """Absolute difference of two images times ``GAIN``, clipped to 255, uint8 of their shape: black is equal.
+
+    Args:
+        full: (..., H, W, C) uint8.
+        other: of the same shape.
+    """
     return ((full.int() - other.int()).abs() * GAIN).clamp(max=255).to(torch.uint8)
 
 
 def data_uri(image: Tensor) -> str:
-    """One uint8 image (H, W, C) as a ``data:`` address: PNG where small, else JPEG."""
+    """An image (H, W, C) uint8 as a ``data:`` address: PNG up to 64x64 pixels, else JPEG."""
     picture = reduced(image)
     small = picture.width * picture.height <= LOSSLESS
     return _encoded(picture, "PNG" if small else "JPEG")
 
 
 def strip_uri(frames: Tensor) -> str:
-    """Frames (F, H, W, C), uint8, side by side as one ``data:`` address."""
+    """Frames (F, H, W, C) uint8 side by side as one ``data:`` address."""
     pictures = [reduced(frame) for frame in frames]
     width, height = pictures[0].size
     strip = Image.new(pictures[0].mode, (width * len(pictures), height))

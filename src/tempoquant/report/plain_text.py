@@ -1,4 +1,4 @@
-"""Plain text within Markdown: names, notes and commands that must not be read as Markdown or HTML."""
+"""Escaping of plain text in Markdown: names, notes and commands must not be read as Markdown or HTML."""
 
 import re
 from urllib.parse import quote
@@ -8,12 +8,12 @@ SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>
 
 
 def escaped(text: str) -> str:
-    """``text`` as one line that a reader of Markdown sees as it is."""
+    """``text`` on one line, with the special characters of Markdown and HTML escaped."""
     return " ".join(text.split()).translate(SPECIAL)
 
 
 def code(text: str) -> str:
-    """A code span of one line."""
+    """``text`` as a code span on one line."""
     line = " ".join(text.split())
     fence = _fence(line, shortest=1)
     # A space keeps backticks at the ends apart, and is not shown.
@@ -22,13 +22,18 @@ def code(text: str) -> str:
 
 
 def code_block(text: str, language: str = "") -> list[str]:
-    """The lines of a block of code that no line of ``text`` ends."""
+    """The lines of a fenced code block, whose fence is longer than any in ``text``.
+
+    Args:
+        text: of the block.
+        language: after the opening fence; empty for none.
+    """
     fence = _fence(text, shortest=3)
     return [f"{fence}{language}", *text.splitlines(), fence]
 
 
 def address(*parts: str) -> str:
-    """A link's relative address."""
+    """The percent-encoded relative address of a link."""
     return quote("/".join(parts))
 
 

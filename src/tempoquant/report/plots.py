@@ -1,4 +1,4 @@
-"""Which figures a report shows, with a sentence under each that says what to look for."""
+"""The figures of a report, with a sentence on each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +31,11 @@ class Plot:
     """A figure of the page.
 
     Attributes:
-        name: in addresses and files. words: what it shows. timesteps: (K,) along its horizontal axis, if those are.
-        series: (K,) by name, what it shows at each of them; its lines' own values if none are given.
+        name: in addresses and files.
+        figure: of matplotlib.
+        words: a sentence on what it shows.
+        timesteps: (K,) along its horizontal axis; None if that axis is another.
+        series: (K,) by name, the values at each time step; None for those of its lines.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Plot:
 
 
 def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
-    """Figures in which all models stand beside each other."""
+    """Figures that compare all models."""
     first = entries[0].diagnosis
     t, by_label = first.timesteps, {entry.label: entry.diagnosis for entry in entries}
     yield Plot(
@@ -68,7 +71,7 @@ def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
         "How much stronger the predicted noise is than the error that quantization leaves in it, step by step.",
         t,
     )
-    features = {label: _named(d.projections, d.feature_cosine) for label, d in by_label.items()}
+    features = {label: _measured_values(d.projections, d.feature_cosine) for label, d in by_label.items()}
     for name in _worst(features, least=True):
         yield Plot(
             "temporal-cosine",
@@ -76,7 +79,7 @@ def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
             "The temporal feature that suffers most: 1 means that quantization left its direction as it was.",
             t,
         )
-    units = {label: _named(d.units, d.unit_cosine) for label, d in by_label.items()}
+    units = {label: _measured_values(d.units, d.unit_cosine) for label, d in by_label.items()}
     for name in _worst(units, least=False):
         yield Plot(
             "unit-cosine",
@@ -86,7 +89,7 @@ def shared_plots(entries: Sequence[Entry]) -> Iterator[Plot]:
         )
 
 
-def own_plots(entry: Entry) -> Iterator[Plot]:
+def model_plots(entry: Entry) -> Iterator[Plot]:
     """Figures of one model."""
     d = entry.diagnosis
     yield Plot(
@@ -124,23 +127,24 @@ def own_plots(entry: Entry) -> Iterator[Plot]:
     yield from _ranges(d)
 
 
-def _named(names: Sequence[str], values: Tensor) -> dict[str, Tensor]:
-    """What was seen of them: another tool may compute a module's work elsewhere."""
+def _measured_values(names: Sequence[str], values: Tensor) -> dict[str, Tensor]:
+    """(K,) values by name, without those that hold NaN: another tool may compute a module's work elsewhere."""
     return {name: row for name, row in zip(names, values, strict=True) if not bool(row.isnan().any())}
 
 
-def _worst(found: Mapping[str, Mapping[str, Tensor]], least: bool) -> list[str]:
-    """The one that suffers most of those that all models have, by its least or its mean cosine; none if there is none.
+def _worst(cosines_by_model: Mapping[str, Mapping[str, Tensor]], least: bool) -> list[str]:
+    """Name of the module with the least cosine, of those that all models have; empty if there is none.
 
     Args:
-        found: (K,) cosines by model and name.
+        cosines_by_model: (K,) cosines by model and name.
+        least: compare by the least cosine over the steps; else by the mean.
     """
 
     def total(name: str) -> float:
-        cosines = torch.stack([values[name] for values in found.values()]).double().sum(0)
+        cosines = torch.stack([values[name] for values in cosines_by_model.values()]).double().sum(0)
         return float(cosines.min() if least else cosines.mean())
 
-    first, *rest = found.values()
+    first, *rest = cosines_by_model.values()
     common = [name for name in first if all(name in values for values in rest)]
     return sorted(common, key=total)[:1]
 
@@ -152,7 +156,7 @@ def _ranges(d: Diagnosis) -> Iterator[Plot]:
             activation_ranges(d.timesteps, d.activations[i], d.intervals[i], d.layers[i]),
             "What the layer is given at every step, and what its quantized input can hold.",
             d.timesteps,
-            _told(d, i),
+            _range_series(d, i),
         )
     moving = _moving(d)
     if moving:
@@ -167,29 +171,30 @@ def _ranges(d: Diagnosis) -> Iterator[Plot]:
 def _moving(d: Diagnosis) -> list[int]:
     """The layers whose intervals change most over the steps; of layers that read one input the first."""
     widths = d.intervals[..., 1] - d.intervals[..., 0]
-    found: list[int] = []
-    for i in sorted(range(len(d.layers)), key=lambda i: -_spread(widths[i])):
-        if _spread(widths[i]) > MOVING and not any(torch.equal(d.intervals[i], d.intervals[j]) for j in found):
-            found.append(i)
-    return found[:MOST_MOVING]
+    moving: list[int] = []
+    for i in sorted(range(len(d.layers)), key=lambda i: -_width_ratio(widths[i])):
+        if _width_ratio(widths[i]) > MOVING and not any(torch.equal(d.intervals[i], d.intervals[j]) for j in moving):
+            moving.append(i)
+    return moving[:MOST_MOVING]
 
 
-def _told(d: Diagnosis, layer: int) -> dict[str, Tensor]:
+def _range_series(d: Diagnosis, layer: int) -> dict[str, Tensor]:
     least, greatest, interval = d.activations[layer, :, 0], d.activations[layer, :, -1], d.intervals[layer]
-    told = {"least": least, "median": d.activations[layer, :, len(LEVELS) // 2], "greatest": greatest}
+    series = {"least": least, "median": d.activations[layer, :, len(LEVELS) // 2], "greatest": greatest}
     quantized = {"interval from": interval[:, 0], "to": interval[:, 1]}
-    return told if bool(interval.isnan().any()) else {**told, **quantized}
+    return series if bool(interval.isnan().any()) else {**series, **quantized}
 
 
-def _spread(width: Tensor) -> float:
+def _width_ratio(width: Tensor) -> float:
+    """Greatest over least width (K,) of the steps; 0 if one is NaN."""
     return float(width.max() / width.min()) if not bool(width.isnan().any()) else 0.0
 
 
 def _worst_layers(d: Diagnosis) -> list[int]:
-    """The costliest layers whose input is told; without a ranking those whose range moves most over the steps."""
-    known = {name: i for i, name in enumerate(d.layers) if not bool(d.activations[i].isnan().any())}
-    ranked = [known[cost.name] for cost in d.culprits if cost.name in known]
+    """The costliest layers with recorded inputs; without a ranking those whose range changes most over the steps."""
+    rows = {name: i for i, name in enumerate(d.layers) if not bool(d.activations[i].isnan().any())}
+    ranked = [rows[cost.name] for cost in d.culprits if cost.name in rows]
     if not ranked:
         widths = d.activations[..., -1] - d.activations[..., 0]
-        ranked = sorted(known.values(), key=lambda i: -_spread(widths[i].clamp_min(1e-9)))
+        ranked = sorted(rows.values(), key=lambda i: -_width_ratio(widths[i].clamp_min(1e-9)))
     return ranked[:WORST_LAYERS]

@@ -1,4 +1,4 @@
-"""The exact commands that make a model and its diagnosis again."""
+"""Commands that reproduce a quantized model and its diagnosis."""
 
 import shlex
 from collections.abc import Iterator
@@ -10,24 +10,28 @@ PROMPTS = "prompts.txt"
 
 
 def commands(entry: Entry) -> list[str]:
-    """How to make the model and its diagnosis again; the files they read stand on the page beside them."""
+    """Commands that quantize the model and diagnose it again; the page shows the files that they read.
+
+    Args:
+        entry: a model; one of another tool has no command that quantizes it.
+    """
     recipe = entry.diagnosis.facts["quantized"]["recipe"]
     return [*([shlex.join(_quantize(entry))] if recipe else []), shlex.join(_diagnose(entry))]
 
 
 def prompts(entry: Entry) -> list[str]:
-    """The prompts of the diagnosis, the content of ``prompts.txt``; none where there are none."""
-    given = _conditioning(entry).get("prompt", [])
-    return [given] if isinstance(given, str) else given
+    """Prompts of the diagnosis, the lines of ``prompts.txt``; empty without prompts."""
+    stored = _conditioning(entry).get("prompt", [])
+    return [stored] if isinstance(stored, str) else stored
 
 
 def _quantize(entry: Entry) -> Iterator[str]:
     yield from ("tempoquant", "quantize", _options(entry)["reference"], "--recipe", "recipe.yaml")
     # A folder keeps which kinds of conditions calibrated it, but not the conditions.
-    given = entry.evidence.get("conditioning", {})
-    yield from ("--prompts", "YOUR_PROMPTS") if "prompt" in given else ()
-    yield from ("--classes", "YOUR_CLASSES") if "class_labels" in given else ()
-    yield from ("--guidance", f"{given['guidance_scale']:g}") if "guidance_scale" in given else ()
+    conditioning = entry.evidence.get("conditioning", {})
+    yield from ("--prompts", "YOUR_PROMPTS") if "prompt" in conditioning else ()
+    yield from ("--classes", "YOUR_CLASSES") if "class_labels" in conditioning else ()
+    yield from ("--guidance", f"{conditioning['guidance_scale']:g}") if "guidance_scale" in conditioning else ()
     yield from ("-o", entry.folder)
 
 
@@ -38,21 +42,21 @@ def _diagnose(entry: Entry) -> Iterator[str]:
     yield from ("--steps", str(schedule["steps"]), "--seed", str(schedule["seed"]))
     yield from ("--sampler", schedule["sampler"]) if schedule["sampler"] else ()
     for name, value in _options(entry).items():
-        for one in value if isinstance(value, list) else [value]:
-            yield from (f"--{name.replace('_', '-')}", str(one))
-    given = _conditioning(entry)
-    yield from ("--prompts", PROMPTS) if "prompt" in given else ()
-    labels = given.get("class_labels", [])
+        for argument in value if isinstance(value, list) else [value]:
+            yield from (f"--{name.replace('_', '-')}", str(argument))
+    conditioning = _conditioning(entry)
+    yield from ("--prompts", PROMPTS) if "prompt" in conditioning else ()
+    labels = conditioning.get("class_labels", [])
     yield from ("--classes", ",".join(map(str, labels))) if isinstance(labels, list) and labels else ()
-    yield from ("--guidance", f"{given['guidance_scale']:g}") if "guidance_scale" in given else ()
+    yield from ("--guidance", f"{conditioning['guidance_scale']:g}") if "guidance_scale" in conditioning else ()
 
 
 def _options(entry: Entry) -> dict[str, Any]:
-    # Older diagnoses did not keep them.
+    # Older diagnoses did not store them.
     facts = entry.diagnosis.facts
     return {"reference": facts["reference"]["name"], **facts.get("options", {})}
 
 
 def _conditioning(entry: Entry) -> dict[str, Any]:
-    found: dict[str, Any] = entry.diagnosis.facts.get("conditioning", {})
-    return found
+    conditioning: dict[str, Any] = entry.diagnosis.facts.get("conditioning", {})
+    return conditioning

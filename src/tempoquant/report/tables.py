@@ -1,4 +1,4 @@
-"""The tables of a report: models beside each other, and what evaluations left in their folders."""
+"""The tables of a report: models, and the metrics that evaluations stored in their folders."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ import torch
 
 from tempoquant.evaluation import PIXEL_RANGE
 from tempoquant.report.entries import Entry, confidence
-from tempoquant.report.verdict import GOOD, chosen
+from tempoquant.report.verdict import GOOD, recommended
 
 GLOSSARY = {
     "bits": "W4A8 has weights in 4 bits and activations, the numbers that flow through the network, in 8. The original "
@@ -29,66 +29,66 @@ GLOSSARY = {
 
 
 def table(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Columns and rows of the one table, full precision first."""
+    """Columns and rows of the table of models, full precision first, as text."""
     facts = entries[0].diagnosis.facts
     columns = ["model", "bits", "size", "speed", f"PSNR of {facts['samples']} images (95 %)", "SSIM", "noise SQNR"]
     columns += ["least temporal cosine", "disturbed features", "mismatch"]
     full = [f"{facts['reference']['name']}, the original", "32", megabytes(facts["reference"]["bytes"]), "1x"]
     rows = [{"cells": [*full, "", "1", "", "1", "0", "0 %"], "mark": ""}]
-    best = chosen(entries)
+    best = recommended(entries)
     mark = "use this" if best.psnr >= GOOD else "nearest"
     rows += [{"cells": _row(entry), "mark": mark if entry is best else ""} for entry in entries]
     return {"columns": columns, "rows": rows}
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
-    """What must be known of the numbers, which are of one reference."""
-    own = data_range_of(entries[0].diagnosis.facts)
-    if own == PIXEL_RANGE:
+    """Sentences on the numbers of the table: on their data range where it is not 2."""
+    data_range = data_range_of(entries[0].diagnosis.facts)
+    if data_range == PIXEL_RANGE:
         return []
     return [
-        f"The original's samples leave [-1, 1]: PSNR and SSIM are relative to their own data range, {own:.3g}, and "
-        "pictures are clipped. If they are to be images, give the model a scheduler with clip_sample."
+        f"The original's samples leave [-1, 1]: PSNR and SSIM are relative to their own data range, {data_range:.3g}, "
+        "and pictures are clipped. If they are to be images, give the model a scheduler with clip_sample."
     ]
 
 
-def data_range_of(kept: Mapping[str, Any]) -> float:
-    """What PSNR and SSIM are relative to, of a diagnosis's facts or an evaluation; older ones took 2."""
-    return float(kept.get("data_range") or PIXEL_RANGE)
+def data_range_of(stored: Mapping[str, Any]) -> float:
+    """Data range of PSNR and SSIM in a diagnosis's facts or an evaluation; 2 in older ones without it."""
+    return float(stored.get("data_range") or PIXEL_RANGE)
 
 
 def stored_metrics(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """What ``tempoquant evaluate`` left in the folders: paired and distributional metrics, and requirements."""
-    return [{"model": entry.label, **line} for entry in entries for line in _kept(entry)]
+    """Rows of the metrics and requirements that ``tempoquant evaluate`` stored in the folders, as text."""
+    return [{"model": entry.label, **line} for entry in entries for line in _stored_metrics(entry)]
 
 
 def decibels(value: float) -> str:
-    """A ratio, which is infinite for equal things."""
+    """A ratio in dB as text; "equal" if it is infinite."""
     return f"{value:.1f} dB" if math.isfinite(value) else "equal"
 
 
 def megabytes(count: int) -> str:
-    """A number of bytes."""
+    """A number of bytes as text, in MB."""
     return f"{count / 1e6:.2f} MB"
 
 
-def _kept(entry: Entry) -> Iterator[dict[str, str]]:
-    kept = entry.evidence.get("evaluation", {})
-    own = data_range_of(kept)
-    relative = "" if own == PIXEL_RANGE else f", data range {own:.3g}"
+def _stored_metrics(entry: Entry) -> Iterator[dict[str, str]]:
+    stored = entry.evidence.get("evaluation", {})
+    data_range = data_range_of(stored)
+    relative = "" if data_range == PIXEL_RANGE else f", data range {data_range:.3g}"
     for name, unit in (("psnr", " dB"), ("ssim", "")):
-        values = (kept.get(name) or {}).get("per_image", [])
+        values = (stored.get(name) or {}).get("per_image", [])
         if values and None not in values:
             low, high = confidence(torch.tensor(values), name, "kept", entry.label)
-            said = f"{sum(values) / len(values):.4g}{unit} ({low:.4g} to {high:.4g})"
-            yield {"name": name.upper(), "value": said, "note": f"{len(values)} images{relative}"}
-    for part in (kept.get("distribution") or {}).values():
+            text = f"{sum(values) / len(values):.4g}{unit} ({low:.4g} to {high:.4g})"
+            yield {"name": name.upper(), "value": text, "note": f"{len(values)} images{relative}"}
+    for part in (stored.get("distribution") or {}).values():
         if isinstance(part, dict) and "value" in part:
             images = f"{part.get('generated')} images"
             images += f" against {part['real']}" if part.get("real") else ""
-            spread = f" ± {part['std']:.2g}" if part.get("std") else ""
-            yield {"name": part["name"], "value": f"{part['value']:.4g}{spread}", "note": images}
-    for line in kept.get("requirements", []):
+            deviation = f" ± {part['std']:.2g}" if part.get("std") else ""
+            yield {"name": part["name"], "value": f"{part['value']:.4g}{deviation}", "note": images}
+    for line in stored.get("requirements", []):
         words = "met" if line["met"] else f"missed by {line['by']:.4g}"
         yield {"name": line["text"], "value": _plain(line["value"]), "note": words}
 
@@ -96,11 +96,11 @@ def _kept(entry: Entry) -> Iterator[dict[str, str]]:
 def _row(entry: Entry) -> list[str]:
     d = entry.diagnosis
     size = "not known" if entry.size is None else f"{megabytes(entry.size['total'])} ({entry.ratio:.1f}x smaller)"
-    alike = float(d.ssim.mean())
+    ssim = float(d.ssim.mean())
     cosine = f"{float(d.feature_cosine.min()):.5f}" if d.projections else "none"
     mismatch = "none" if d.mismatch is None else f"{100 * d.mismatch:.1f} %"
     disturbed = f"{len(d.disturbed)} of {len(d.projections)}" if d.projections else "none"
-    quality = [_psnr(entry), f"{alike:.3f}" if math.isfinite(alike) else "too small for it"]
+    quality = [_psnr(entry), f"{ssim:.3f}" if math.isfinite(ssim) else "too small for it"]
     quality += [decibels(float(d.noise_sqnr.mean())), cosine, disturbed, mismatch]
     return [entry.label, _bits(d.facts["quantized"]["recipe"]), size, f"{entry.speed:.2f}x", *quality]
 

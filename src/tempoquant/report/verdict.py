@@ -1,4 +1,4 @@
-"""Which of several models to use, in words for everybody."""
+"""Recommendation of one of several models, in everyday words."""
 
 import math
 from collections.abc import Sequence
@@ -19,12 +19,15 @@ FASTER = 1.1
 
 
 def level(psnr: float) -> str:
-    """What a PSNR in dB means for the pictures."""
+    """A PSNR in dB as words on how similar the images are."""
     return next(words for least, words in LEVELS if psnr >= least)
 
 
-def chosen(entries: Sequence[Entry]) -> Entry:
-    """The smallest model that draws nearly the same pictures, of equally small ones the nearest; else the nearest."""
+def recommended(entries: Sequence[Entry]) -> Entry:
+    """The smallest model with a PSNR of at least 28 dB, of equally small ones that of the greatest PSNR.
+
+    If no model has 28 dB, the one of the greatest PSNR.
+    """
     good = [entry for entry in entries if entry.psnr >= GOOD]
     if not good:
         return max(entries, key=lambda entry: entry.psnr)
@@ -33,8 +36,8 @@ def chosen(entries: Sequence[Entry]) -> Entry:
 
 
 def verdict(entries: Sequence[Entry]) -> str:
-    """One line: which to use and why."""
-    best = chosen(entries)
+    """The recommendation on one line, with its reasons."""
+    best = recommended(entries)
     images = f"{_decibels(best.psnr)} on {len(best.diagnosis.psnr)} images"
     smaller = [f"is {best.ratio:.1f} times smaller than the original"] if best.size else []
     faster = [f"runs {best.speed:.1f} times as fast"] if best.speed >= FASTER else []
@@ -48,8 +51,8 @@ def verdict(entries: Sequence[Entry]) -> str:
 
 
 def others(entries: Sequence[Entry]) -> list[str]:
-    """A sentence on each model that is not to be used: what sets it apart from the one that is."""
-    best = chosen(entries)
+    """A sentence on each other model that compares it with the recommended one."""
+    best = recommended(entries)
     return [f"{entry.label} {_beside(entry, best)}." for entry in entries if entry is not best]
 
 
@@ -66,7 +69,7 @@ def _beside(entry: Entry, best: Entry) -> str:
 
 
 def _alike(entry: Entry, best: Entry) -> bool:
-    """Whether these images, drawn from the same noise, leave open which of two models is nearer."""
+    """Whether the 95 % interval of the mean difference of two models' PSNR, image by image, contains 0."""
     difference = best.diagnosis.psnr - entry.diagnosis.psnr
     if len(difference) < 2 or not bool(difference.isfinite().all()):
         return False

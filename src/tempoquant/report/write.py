@@ -1,4 +1,4 @@
-"""Writing a report: one self-contained HTML file, or Markdown with PNG figures beside it."""
+"""Write a report: one self-contained HTML file, or Markdown with PNG images beside it."""
 
 import shlex
 from collections.abc import Sequence
@@ -17,15 +17,16 @@ MOST_BYTES = 10_000_000
 
 
 def write_report(folders: Sequence[Path | str], out: Path | str, *, overwrite: bool = False) -> Path:
-    """Write one page about all of ``folders``.
+    """Write one page about all of ``folders`` and return its path.
 
     Args:
         folders: quantized folders with a diagnosis inside, or folders of diagnoses.
-        out: ``.html``, one file that needs no network; or ``.md``, with its pictures in a folder beside it.
+        out: ``.html``, one file that needs no network; or ``.md``, with its images in a folder beside it.
+        overwrite: replace ``out``.
 
     Raises:
-        InputError: a folder is none, has no diagnosis (the message says the command), does not fit beside the others;
-            or ``out`` exists, is of another kind, or would be larger than 10 MB.
+        InputError: a folder does not exist, has no diagnosis (the message says the command), or is not comparable with
+            the others; or ``out`` exists, is of another kind, or would be larger than 10 MB.
     """
     path = Path(out)
     check_report(path, overwrite)
