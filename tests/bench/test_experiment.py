@@ -1,12 +1,16 @@
 """Experiments are checked whole before any work, and the built-in ones are what the papers say."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tempoquant.bench import built_in, load_experiment, parse_bits, plan_runs
+from tempoquant.bench.plan import run_identity
 from tempoquant.errors import InputError
-from tempoquant.pipelines import BUNDLED
+from tempoquant.pipelines import BUNDLED, resolve, state_hash
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 RTN = {"method": "rtn", "bits": ["W4A8"]}
 
@@ -174,3 +178,12 @@ def test_settings_and_published_numbers_are_those_of_the_papers():
     assert published("lsun-churches-dpm", "q-diffusion", "W4A8") == {"FID": 7.80, "sFID": 23.24}
     assert published("lsun-churches-tdq", "tdq-thin", "W4A6") == {"FID": 55.27}
     assert published("imagenet-tdq", "s-20", "W4A6") == {"FID": 17.38}
+
+
+def test_committed_results_are_those_of_the_experiments_as_they_are():
+    experiment, model = load_experiment("fashion32-seeds"), resolve("fashion32")
+    model_hash = state_hash(model.denoiser.module)
+    results = (RESULTS / "fashion32-seeds" / "results.jsonl").read_text().splitlines()
+    runs = {run_identity(run, experiment, model_hash) for run in plan_runs(experiment)}
+    # A bench that is begun again finds what an earlier version of this package did.
+    assert {json.loads(line)["id"] for line in results} == runs

@@ -8,7 +8,15 @@ from typing import Any
 
 from tempoquant.bench.experiment import Experiment, RunSpec, merged, parse_bits
 from tempoquant.errors import InputError
-from tempoquant.extension import ACTIVATION_RANGES, PROVIDERS, STAGES, WEIGHT_RANGES, WEIGHT_ROUNDINGS, source_hash
+from tempoquant.extension import (
+    ACTIVATION_RANGES,
+    PROVIDERS,
+    STAGES,
+    WEIGHT_RANGES,
+    WEIGHT_ROUNDINGS,
+    is_foreign,
+    source_hash,
+)
 from tempoquant.methods import find_method, method_recipe
 from tempoquant.pipelines import read_prompts
 from tempoquant.recipe import Recipe
@@ -113,7 +121,8 @@ def own_code(recipe: Recipe) -> list[str | None]:
         WEIGHT_RANGES[recipe.weights.range],
         WEIGHT_ROUNDINGS[recipe.weights.rounding],
         ACTIVATION_RANGES[recipe.activations.range],
-        *(kind for name, kind in PROVIDERS.items() if name == recipe.activations.steps),
+        # This package's own kinds are left out: runs that were done before there were others keep their names.
+        *(kind for name, kind in PROVIDERS.items() if name == recipe.activations.steps and is_foreign(kind)),
         *(STAGES[name].make for name in recipe.stages),
     )
     return [source_hash(function) for function in functions]
