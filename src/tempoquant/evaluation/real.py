@@ -45,11 +45,11 @@ class ReferenceSet:
         if self.images is not None:
             return self.images.digest()
         assert self.statistics is not None
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for kind, gaussian in sorted(self.statistics.gaussians.items()):
             for part in (gaussian.mean, gaussian.covariance):
-                found.update(kind.encode() + part.contiguous().numpy().tobytes())
-        return found.hexdigest()
+                digest.update(kind.encode() + part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def check(self, extractor: FeatureExtractor, gaussians: Collection[str], rows: Collection[str]) -> None:
         """Check that the reference has, or its images allow to compute, what metrics need.
@@ -166,8 +166,8 @@ def _open_npz(path: Path) -> ReferenceSet:
     gaussians = {kind: _gaussian(path, arrays, *keys) for kind, keys in NPZ_GAUSSIANS.items() if keys[0] in arrays}
     images = npz_images(path, arrays["arr_0"]) if "arr_0" in arrays else None
     if images is None and "pooled" not in gaussians:
-        found = ", ".join(arrays) or "nothing"
-        raise InputError(f"{path} holds {found}: arr_0 (images), or mu and sigma (statistics) are needed")
+        names = ", ".join(arrays) or "nothing"
+        raise InputError(f"{path} holds {names}: arr_0 (images), or mu and sigma (statistics) are needed")
     return ReferenceSet(str(path), images, Statistics(str(path), None, gaussians) if gaussians else None)
 
 

@@ -92,20 +92,22 @@ def compute_statistics(
         InputError: fewer than two images.
     """
     moments = {kind: Moments() for kind in FITTED if kind in extractor.outputs}
-    kept: dict[str, list[Tensor]] = {kind: [] for kind in rows}
+    vectors_by_output: dict[str, list[Tensor]] = {kind: [] for kind in rows}
     shape: tuple[int, ...] = ()
     for images in batches:
         shape = tuple(images.shape[1:])
         features = extractor(images.permute(0, 3, 1, 2))
         for kind, moment in moments.items():
             moment.update(features[kind])
-        for kind, vectors in kept.items():
+        for kind, vectors in vectors_by_output.items():
             vectors.append(features[kind])
     if moments["pooled"].count < 2:
         raise InputError(f"{source}: at least two images are needed, not {moments['pooled'].count}")
     gaussians = {kind: moment.fitted() for kind, moment in moments.items()}
     provenance = Provenance.of(extractor, shape, content)
-    return Statistics(source, provenance, gaussians, {kind: torch.cat(vectors) for kind, vectors in kept.items()})
+    return Statistics(
+        source, provenance, gaussians, {kind: torch.cat(vectors) for kind, vectors in vectors_by_output.items()}
+    )
 
 
 def cached_statistics(
