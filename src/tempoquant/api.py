@@ -15,11 +15,11 @@ from tempoquant.checkpoint import (
     BARE,
     EVIDENCE,
     component_of,
+    describe_evidence,
     read_component,
     read_config,
     read_correction,
     read_evidence,
-    told_evidence,
 )
 from tempoquant.correction import check_correctable
 from tempoquant.errors import FormatError, InputError, first_line
@@ -207,7 +207,7 @@ def load(
         raise FormatError(f"{root} has no {EVIDENCE}: there is nothing to verify it by")
     facts = read_evidence(root)
     if verify:
-        print(*(f"{root}: {line}" for line in told_evidence(facts)), sep="\n")
+        print(*(f"{root}: {line}" for line in describe_evidence(facts)), sep="\n")
     module, blueprint, clock = read_component(root / component, _builder(component, denoiser, root))
     target = _around(root, component, module, denoiser)
     correction = read_correction(root / component, blueprint, clock)

@@ -1,4 +1,4 @@
-"""The format on disk."""
+"""The format on disk of a quantized denoiser, and loading it through diffusers."""
 
 from typing import TYPE_CHECKING
 
@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from tempoquant.checkpoint.evidence import (
         EVIDENCE,
         add_evidence,
+        describe_evidence,
         file_hash,
         machine,
         read_evidence,
-        told_evidence,
         versions,
         write_evidence,
     )
@@ -35,6 +35,7 @@ __all__ = [
     "add_evidence",
     "component_of",
     "component_sizes",
+    "describe_evidence",
     "described_replacements",
     "file_hash",
     "full_bytes",
@@ -46,7 +47,6 @@ __all__ = [
     "read_correction",
     "read_evidence",
     "refuse_saving",
-    "told_evidence",
     "versions",
     "write_component",
     "write_evidence",

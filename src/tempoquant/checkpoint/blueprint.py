@@ -1,4 +1,4 @@
-"""What a quantized denoiser is beside its tensors: enough to turn a stock module into it again."""
+"""The structure of a quantized denoiser as JSON data: with its tensors, enough to rebuild it from a stock module."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,10 +26,10 @@ class Blueprint:
     """The quantized denoiser's structure.
 
     Attributes:
-        recipe: how it was made.
+        recipe: that it was quantized by.
         time_argument: where the module's forward takes the time step.
         shared, projections: layers of the temporal information block: h, and every g_i.
-        attention: the attention products that were found.
+        attention: the attention products that can be quantized.
         transforms: of layers, in order.
     """
 
@@ -99,14 +99,14 @@ class Blueprint:
 
 
 def _transforms(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Entries of transforms; folders of before rotations name the split layers alone, or none."""
+    """Entries of transforms; older folders store split layers alone, under ``splits``, or none."""
     splits = config.get("splits", {}).items()
     older = [{"layer": layer, "kind": "split", "channels": channels} for layer, channels in splits]
     return [*older, *config.get("transforms", ())]
 
 
 def interval_providers(module: nn.Module) -> list[IntervalProvider]:
-    """Every interval provider once, in module order."""
+    """Every interval provider of ``module`` once, in module order."""
     return list(dict.fromkeys(m for m in module.modules() if isinstance(m, IntervalProvider)))
 
 

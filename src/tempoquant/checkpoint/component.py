@@ -37,9 +37,16 @@ TIMESTEPS = PREFIX + "timesteps"
 def write_component(
     folder: Path, module: nn.Module, blueprint: Blueprint, clock: Clock, correction: CorrectionTables | None = None
 ) -> None:
-    """Write a quantized denoiser, with the correction of its predictions, into ``folder``, which is made.
+    """Write a quantized denoiser, and the correction of its predictions, into a new folder.
 
-    A diffusers module's config is kept, so that its class can be built again; a bare one's has only ours.
+    A diffusers module's own config is stored too, so that its class can be built from it.
+
+    Args:
+        folder: to create.
+        module: the quantized denoiser.
+        blueprint: its structure.
+        clock: whose time steps are stored.
+        correction: tables of a recipe that has one.
     """
     folder.mkdir(parents=True)
     config = {k: v for k, v in dict(getattr(module, "config", {})).items() if k != "quantization_config"}
@@ -54,7 +61,7 @@ def write_component(
 
 
 def full_config(module: nn.Module, blueprint: Blueprint, clock: Clock) -> dict[str, Any]:
-    """The ``quantization_config`` that a folder of ``module`` has."""
+    """The whole ``quantization_config`` of ``module``, plain JSON data."""
     optional = {
         "frozen": clock.frozen,
         "conditions": [] if clock.conditions is None else list(clock.conditions.values),
@@ -65,33 +72,37 @@ def full_config(module: nn.Module, blueprint: Blueprint, clock: Clock) -> dict[s
 
 
 def read_component(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[nn.Module, Blueprint, Clock]:
-    """Read a quantized denoiser.
+    """Load a quantized denoiser from its component folder.
 
     Args:
+        folder: the component's.
         build: makes the stock module, weights as they come, from the component's config.
 
+    Returns:
+        The module in evaluation mode, its structure, and its clock, attached.
+
     Raises:
-        FormatError: the folder is not ours, truncated, or does not fit the module.
+        FormatError: the folder is not of this format, truncated, or does not fit the module.
     """
     config = read_config(folder)
-    ours = config["quantization_config"]
+    quantization = config["quantization_config"]
     with damage_of(folder):
-        blueprint = Blueprint.from_config(ours)
+        blueprint = Blueprint.from_config(quantization)
     tensors = read_tensors(folder)
-    with parameters_within(*_room(ours, tensors)):
+    with parameters_within(*_size_limits(quantization, tensors)):
         module = build({k: v for k, v in config.items() if k != "quantization_config"})
-    clock = fill(module, ours, blueprint, tensors, folder)
+    clock = fill(module, quantization, blueprint, tensors, folder)
     return module.eval(), blueprint, clock
 
 
-def _room(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[int, int]:
+def _size_limits(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[int, int]:
     """How many weights, and how many numbers in all, the stock module of stored ``tensors`` can have at most.
 
-    A weight that is not stored is that of a layer which a table stands for; a byte holds at most four integers.
+    Weights that are not stored are those of layers replaced by tables; a byte holds at most four integers.
     """
-    gone = config.get("stand_ins", {}).values()
+    replaced = config.get("stand_ins", {}).values()
     stored = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    return len(tensors) + len(gone), 4 * stored + sum(entry["parameters"] for entry in gone)
+    return len(tensors) + len(replaced), 4 * stored + sum(entry["parameters"] for entry in replaced)
 
 
 def fill(
@@ -100,7 +111,10 @@ def fill(
     """Turn a stock module, its weights as they come or on the meta device, into the stored quantized one, in place.
 
     Args:
-        config: the ``quantization_config``. tensors: weights are taken out of it, so that none is held twice.
+        module: the stock denoiser.
+        config: the ``quantization_config``.
+        blueprint: of ``config``.
+        tensors: as stored; weights are removed from it, so that none is held twice.
         folder: where both come from, for messages.
 
     Returns:
@@ -129,7 +143,7 @@ def fill(
         module._apply(lambda tensor: torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
         layers = _in_module_order(module, config["layers"])
         unpack_into(module, {**config, "layers": layers}, tensors, clock)
-    # Last, since all others say more.
+    # Last, since the errors of all other checks say more.
     check_digest(config, tensors)
     clock.attach(module)
     return clock
@@ -182,7 +196,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def damage_of(folder: Path | str) -> Iterator[None]:
-    """Errors of a config whose entries are not what they should be, in one line."""
+    """Turn errors that a damaged config causes into one FormatError of one line that names the file."""
     try:
         yield
     except (InputError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
@@ -209,8 +223,8 @@ def correction_of(
     blueprint: Blueprint, tensors: dict[str, Tensor], clock: Clock, folder: Path | str
 ) -> CorrectionTables | None:
     """:func:`read_correction` of tensors that were read already."""
-    wanted = blueprint.recipe.correction
-    if wanted is None or wanted.kind == "none":
+    correction = blueprint.recipe.correction
+    if correction is None or correction.kind == "none":
         return None
     stored = {name: tensor for name, tensor in tensors.items() if name.startswith(CORRECTION)}
     try:

@@ -1,4 +1,4 @@
-"""What ties a ``quantization_config`` and its tables together, in a folder without evidence too."""
+"""A digest stored with the tensors, which a ``quantization_config`` and its tables must match."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def digest_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tenso
 def check_digest(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Raise FormatError if config and tables are not those that were written together.
 
-    Folders of before there was a digest have none.
+    Older folders have no digest.
     """
     stored = tensors.get(DIGEST)
     if stored is not None and not torch.equal(stored.cpu(), digest_of(config, tensors)):

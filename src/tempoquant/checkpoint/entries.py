@@ -1,4 +1,4 @@
-"""What a ``quantization_config`` holds, checked entry by entry before anything is built from it."""
+"""The schema of a ``quantization_config``, validated before anything is built from it."""
 
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -45,7 +45,7 @@ class LayerEntry(Entry):
 
 
 class StandInEntry(Entry):
-    """What stands in the place of a temporal layer: how its features are stored, or None if it is never read."""
+    """The replacement of a temporal layer: the storage of its cached features, or None for a dead layer."""
 
     storage: Literal["float16", "int8"] | None
     shape: list[Size]
@@ -129,7 +129,11 @@ class Entries(BaseModel):
 
 
 def check_entries(config: Mapping[str, Any]) -> None:
-    """Raise FormatError unless ``config``, a ``quantization_config``, holds what one holds."""
+    """Validate a ``quantization_config``.
+
+    Raises:
+        FormatError: names the first entry that is not valid.
+    """
     try:
         Entries.model_validate(dict(config))
     except ValidationError as error:

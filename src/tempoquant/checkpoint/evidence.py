@@ -1,4 +1,4 @@
-"""``tempoquant.json``: what is known of a quantized folder, and the hashes that tie it to these very files."""
+"""``tempoquant.json``: how a quantized folder was made, what was measured, and the hashes of its files."""
 
 import hashlib
 import json
@@ -67,13 +67,13 @@ def add_evidence(folder: Path, key: str, value: Any) -> None:
     write_whole(path, json.dumps(evidence | {key: value}, indent=2) + "\n")
 
 
-def told_evidence(evidence: dict[str, Any]) -> list[str]:
-    """What evidence says, line by line: origin, schedule, hashes, and the requirements that were held against it."""
+def describe_evidence(evidence: dict[str, Any]) -> list[str]:
+    """Evidence in words, line by line: origin, schedule, hashes, and the requirements that were evaluated."""
     schedule = evidence["schedule"]
-    made = "tables baked" if schedule.get("baked") else "calibrated"
+    origin = "tables baked" if schedule.get("baked") else "calibrated"
     lines = [
         f"made from {evidence['model']} (state {evidence['model_hash']}), seed {evidence['seed']}",
-        f"{made} for {schedule['steps']} steps of {schedule['sampler'] or 'its own sampler'}",
+        f"{origin} for {schedule['steps']} steps of {schedule['sampler'] or 'its own sampler'}",
         f"{len(evidence['files'])} files have their recorded hashes",
         "made with " + ", ".join(f"{name} {version}" for name, version in evidence["versions"].items()),
     ]
@@ -83,10 +83,10 @@ def told_evidence(evidence: dict[str, Any]) -> list[str]:
     lines.append(
         f"evaluated against {evaluation['reference']} on {evaluation['samples']} images, seed {evaluation['seed']}"
     )
-    for found in evaluation["requirements"]:
-        value = "inf" if found["value"] is None else f"{found['value']:.6g}"
+    for outcome in evaluation["requirements"]:
+        value = "inf" if outcome["value"] is None else f"{outcome['value']:.6g}"
         lines.append(
-            f"{found['text']}: {'met' if found['met'] else 'missed by ' + format(found['by'], '.6g')} ({value})"
+            f"{outcome['text']}: {'met' if outcome['met'] else 'missed by ' + format(outcome['by'], '.6g')} ({value})"
         )
     return lines
 
@@ -108,13 +108,13 @@ def file_hash(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The packages that results depend on."""
+    """Versions of Python and of the packages that results depend on, by name."""
     packages = ("tempoquant", "torch", "diffusers", "safetensors", "numpy")
     return {name: metadata.version(name) for name in packages} | {"python": platform.python_version()}
 
 
 def machine() -> dict[str, Any]:
-    """What numbers depend on: processor features and threads; no names."""
+    """Thread count and CPU capability, which results depend on; no names of the machine."""
     import torch
 
     return {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}

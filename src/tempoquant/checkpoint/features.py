@@ -15,12 +15,16 @@ DTYPES = {"float16": torch.float16, "int8": torch.uint8}
 
 
 def described_replacements(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """By layer, how its features are stored (None: it is never read), their shape, and how many numbers it had."""
+    """Entries of the replaced temporal layers, by name.
+
+    Each has the ``storage`` of its cached features (None: a dead layer), their ``shape``, and the number of
+    ``parameters`` that the layer had.
+    """
     described = {}
     for name, part in replacements(module).items():
-        known = part.table if isinstance(part, CachedLayer) else None
+        table = part.table if isinstance(part, CachedLayer) else None
         described[name] = {
-            "storage": None if known is None else known.storage,
+            "storage": None if table is None else table.storage,
             "shape": list(part.shape),
             "parameters": part.parameter_count,
         }
@@ -28,7 +32,7 @@ def described_replacements(module: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def feature_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """What a folder stores of them; nothing where none is cached."""
+    """The tensors of cached features, by name; empty where none is cached."""
     tables = [part.table for part in replacements(module).values() if isinstance(part, CachedLayer)]
     if not tables:
         return {}
@@ -40,9 +44,9 @@ def feature_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def condition_tensors(clock: Clock) -> dict[str, Tensor]:
-    """What a folder stores of the conditions it is frozen to, if any."""
-    known = {} if clock.conditions is None else clock.conditions.values
-    return {f"{PREFIX}condition.{name}": value.contiguous() for name, value in known.items()}
+    """The tensors of the conditions that a denoiser is frozen to, by name; empty without any."""
+    conditions = {} if clock.conditions is None else clock.conditions.values
+    return {f"{PREFIX}condition.{name}": value.contiguous() for name, value in conditions.items()}
 
 
 def stored_conditions(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Conditions | None:
@@ -71,17 +75,17 @@ def stored_replacements(
         FormatError: a tensor is missing, or has not the type and length that these layers need.
     """
     reader, rows = Reader(tensors), clock.table_rows
-    made: dict[str, Replacement] = {}
+    by_name: dict[str, Replacement] = {}
     for name, entry in entries.items():
         shape = tuple(entry["shape"])
         if entry["storage"] is None:
-            made[name] = DeadLayer(shape, entry["parameters"])
+            by_name[name] = DeadLayer(shape, entry["parameters"])
             continue
         values = reader.take("features", rows * torch.Size(shape).numel()).view(rows, *shape)
         if values.dtype != DTYPES[entry["storage"]]:
             raise FormatError(f"the stored features of {name!r} are {values.dtype}, not {entry['storage']}")
         vectors = ("feature_scale", "feature_zero") if entry["storage"] == "int8" else ()
         table = TemporalTable(values, clock, *(reader.take(vector, rows) for vector in vectors))
-        made[name] = CachedLayer(table, entry["parameters"])
+        by_name[name] = CachedLayer(table, entry["parameters"])
     reader.finish()
-    return made
+    return by_name

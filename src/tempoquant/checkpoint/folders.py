@@ -28,10 +28,10 @@ def component_of(folder: Path) -> str:
         raise FormatError(f"{folder} was left by a run that was killed while it was writing: delete it")
     usual = [name for name in (*COMPONENTS, BARE) if (folder / name / "config.json").is_file()]
     others = (path.parent.name for path in sorted(folder.glob("*/config.json")) if _says_quantized(path))
-    found = next(iter([*usual, *others]), None)
-    if found is None:
+    component = next(iter([*usual, *others]), None)
+    if component is None:
         raise FormatError(f"{folder} is no quantized folder: it has no {', '.join(COMPONENTS)} or {BARE}")
-    return found
+    return component
 
 
 def _says_quantized(path: Path) -> bool:

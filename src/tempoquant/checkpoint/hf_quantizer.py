@@ -80,12 +80,12 @@ class TempoquantQuantizer(DiffusersQuantizer):
             raise InputError(f"device_map = {device_map}: a quantized denoiser is not offloaded to disk")
 
     def update_torch_dtype(self, torch_dtype: Any) -> Any:
-        """See the base class; notes what the float parts are asked to be: float32 unless said otherwise."""
+        """See the base class; stores the requested dtype of the float parts, float32 by default."""
         self.dtype = torch_dtype
         return torch.float32 if torch_dtype is None else torch_dtype
 
     def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[Any]) -> list[str]:
-        """Take over: none of the stored names is one of the module's that diffusers should fill.
+        """No keys: diffusers loads none, since :func:`fill` loads all stored tensors.
 
         Raises:
             FormatError: the evidence beside the component's folder is damaged, or a file is not what it says.
@@ -98,13 +98,13 @@ class TempoquantQuantizer(DiffusersQuantizer):
         return []
 
     def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
-        """None is missing that :func:`fill` would not name."""
+        """No keys: :func:`fill` reports missing tensors."""
         return []
 
     def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keep one file's tensors; with the last file the module is filled, before diffusers moves it anywhere."""
         self.tensors |= state_dict
-        # Whoever read the file holds on to it for now.
+        # diffusers still holds the dictionary, so that its tensors would stay in memory.
         state_dict.clear()
         self.files_left -= 1
         if not self.files_left:
@@ -164,20 +164,20 @@ def make_savable(
     config = TempoquantConfig(**full_config(module, blueprint, clock))
     quantizer = TempoquantQuantizer(config)
     quantizer.model, quantizer.clock, quantizer.correction = module, clock, correction
-    made: Any = module
-    made.hf_quantizer, made.is_quantized, made.quantization_method = quantizer, True, Method.TEMPOQUANT
-    made.register_to_config(quantization_config=config)
+    denoiser: Any = module
+    denoiser.hf_quantizer, denoiser.is_quantized, denoiser.quantization_method = quantizer, True, Method.TEMPOQUANT
+    denoiser.register_to_config(quantization_config=config)
     _refuse_fusing(module)
 
 
 def refuse_saving(module: Any) -> None:
-    """Let diffusers say why it cannot save a denoiser whose intervals follow their own input."""
+    """Make ``save_pretrained`` raise, for a denoiser whose intervals are computed from their input."""
     if hasattr(module, "save_pretrained"):
         module.save_pretrained = save_pretrained
 
 
 def save_pretrained(*_: Any, **__: Any) -> None:
-    """In the place of the denoiser's own.
+    """Replaces the ``save_pretrained`` of a denoiser that has no form on disk.
 
     Raises:
         InputError: always.
@@ -186,7 +186,7 @@ def save_pretrained(*_: Any, **__: Any) -> None:
 
 
 def fuse_lora(*_: Any, **__: Any) -> None:
-    """In the place of a quantized denoiser's own: integers have no room for an adapter's weights.
+    """Replaces the ``fuse_lora`` of a quantized denoiser, whose integer weights cannot take an adapter's weights.
 
     Raises:
         InputError: always.

@@ -1,4 +1,4 @@
-"""The module's own configuration, repeated in the ``quantization_config``: what weights alone do not tell."""
+"""The module's own configuration, repeated in the ``quantization_config``: what tensors alone do not determine."""
 
 import json
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from tempoquant.errors import FormatError
 def module_settings(module: nn.Module) -> dict[str, Any]:
     """The configuration of a diffusers module as plain JSON data; empty for others."""
     config = dict(module.config) if isinstance(module, ConfigMixin) else {}
-    own = {name: config[name] for name in sorted(config) if name[0] != "_" and name != "quantization_config"}
-    return json.loads(json.dumps(own, default=list))
+    settings = {name: config[name] for name in sorted(config) if name[0] != "_" and name != "quantization_config"}
+    return json.loads(json.dumps(settings, default=list))
 
 
 def check_settings(module: nn.Module, stored: Mapping[str, Any]) -> None:

@@ -38,6 +38,7 @@ class SizeReport:
         return self.full / self.total
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
         return {**asdict(self), "ratio": self.ratio}
 
 

@@ -44,13 +44,13 @@ from tempoquant.temporal import TemporalTable, replacements
 
 
 def packed_tensors(module: nn.Module, clock: Clock) -> dict[str, Tensor]:
-    """Every tensor that a folder stores for ``module``."""
+    """The tensors that a folder stores for ``module``, by key, as the table above lists them."""
     layers = {n: layer for n, layer in quantized_layers(module).items() if layer.weight_scale is not None}
-    own = {f"{name}.weight" for name in layers}
+    quantized_weights = {f"{name}.weight" for name in layers}
     tensors = {f"{name}.weight": _packed_weight(layer) for name, layer in layers.items()}
     vectors = []
     for name, tensor in plain_state(module).items():
-        if name in own:
+        if name in quantized_weights:
             continue
         if _is_vector(tensor):
             vectors.append(tensor.detach().float().flatten())
@@ -74,7 +74,10 @@ def unpack_into(module: nn.Module, config: Mapping[str, Any], tensors: dict[str,
     """Fill ``module``, whose layers and attention products are already installed, with stored tensors.
 
     Args:
-        tensors: weights are taken out of it, so that none is held twice.
+        module: the denoiser.
+        config: the ``quantization_config``, layers in module order.
+        tensors: as stored; weights are removed from it, so that none is held twice.
+        clock: of its time steps.
 
     Raises:
         FormatError: a tensor is missing, left over, or has the wrong length or shape.
@@ -101,18 +104,18 @@ def unpack_into(module: nn.Module, config: Mapping[str, Any], tensors: dict[str,
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
-    """The module's own parameters and buffers: what the stock module would have in its state_dict."""
+    """The parameters and buffers that the stock module would have in its ``state_dict``, by name."""
     tables = (part for part in module.modules() if isinstance(part, IntervalProvider | TemporalTable))
-    ours = {id(tensor) for table in tables for tensor in table.buffers()}
+    added = {id(tensor) for table in tables for tensor in table.buffers()}
     for layer in quantized_layers(module).values():
-        ours |= {id(layer.weight_scale), id(layer.weight_zero)}
-    return {name: t for name, t in module.state_dict(keep_vars=True).items() if id(t) not in ours}
+        added |= {id(layer.weight_scale), id(layer.weight_zero)}
+    return {name: t for name, t in module.state_dict(keep_vars=True).items() if id(t) not in added}
 
 
 def full_bytes(module: nn.Module) -> int:
-    """Bytes of the float32 original, including the layers that others stand for."""
-    left_out = sum(part.parameter_count for part in replacements(module).values())
-    return 4 * (left_out + sum(tensor.numel() for tensor in plain_state(module).values()))
+    """Bytes of the float32 original, including the layers that tables replace."""
+    replaced = sum(part.parameter_count for part in replacements(module).values())
+    return 4 * (replaced + sum(tensor.numel() for tensor in plain_state(module).values()))
 
 
 def layout(module: nn.Module) -> str:

@@ -17,10 +17,12 @@ INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 @dataclass(frozen=True)
 class Values:
-    """What a tensor may be.
+    """The dtypes, dimensions and values that a stored tensor may have.
 
     Attributes:
-        dtypes: that it may have. valid: which of its values may stand, elementwise. what: these, in words.
+        dtypes: that it may have.
+        valid: elementwise, whether a value is valid.
+        what: the valid values, in words.
         dims: how many dimensions it has; None: any.
     """
 
@@ -76,8 +78,8 @@ TABLES = {
 def check_tables(tensors: Mapping[str, Tensor]) -> None:
     """Raise FormatError if a tensor of the tables has another dtype or number of dimensions, or an impossible value."""
     for name, tensor in tensors.items():
-        own = name.removeprefix(PREFIX)
-        pattern = next((p for p in TABLES if name.startswith(PREFIX) and fnmatchcase(own, p)), None)
+        key = name.removeprefix(PREFIX)
+        pattern = next((p for p in TABLES if name.startswith(PREFIX) and fnmatchcase(key, p)), None)
         if pattern is not None:
             _check(name, tensor, TABLES[pattern])
 
@@ -85,9 +87,9 @@ def check_tables(tensors: Mapping[str, Tensor]) -> None:
 def _check(name: str, tensor: Tensor, values: Values) -> None:
     if tensor.dtype not in values.dtypes or values.dims not in (None, tensor.dim()):
         dtypes = " or ".join(str(dtype).removeprefix("torch.") for dtype in values.dtypes)
-        found = f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+        actual = f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
         needed = dtypes if values.dims is None else f"{dtypes} of {values.dims} dimensions"
-        raise FormatError(f"the tensor {name!r} is {found}: {needed} is needed")
+        raise FormatError(f"the tensor {name!r} is {actual}: {needed} is needed")
     wrong = (~values.valid(tensor)).nonzero()
     if len(wrong):
         place = wrong[0].tolist()

@@ -11,9 +11,9 @@ PREFIX = "tempoquant."
 
 
 def joined(parts: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor:
-    """All values in one vector; None counts as none."""
-    kept = [part.detach().flatten() for part in parts if part is not None]
-    return torch.cat(kept).to(dtype) if kept else torch.empty(0, dtype=dtype)
+    """Concatenate the flattened tensors to one vector of ``dtype``; None is skipped."""
+    flat = [part.detach().flatten() for part in parts if part is not None]
+    return torch.cat(flat).to(dtype) if flat else torch.empty(0, dtype=dtype)
 
 
 class Reader:
@@ -24,7 +24,11 @@ class Reader:
         self.position: dict[str, int] = {}
 
     def take(self, name: str, count: int) -> Tensor:
-        """The next ``count`` values; FormatError if there are fewer."""
+        """The next ``count`` values of a vector, (count,), copied.
+
+        Raises:
+            FormatError: there are fewer.
+        """
         key, start = PREFIX + name, self.position.get(name, 0)
         if key not in self.tensors or start + count > self.tensors[key].numel():
             raise FormatError(f"the folder's tensor {key!r} is missing or too short")
