@@ -20,7 +20,7 @@ from corners import Corners, pictures
 from shaped_models import SHAPED
 from tempoquant.bench import Experiment, paper_schedule, run_bench
 from tempoquant.bench.records import Records
-from tempoquant.bench.truth import conditioning_of
+from tempoquant.bench.references import conditioning_of
 from tempoquant.errors import InputError, TempoquantError
 from tempoquant.evaluation import EXTRACTORS, distribution_metrics, save_images
 from tempoquant.pipelines import resolve, to_images

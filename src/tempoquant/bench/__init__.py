@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tempoquant.bench.experiment import Experiment, built_in, load_experiment, parse_bits
     from tempoquant.bench.plan import MOST_AT_ONCE, Run, plan_runs
     from tempoquant.bench.records import check_bench_folder
-    from tempoquant.bench.truth import conditioning_of
+    from tempoquant.bench.references import conditioning_of
 else:
     from tempoquant.imports import lazy_face
 

@@ -11,10 +11,10 @@ from filelock import FileLock, Timeout
 
 from tempoquant.bench.board import Board, SilentBoard
 from tempoquant.bench.experiment import Experiment
-from tempoquant.bench.judge import Setup, judge, kept_folder
 from tempoquant.bench.plan import MOST_AT_ONCE, Run, plan_runs
 from tempoquant.bench.pool import work
 from tempoquant.bench.records import RESULTS, Record, Records, check_bench_folder
+from tempoquant.bench.runner import Setup, judge, kept_folder
 from tempoquant.bench.shared import Shared
 from tempoquant.bench.tables import write_tables
 from tempoquant.errors import InputError

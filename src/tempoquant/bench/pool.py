@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from tempoquant.bench.board import Board
-from tempoquant.bench.judge import Setup, Task, judge
 from tempoquant.bench.records import Record
+from tempoquant.bench.runner import Setup, Task, judge
 from tempoquant.errors import TempoquantError
 from tempoquant.methods import load_plugins
 from tempoquant.progress import Silent

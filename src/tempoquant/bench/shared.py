@@ -7,12 +7,12 @@ from typing import Any
 
 from tempoquant.bench.board import Board
 from tempoquant.bench.experiment import Experiment
-from tempoquant.bench.judge import Task
 from tempoquant.bench.paper_schedule import paper_seconds, time_entries
 from tempoquant.bench.plan import Run, drawn_from, own_code, run_identity, short_hash
 from tempoquant.bench.records import Records
+from tempoquant.bench.references import check_metrics, conditioning_of, make_truth
+from tempoquant.bench.runner import Task
 from tempoquant.bench.seconds import timing
-from tempoquant.bench.truth import check_metrics, conditioning_of, make_truth
 from tempoquant.evaluation import Plan, undefined_metrics, why_undefined
 from tempoquant.graph import DenoiserGraph, read_denoiser
 from tempoquant.pipelines import Model, state_hash

@@ -12,8 +12,8 @@ from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.plan import Run
 from tempoquant.bench.policy import integer_engine, policy
 from tempoquant.bench.records import Record
+from tempoquant.bench.references import columns, conditioning_of, distances, load_truth, metrics_of
 from tempoquant.bench.seconds import run_seconds
-from tempoquant.bench.truth import columns, conditioning_of, distances, load_truth, metrics_of
 from tempoquant.checkpoint import machine, versions
 from tempoquant.evaluation import PairedMetrics, Reference, compare, save_grid
 from tempoquant.job import full_precision
