@@ -1,4 +1,4 @@
-"""The demonstration: the bundled model at several widths, quantized carelessly and with care, side by side."""
+"""The demonstration: the bundled model at several bit widths, quantized by three methods, side by side."""
 
 import tempfile
 import time
@@ -48,24 +48,26 @@ def run_demo(out: Path, *, calibration_samples: int, images: int, seed: int, pro
     Args:
         out: an empty folder, for the quantized folders and the picture ``samples.png``.
         calibration_samples: recorded trajectories, shared by all rows.
-        images: paired images to judge by. seed: of calibration; images come from ``seed + 1``.
+        images: paired images that rows are compared on.
+        seed: of calibration; images are drawn with ``seed + 1``.
+        progress: where it is shown.
     """
     full = resolve(MODEL)
-    truth = _truth(full, images, seed + 1, progress)
-    picture = {"full precision": to_images(truth.images[:SHOWN])}
+    reference_run = _reference(full, images, seed + 1, progress)
+    picture = {"full precision": to_images(reference_run.images[:SHOWN])}
     calibration = {"samples": calibration_samples, "steps": STEPS}
     with tempfile.TemporaryDirectory(prefix="tempoquant-") as work:
         for weights, activations in WIDTHS:
             for method in METHODS:
                 options: dict[str, Any] = {"calibration": calibration, "seed": seed}
                 recipe = method_recipe(method, weights=weights, activations=activations, **options)
-                row = _row(full, truth, recipe, (out, Path(work)), progress)
+                row = _row(full, reference_run, recipe, (out, Path(work)), progress)
                 picture[row.recipe.name] = to_images(row.images[:SHOWN])
                 yield row
     save_grid(picture, out / "samples.png")
 
 
-def _truth(full: Model, images: int, seed: int, progress: Progress) -> Reference:
+def _reference(full: Model, images: int, seed: int, progress: Progress) -> Reference:
     probe = probe_of(full, method_recipe("rtn", calibration={"steps": STEPS}))
     projections = read_denoiser(probe).projections
     few = min(8, images)
@@ -74,8 +76,10 @@ def _truth(full: Model, images: int, seed: int, progress: Progress) -> Reference
     )
 
 
-def _row(full: Model, truth: Reference, recipe: Recipe, places: tuple[Path, Path], progress: Progress) -> DemoRow:
-    """Quantize and judge one row; ``places`` are where models are kept, and where rows share their work."""
+def _row(
+    full: Model, reference_run: Reference, recipe: Recipe, places: tuple[Path, Path], progress: Progress
+) -> DemoRow:
+    """Quantize and compare one row; ``places`` are where models are kept, and where rows share their work."""
     out, work = places
     start = time.perf_counter()
     # Weights depend on the method and their bits alone, so rows that differ in activations share them.
@@ -83,6 +87,6 @@ def _row(full: Model, truth: Reference, recipe: Recipe, places: tuple[Path, Path
     quantized = quantize(full, recipe, recording=work / "recording", units=units, progress=progress)
     seconds = time.perf_counter() - start
     quantized.save_pretrained(out / recipe.name.replace(" ", "-"))
-    metrics = compare(truth, quantized.model, progress=progress)
+    metrics = compare(reference_run, quantized.model, progress=progress)
     assert metrics.images is not None
     return DemoRow(recipe, metrics.images, quantized.facts, metrics.to_dict(), seconds)

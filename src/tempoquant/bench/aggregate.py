@@ -85,8 +85,8 @@ def metrics(records: Sequence[Record]) -> list[Metric]:
     """The columns of these records: paired metrics, distances in the order they appear, costs; those that any has."""
     names = dict.fromkeys(name for record in records for name in record["distribution"])
     distances = [Metric(n, 1 if n.startswith(MORE_IS_BETTER) else -1, 3, _distance(n)) for n in names]
-    found = [*PAIRED, *distances, *COSTS]
-    return [metric for metric in found if any(metric.read(record) is not None for record in records)]
+    columns = [*PAIRED, *distances, *COSTS]
+    return [metric for metric in columns if any(metric.read(record) is not None for record in records)]
 
 
 def rows(experiment: Experiment, records: Sequence[Record]) -> list[list[Row]]:
@@ -117,11 +117,11 @@ def _row(records: Sequence[Record], columns: Sequence[Metric]) -> Row:
     first = records[0]
     values = {}
     for metric in columns:
-        known = [value for value in map(metric.read, records) if value is not None]
-        if known:
-            spread = statistics.stdev(known) if len(known) > 1 and all(map(math.isfinite, known)) else None
+        measured = [value for value in map(metric.read, records) if value is not None]
+        if measured:
+            spread = statistics.stdev(measured) if len(measured) > 1 and all(map(math.isfinite, measured)) else None
             partial = any(None in record.get(metric.parts, {}).values() for record in records)
-            values[metric.name] = Value(statistics.fmean(known), spread, len(known), partial)
+            values[metric.name] = Value(statistics.fmean(measured), spread, len(measured), partial)
     return Row(first["label"], first["bits"], len(records), first["policy"], first["engine"], values)
 
 

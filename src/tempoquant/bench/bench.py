@@ -14,7 +14,7 @@ from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.plan import MOST_AT_ONCE, Run, plan_runs
 from tempoquant.bench.pool import work
 from tempoquant.bench.records import RESULTS, Record, Records, check_bench_folder
-from tempoquant.bench.runner import Setup, judge, kept_folder
+from tempoquant.bench.runner import Setup, kept_folder, runner_of
 from tempoquant.bench.shared import Shared
 from tempoquant.bench.tables import write_tables
 from tempoquant.errors import InputError
@@ -26,10 +26,10 @@ ESTIMATES = "paper-schedule.jsonl"
 
 @dataclass
 class Outcome:
-    """What a bench leaves.
+    """The result of a bench.
 
     Attributes:
-        target: the full-precision model.
+        model: the full-precision model.
         records: of all runs that are done, in the experiment's order.
         tables: the files that show them.
         failures: by run, the line it failed with.
@@ -37,7 +37,7 @@ class Outcome:
         models: folders of the quantized models, where they are kept.
     """
 
-    target: Model
+    model: Model
     records: list[Record]
     tables: list[Path]
     failures: dict[str, str] = field(default_factory=dict)
@@ -57,16 +57,19 @@ def run_bench(
     check: Callable[[Model], None] | None = None,
     board: Board | None = None,
 ) -> Outcome:
-    """Do the runs of ``experiment`` that ``out`` holds no record of, and write its tables.
+    """Do the runs of an experiment that have no record yet, and write its tables.
 
     Args:
+        experiment: to run.
         out: made if there is none; holds ``results.jsonl``, the tables, ``samples/``, ``work/`` and, if
             asked for, ``paper-schedule.jsonl``.
         model: as on the command line, in the place of the experiment's.
-        jobs: worker processes. threads: of each; this process's shared among them if not given.
+        jobs: worker processes.
+        threads: of each; by default this process's are divided among them.
         plugins: files of a user's own methods.
         keep: leave the quantized models in ``models/``; runs whose model is not there are done again.
         check: called with the full-precision model before any run; what it raises ends the bench.
+        board: where progress is shown.
 
     Raises:
         InputError: something in the experiment is not valid, or not for this model, or another bench is writing to
@@ -84,12 +87,12 @@ def run_bench(
     setup = Setup(experiment.model_dump_json(), named, str(out), tuple(map(str, plugins)), threads, keep)
     with _threads(threads):
         # Files may have changed since an earlier bench of this process.
-        judge.cache_clear()
-        own = judge(setup)
+        runner_of.cache_clear()
+        runner = runner_of(setup)
         if check is not None:
-            check(own.target)
-        shared = Shared(experiment, own.target, own.metrics, runs, out / "work", board or SilentBoard())
-        with _alone(_made(out)):
+            check(runner.model)
+        shared = Shared(experiment, runner.model, runner.metrics, runs, out / "work", board or SilentBoard())
+        with _alone(_prepared(out)):
             return _missing_runs(experiment, runs, shared, setup, jobs)
 
 
@@ -106,8 +109,8 @@ def _missing_runs(experiment: Experiment, runs: list[Run], shared: Shared, setup
         for run in done
     ]
     kept = [folder for run in done if (folder := _kept(run, shared, setup)) and folder.is_dir()]
-    tables = write_tables(experiment, shared.target.name, records, out, failures)
-    return Outcome(shared.target, records, tables, failures, len(runs) - len(todo), kept)
+    tables = write_tables(experiment, shared.model.name, records, out, failures)
+    return Outcome(shared.model, records, tables, failures, len(runs) - len(todo), kept)
 
 
 def _kept(run: Run, shared: Shared, setup: Setup) -> Path | None:
@@ -143,8 +146,8 @@ def _quality(paired: Mapping[str, Any]) -> str:
     return "equal images" if psnr is None else f"PSNR {psnr:.2f} dB"
 
 
-def _made(out: Path) -> Path:
-    """The bench's folder: new, empty, or an earlier bench's, whose results have no line that is none."""
+def _prepared(out: Path) -> Path:
+    """Create the bench's folder, or continue in an earlier bench's."""
     check_bench_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / RESULTS).touch()

@@ -14,7 +14,7 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: a text is no such pair, or two are of one entry.
     """
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for text in texts:
         path, equals, value = text.partition("=")
         if not equals or not all(path.strip().split(".")) or not value.strip():
@@ -23,8 +23,8 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
             entry: Any = parse_yaml(value)
         except ValueError:
             raise InputError(f"{text!r}: {value!r} is no YAML value") from None
-        found = with_entry(found, path.strip(), entry, f"--set {text}")
-    return found
+        entries = with_entry(entries, path.strip(), entry, f"--set {text}")
+    return entries
 
 
 def with_entry(entries: dict[str, Any], path: str, value: Any, option: str) -> dict[str, Any]:
@@ -79,6 +79,6 @@ def only(
         if widths and (methods is None or {run.name, run.method} & {*methods}):
             kept.append(run.model_copy(update={"bits": widths}))
     if not kept:
-        wanted = ", ".join([*(methods or ()), *(bits or ())])
-        raise InputError(f"{experiment.name} has no run of {wanted}")
+        requested = ", ".join([*(methods or ()), *(bits or ())])
+        raise InputError(f"{experiment.name} has no run of {requested}")
     return experiment.model_copy(update={"runs": tuple(kept)})

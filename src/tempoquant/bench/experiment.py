@@ -218,13 +218,13 @@ def load_experiment(named: str, **changes: Any) -> Experiment:
     Raises:
         InputError: one line that names the file and its first wrong entry.
     """
-    given = {key: value for key, value in changes.items() if value is not None}
+    entries = {key: value for key, value in changes.items() if value is not None}
     path, _, factory = named.rpartition(":")
     if path.endswith(".py"):
-        if "model" in given:
-            raise InputError(f"{named} is the model: {given['model']!r} beside it is one too many")
-        return _validated(DEFAULT, merged(_read(DEFAULT, ()), {**given, "name": factory, "model": named}))
-    return _validated(_find(named), merged(_read(_find(named), ()), given))
+        if "model" in entries:
+            raise InputError(f"{named} is the model: {entries['model']!r} beside it is one too many")
+        return _validated(DEFAULT, merged(_read(DEFAULT, ()), {**entries, "name": factory, "model": named}))
+    return _validated(_find(named), merged(_read(_find(named), ()), entries))
 
 
 def _validated(path: Path, data: dict[str, Any]) -> Experiment:
@@ -251,9 +251,9 @@ def _find(named: str) -> Path:
     return BUILT_IN / f"{named}.yaml"
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, extended: tuple[Path, ...]) -> dict[str, Any]:
     """A file's entries, upon those of the experiments it extends: one, or several of which later ones win."""
-    if path.resolve() in seen:
+    if path.resolve() in extended:
         raise InputError(f"{path.name}: extends itself")
     data = read_yaml(path, str(path))
     _beside(data, path)
@@ -261,7 +261,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     below: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         near = path.with_name(str(base)).with_suffix(".yaml")
-        below = merged(below, _read(near if near.is_file() else _find(str(base)), (*seen, path.resolve())))
+        below = merged(below, _read(near if near.is_file() else _find(str(base)), (*extended, path.resolve())))
     return merged(below, data)
 
 

@@ -22,7 +22,7 @@ FEW, MORE = 2, 12
 
 
 def paper_seconds(
-    target: Model,
+    model: Model,
     recipe: Recipe,
     recording: Path,
     conditioning: Mapping[str, Any] | None,
@@ -38,27 +38,31 @@ def paper_seconds(
     calibration, but for the number of iterations.
 
     Args:
-        target: in float32. recording: of the recipe, finished.
+        model: in float32.
+        recipe: to estimate.
+        recording: of the recipe, finished.
+        conditioning: that it was recorded with.
+        progress: where it is shown.
 
     Returns:
         ``cpu_seconds`` and ``seconds`` by stage, and the ``iterations`` of both trials.
     """
     paper = effort("paper")
-    trials = [_trial(target, recipe, recording, conditioning, progress, _cut(paper, few)) for few in (FEW, MORE)]
+    trials = [_trial(model, recipe, recording, conditioning, progress, _cut(paper, few)) for few in (FEW, MORE)]
     goals = {
         "units": paper.iterations,
         "temporal features": paper.temporal_iterations,
         "activation steps": paper.steps.iterations,
     }
-    found: dict[str, Any] = {"iterations": [FEW, MORE]}
+    estimate: dict[str, Any] = {"iterations": [FEW, MORE]}
     kinds: dict[Kind, list[dict[str, float]]] = {
         "seconds": [trial.wall for trial in trials],
         "cpu_seconds": [trial.cpu for trial in trials],
     }
     for kind, (few, more) in kinds.items():
         stages = {stage: extrapolated(few[stage], more[stage], goals.get(stage)) for stage in more}
-        found[kind] = {**stages, **(noted(recording, kind) or {"record": None})}
-    return found
+        estimate[kind] = {**stages, **(noted(recording, kind) or {"record": None})}
+    return estimate
 
 
 def time_entries(recipe: Recipe) -> dict[str, Any]:
@@ -82,7 +86,7 @@ def _cut(paper: Effort, iterations: int) -> Effort:
 
 
 def _trial(
-    target: Model,
+    model: Model,
     recipe: Recipe,
     recording: Path,
     conditioning: Mapping[str, Any] | None,
@@ -91,5 +95,4 @@ def _trial(
 ) -> Stopwatch:
     with tempfile.TemporaryDirectory(prefix="tempoquant-") as work, torch.inference_mode(False):
         folders = WorkFolders(Path(work), recording)
-        given = conditioning_in_float32(conditioning)
-        return run_job(target, recipe, folders, progress, given, settings).watch
+        return run_job(model, recipe, folders, progress, conditioning_in_float32(conditioning), settings).watch

@@ -77,21 +77,21 @@ def _recipe(experiment: Experiment, spec: RunSpec, bits: str, seed: int) -> Reci
     calibration = {**experiment.calibration.model_dump(), **recorded}
     shared = {key: value for key, value in experiment.recipe.items() if key not in PER_RUN}
     entries = merged(merged({"calibration": calibration}, shared), spec.recipe)
-    made = Recipe.parse(merged(method.model_dump(mode="json"), entries))
-    _keeps(f"{experiment.name}: {spec.name}", made, method, calibration)
-    return made
+    recipe = Recipe.parse(merged(method.model_dump(mode="json"), entries))
+    _check_entries(f"{experiment.name}: {spec.name}", recipe, method, calibration)
+    return recipe
 
 
-def _keeps(where: str, made: Recipe, method: Recipe, calibration: dict[str, Any]) -> None:
+def _check_entries(where: str, recipe: Recipe, method: Recipe, calibration: dict[str, Any]) -> None:
     """Refuse recipe entries that contradict what stands beside them: the run's own, and what all runs share."""
     for key in ("method", "reading", "effort", "seed"):
-        if getattr(made, key) != getattr(method, key):
+        if getattr(recipe, key) != getattr(method, key):
             raise InputError(f"{where}: {key} is an entry of the run, not of its recipe")
     for part in ("weights", "activations"):
-        if getattr(made, part).bits != getattr(method, part).bits:
+        if getattr(recipe, part).bits != getattr(method, part).bits:
             raise InputError(f"{where}: {part}.bits are given by the run's bits, not by its recipe")
     for key in RECORDED:
-        if getattr(made.calibration, key) != calibration[key]:
+        if getattr(recipe.calibration, key) != calibration[key]:
             raise InputError(f"{where}: calibration.{key} belongs to the experiment, whose runs share one recording")
 
 

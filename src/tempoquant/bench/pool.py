@@ -17,7 +17,7 @@ import torch
 
 from tempoquant.bench.board import Board
 from tempoquant.bench.records import Record
-from tempoquant.bench.runner import Setup, Task, judge
+from tempoquant.bench.runner import Setup, Task, runner_of
 from tempoquant.errors import TempoquantError
 from tempoquant.methods import load_plugins
 from tempoquant.progress import Silent
@@ -40,7 +40,7 @@ def _here(setup: Setup, chains: Sequence[Sequence[Task]], board: Board) -> Itera
     for task in (task for chain in chains for task in chain):
         board.began(task.run.name)
         try:
-            yield task, judge(setup)(task, board)
+            yield task, runner_of(setup)(task, board)
         except TempoquantError as error:
             yield task, error
 
@@ -72,7 +72,7 @@ def _elsewhere(
 
 
 def _do(setup: Setup, task: Task) -> Record:
-    return judge(setup)(task, Silent())
+    return runner_of(setup)(task, Silent())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One run: quantize, store, compare, and say everything about it in one record."""
+"""One run: quantize, store and compare a model, and describe all of it in one record."""
 
 import functools
 import tempfile
@@ -12,7 +12,7 @@ from tempoquant.bench.experiment import Experiment
 from tempoquant.bench.plan import Run
 from tempoquant.bench.policy import integer_engine, policy
 from tempoquant.bench.records import Record
-from tempoquant.bench.references import columns, conditioning_of, distances, load_truth, metrics_of
+from tempoquant.bench.references import columns, conditioning_of, distances, load_reference, metrics_of
 from tempoquant.bench.seconds import run_seconds
 from tempoquant.checkpoint import machine, versions
 from tempoquant.evaluation import PairedMetrics, Reference, compare, save_grid
@@ -28,11 +28,15 @@ PICTURED = 16
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs of a bench share, as plain data that goes to worker processes.
+    """The settings that all runs of a bench share, as plain data that is sent to worker processes.
 
     Attributes:
-        experiment: as JSON. model: what a user calls it. out: the bench's folder.
-        plugins: files of a user's own methods. threads: of each process. keep: whether quantized models are kept.
+        experiment: as JSON.
+        model: as on the command line.
+        out: the bench's folder.
+        plugins: files of a user's own methods.
+        threads: of each process.
+        keep: whether quantized models are kept.
     """
 
     experiment: str
@@ -49,42 +53,42 @@ class Task:
 
     run: Run
     identity: str
-    truth: Path
+    reference: Path
     recording: Path
     units: Path
 
 
-class Judge:
-    """Does runs in one process; the model and what full precision does are loaded once."""
+class Runner:
+    """Does runs in one process; the model and the full-precision reference are loaded once."""
 
     def __init__(self, setup: Setup):
         self.setup = setup
         self.experiment = Experiment.model_validate_json(setup.experiment)
-        self.target: Model = full_precision(setup.model)
+        self.model: Model = full_precision(setup.model)
         self.metrics = metrics_of(self.experiment)
-        self._truth: tuple[Path, Reference] | None = None
+        self._loaded: tuple[Path, Reference] | None = None
 
     def __call__(self, task: Task, progress: Progress) -> Record:
         """The record of a run."""
         experiment, recipe = self.experiment, task.run.recipe
         begun = task.units.exists()
-        conditioning = conditioning_of(experiment, self.target, recipe.calibration.samples, evaluated=False)
+        conditioning = conditioning_of(experiment, self.model, recipe.calibration.samples, evaluated=False)
         shared: dict[str, Any] = {"recording": task.recording, "conditioning": conditioning, "progress": progress}
         if recipe.training is None:
-            quantized = quantize(self.target, recipe, units=task.units, **shared)
+            quantized = quantize(self.model, recipe, units=task.units, **shared)
         else:
-            quantized = train(self.target, recipe, data=experiment.data, **shared)
+            quantized = train(self.model, recipe, data=experiment.data, **shared)
         watch = Stopwatch(quantized.facts["timings"], quantized.facts["cpu_timings"])
         with warnings.catch_warnings():
             # Few samples are the experiment's choice, and stand in every table.
             warnings.filterwarnings("ignore", message=".* the covariance is")
-            metrics = compare(self._reference(task.truth), quantized.model, progress=progress)
-            found = distances(task.truth, experiment, self.metrics, quantized.model, progress)
+            metrics = compare(self._reference(task.reference), quantized.model, progress=progress)
+            by_metric = distances(task.reference, experiment, self.metrics, quantized.model, progress)
         self._picture(task, metrics)
         return {
             "id": task.identity,
             "experiment": experiment.name,
-            "model": self.target.name,
+            "model": self.model.name,
             "label": task.run.label,
             "method": recipe.method,
             "reading": recipe.reading,
@@ -97,17 +101,17 @@ class Judge:
             "size": _size(quantized, kept_folder(self.setup, task.run.name, task.identity)),
             "evaluation": experiment.evaluation.model_dump(mode="json"),
             "paired": _plain(metrics),
-            "distribution": columns(found),
-            "distribution details": found,
+            "distribution": columns(by_metric),
+            "distribution details": by_metric,
             "recipe": recipe.model_dump(mode="json"),
             "machine": machine(),
             "versions": versions(),
         }
 
     def _reference(self, folder: Path) -> Reference:
-        if self._truth is None or self._truth[0] != folder:
-            self._truth = folder, load_truth(folder, self.experiment, self.target)
-        return self._truth[1]
+        if self._loaded is None or self._loaded[0] != folder:
+            self._loaded = folder, load_reference(folder, self.experiment, self.model)
+        return self._loaded[1]
 
     def _picture(self, task: Task, metrics: PairedMetrics) -> None:
         folder = Path(self.setup.out) / "samples"
@@ -117,13 +121,13 @@ class Judge:
 
 
 @functools.lru_cache(maxsize=1)
-def judge(setup: Setup) -> Judge:
-    """The judge of this process."""
-    return Judge(setup)
+def runner_of(setup: Setup) -> Runner:
+    """The runner of this process, one for equal setups."""
+    return Runner(setup)
 
 
 def kept_folder(setup: Setup, name: str, identity: str) -> Path | None:
-    """Where the model of a run is kept; None if models are not."""
+    """The folder that a run's quantized model is kept in; None if models are not kept."""
     plain = name.replace("/", "_").replace(" ", "-")
     return Path(setup.out) / "models" / f"{plain}-{identity[:8]}" if setup.keep else None
 
@@ -141,5 +145,5 @@ def _size(quantized: QuantizedPipeline, kept: Path | None) -> dict[str, Any] | N
 
 def _plain(metrics: PairedMetrics) -> dict[str, Any]:
     """Paired metrics without the cosine of every projection at every step."""
-    found = metrics.to_dict()
-    return found | {"cosine": {name: found["cosine"][name] for name in ("mean", "min")}}
+    entries = metrics.to_dict()
+    return entries | {"cosine": {name: entries["cosine"][name] for name in ("mean", "min")}}

@@ -48,7 +48,11 @@ def write_tables(
     """Write ``table.md``, ``table.tex`` and ``table.csv`` into ``out``; nothing if there are no records.
 
     Args:
-        model: the name of what was quantized. failures: by run, the line it failed with.
+        experiment: whose tables they are.
+        model: the quantized model's name.
+        records: of its runs.
+        out: the folder.
+        failures: by run, the line it failed with.
     """
     if not records:
         return []
@@ -60,10 +64,12 @@ def write_tables(
 
 
 class Table:
-    """Rows of an experiment, and what must be said of them.
+    """Rows, columns and notes of an experiment's table.
 
     Attributes:
-        groups: rows with equal bits. metrics: our columns. published: names of the columns of others' numbers.
+        groups: rows with equal bits.
+        metrics: our columns.
+        published: names of the columns of published numbers.
         policies: precision policies in full by their letter.
     """
 
@@ -78,8 +84,8 @@ class Table:
         self.groups, self.metrics = rows(experiment, records), metrics(records)
         everyone = [row for group in self.groups for row in group]
         self.published = list(dict.fromkeys(name for row in everyone for name in row.published))
-        known = list(dict.fromkeys(row.policy["full"] for row in everyone if row.policy))
-        self.policies = {_letter(i): full for i, full in enumerate(known)}
+        policies = list(dict.fromkeys(row.policy["full"] for row in everyone if row.policy))
+        self.policies = {_letter(i): full for i, full in enumerate(policies)}
 
     @property
     def header(self) -> list[str]:

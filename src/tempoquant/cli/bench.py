@@ -134,11 +134,11 @@ def _report(outcome: "Outcome", experiment: Experiment, report: Path, overwrite:
     from tempoquant.report import write_report
 
     samples = min(REPORT_SAMPLES, experiment.evaluation.images)
-    conditioning = conditioning_of(experiment, outcome.target, samples, evaluated=True)
+    conditioning = conditioning_of(experiment, outcome.model, samples, evaluated=True)
     options: dict[str, Any] = {"samples": samples, "conditioning": conditioning, "reference_name": experiment.model}
     for folder in outcome.models:
         if not (folder / "diagnosis").exists():
-            diagnose(folder, outcome.target, out=folder / "diagnosis", progress=progress(), **options)
+            diagnose(folder, outcome.model, out=folder / "diagnosis", progress=progress(), **options)
     console().print(str(write_report(outcome.models, report, overwrite=overwrite)))
 
 
