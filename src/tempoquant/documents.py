@@ -1,4 +1,4 @@
-"""JSON and YAML files, bounded in size, depth and expansion before anything is made of them."""
+"""JSON and YAML files, bounded in size, depth and expansion before they are parsed into objects."""
 
 import json
 from pathlib import Path
@@ -45,20 +45,20 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: not JSON, or nested too deeply.
     """
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except RecursionError:
         raise ValueError(f"more than {DEEPEST} levels within each other") from None
-    level = _containers([found])
+    level = _containers([value])
     for _ in range(DEEPEST):
         if not level:
-            return found
+            return value
         level = [child for entry in level for child in _containers(entry)]
     raise ValueError(f"more than {DEEPEST} levels within each other")
 
 
 def _containers(entry: dict[str, Any] | list[Any]) -> list[Any]:
     """The mappings and lists that ``entry`` holds itself."""
-    return [value for value in (entry.values() if isinstance(entry, dict) else entry) if isinstance(value, dict | list)]
+    return [inner for inner in (entry.values() if isinstance(entry, dict) else entry) if isinstance(inner, dict | list)]
 
 
 def read_yaml(path: Path, name: str) -> dict[str, Any]:
@@ -77,11 +77,11 @@ def read_yaml(path: Path, name: str) -> dict[str, Any]:
         raise InputError(f"{name} cannot be read: {_one_line(error)}") from None
 
 
-def _mapping(found: Any, kind: str) -> dict[str, Any]:
-    """``found`` if it is a mapping; ``kind`` is what an error says is missing."""
-    if not isinstance(found, dict):
+def _mapping(value: Any, kind: str) -> dict[str, Any]:
+    """``value`` if it is a mapping; ``kind`` is what an error says is missing."""
+    if not isinstance(value, dict):
         raise ValueError(f"it holds no {kind}")
-    return found
+    return value
 
 
 def parse_yaml(text: str) -> Any:

@@ -1,7 +1,7 @@
-"""What a user can add by name and a recipe can ask for: functions in the place of the built-in ones.
+"""Registries of what a user can add by name and a recipe can name: functions used like the built-in ones.
 
-The built-in ones register themselves where they are written. A user's function is called with care: what it raises, and
-a result that does not fit, is one line with its name.
+The built-in ones register themselves where they are written. What a user's function raises, and a result
+that does not fit, becomes an error of one line with its name.
 """
 
 import functools
@@ -85,12 +85,12 @@ class Registry(Names[Function]):
         """Decorator: put a function under ``name``; InputError if the name is taken."""
 
         def put(function: Function) -> Function:
-            self.add(name, self._careful(name, function) if is_foreign(function) else function)
+            self.add(name, self._checked(name, function) if is_foreign(function) else function)
             return function
 
         return put
 
-    def _careful(self, name: str, function: Function) -> Function:
+    def _checked(self, name: str, function: Function) -> Function:
         @functools.wraps(function)
         def call(*args: Any) -> Any:
             label = f"{self.what} {name!r}"

@@ -1,4 +1,4 @@
-"""What ``tempoquant.json`` says of a model: where it comes from, its schedule, what is quantized, and what it took."""
+"""The content of ``tempoquant.json``: a model's origin, schedule, quantized layers and timings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,18 +11,20 @@ from tempoquant.pipelines import Model, state_hash
 from tempoquant.temporal import replacements
 
 
-def facts_of(target: Model, quantized: Quantized, conditioning: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is known of a model when it is made, as plain JSON data.
+def facts_of(model: Model, quantized: Quantized, conditioning: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Facts of a model that was just quantized, as plain JSON data.
 
     Args:
-        target: the full-precision model. conditioning: that it was calibrated with.
+        model: the full-precision model.
+        quantized: the job's result.
+        conditioning: that it was calibrated with.
     """
     recipe = quantized.blueprint.recipe
     categories = {c.value: [layer.name for layer in quantized.graph.layers if layer.category is c] for c in Category}
     return {
-        "model": target.name,
-        "sample_shape": list(target.denoiser.sample_shape),
-        "model_hash": state_hash(target.denoiser.module),
+        "model": model.name,
+        "sample_shape": list(model.denoiser.sample_shape),
+        "model_hash": state_hash(model.denoiser.module),
         "schedule": {
             "sampler": recipe.calibration.sampler,
             "steps": recipe.calibration.steps,
@@ -50,5 +52,5 @@ def _plain(value: Any) -> Any:
 
 
 def covered(quantized: Quantized) -> dict[str, Any]:
-    """What is quantized of all that is not replaced by tables."""
+    """The coverage of quantization, as JSON data: what is quantized of all that no table replaces."""
     return quantized.coverage.without(replacements(quantized.module)).to_dict()

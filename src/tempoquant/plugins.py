@@ -27,7 +27,7 @@ def load_plugins(files: Sequence[Path] = ()) -> None:
             try:
                 entry.load()
             except (Exception, SystemExit) as error:
-                what = first_line(error) if isinstance(error, TempoquantError) else _told(error)
+                what = first_line(error) if isinstance(error, TempoquantError) else _with_type(error)
                 raise InputError(f"plugin {entry.name!r} ({entry.value}) cannot be loaded: {what}") from error
             _loaded.add(f"{entry.name}={entry.value}")
     for file in files:
@@ -38,7 +38,7 @@ def load_plugins(files: Sequence[Path] = ()) -> None:
             _loaded.add(str(file.resolve()))
 
 
-def _told(error: BaseException) -> str:
+def _with_type(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 

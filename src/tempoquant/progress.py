@@ -1,4 +1,4 @@
-"""How long work tells where it is: library code opens stages, a front end draws them (or not)."""
+"""Progress of long work: library code opens stages, a front end shows them (or not)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,6 +20,7 @@ class Silent:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
+        """See :meth:`Progress.stage`."""
         yield lambda parts: None
 
 
@@ -33,6 +34,7 @@ class RichProgress:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
+        """Show a bar for a stage; see :meth:`Progress.stage`."""
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 

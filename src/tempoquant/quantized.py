@@ -1,4 +1,4 @@
-"""What quantization gives back: a pipeline that generates, saves and loads like the one it was made from."""
+"""The result of quantization: a pipeline that generates, saves and loads like the full-precision one."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -38,10 +38,13 @@ class QuantizedPipeline:
     """A quantized model with everything around its denoiser.
 
     Attributes:
-        model: the resolved model, its denoiser quantized. blueprint: the denoiser's structure, with the recipe.
-        facts: what is known of the model: schedule, seeds, timings, metrics (the content of ``tempoquant.json``).
-        correction: what its scheduler does to the predicted noise, or None.
-        timesteps: (R,) what saved tables have rows for. With kept networks those in use follow each run's schedule.
+        model: the resolved model, its denoiser quantized.
+        blueprint: the denoiser's structure, with the recipe.
+        clock: of the denoiser's time steps.
+        facts: schedule, seeds, timings, metrics (the content of ``tempoquant.json``).
+        correction: tables that its scheduler corrects the predicted noise by, or None.
+        timesteps: (R,) time steps that saved tables have rows for. With kept networks the tables in use follow each
+            run's schedule.
 
     Raises:
         InputError: the model's scheduler cannot be corrected.
@@ -57,10 +60,10 @@ class QuantizedPipeline:
     ):
         self.model, self.blueprint, self.clock, self.facts = model, blueprint, clock, facts
         self.correction, self.timesteps = correction, clock.timesteps
-        wanted = blueprint.recipe.correction
-        if correction is not None and wanted is not None:
+        settings = blueprint.recipe.correction
+        if correction is not None and settings is not None:
             plain = model.denoiser.scheduler
-            corrected = corrected_scheduler(plain, correction, clock.timesteps, wanted.reduces_noise)
+            corrected = corrected_scheduler(plain, correction, clock.timesteps, settings.reduces_noise)
             self.model = model.with_scheduler(corrected)
         by_step = correction is not None or has_tables(model.denoiser.module)
         self.denoiser.recorded = clock.timesteps if by_step else None
@@ -68,7 +71,7 @@ class QuantizedPipeline:
 
     @property
     def recipe(self) -> Recipe:
-        """How it was quantized."""
+        """The recipe that it was quantized by."""
         return self.blueprint.recipe
 
     @property
@@ -91,10 +94,10 @@ class QuantizedPipeline:
 
     @property
     def schedule(self) -> dict[str, Any]:
-        """Steps, sampler and eta that its tables were made for."""
-        own, told = self.recipe.calibration, self.facts.get("schedule", {})
-        baked = {name: told[name] for name in ("steps", "sampler")} if told.get("baked") else {}
-        return {"steps": own.steps, "sampler": own.sampler, "eta": own.eta, **baked}
+        """The schedule that its tables were made for: ``steps``, ``sampler`` and ``eta``."""
+        calibration, recorded = self.recipe.calibration, self.facts.get("schedule", {})
+        baked = {name: recorded[name] for name in ("steps", "sampler")} if recorded.get("baked") else {}
+        return {"steps": calibration.steps, "sampler": calibration.sampler, "eta": calibration.eta, **baked}
 
     @in_float32
     def bake(self, steps: int | None = None, sampler: str | None = None) -> None:
@@ -103,7 +106,8 @@ class QuantizedPipeline:
         Drawing needs no call of this: it makes tables for its own schedule, for as long as that lasts.
 
         Args:
-            steps, sampler: of the schedule; those that the tables were made for, where not given.
+            steps: of the schedule; by default those that the tables were made for.
+            sampler: likewise.
 
         Raises:
             InputError: no networks were kept, or a value is not valid.
@@ -112,9 +116,9 @@ class QuantizedPipeline:
             some = bool(kept_networks(self.denoiser.module))
             why = "some of its tables come from none" if some else "train or quantize with --keep-generators"
             raise InputError(f"{self.recipe.name} has no networks to make all of its tables from: {why}")
-        own = self.schedule
-        chosen: dict[str, Any] = {"steps": own["steps"] if steps is None else steps}
-        chosen["sampler"] = sampler or own["sampler"]
+        current = self.schedule
+        chosen: dict[str, Any] = {"steps": current["steps"] if steps is None else steps}
+        chosen["sampler"] = sampler or current["sampler"]
         self.denoiser.recorded = self.timesteps = self.denoiser.bake(self.model.timesteps(**chosen))
         entries = {**chosen, "timesteps": self.timesteps.tolist(), "baked": True}
         self.facts["schedule"] = {**self.facts.get("schedule", {}), **entries}
@@ -143,10 +147,11 @@ class QuantizedPipeline:
 
     @in_float32
     def freeze_schedule(self, storage: str = "float16", conditioning: Mapping[str, Any] | None = None) -> int:
-        """Replace the layers that see the time step alone by tables of what they put out, for the recorded schedule.
+        """Replace the layers that see the time step alone by tables of their outputs, for the recorded schedule.
 
         The denoiser then refuses every other time step; saved, the folder does without those layers' weights. Where
-        they follow a class label or a pooled prompt too, it must be told which these may be, and refuses all others.
+        they follow a class label or a pooled prompt too, all values that these may have must be passed, and
+        others are refused.
 
         Args:
             storage: "float16" or "int8".
@@ -164,9 +169,9 @@ class QuantizedPipeline:
         denoiser, blueprint = self.model.for_conditioning(conditioning).denoiser, self.blueprint
         schedule = {name: self.schedule[name] for name in ("steps", "sampler")}
         if conditioning is None:
-            given = [example_conditions(self.model, **schedule)]
+            conditions = [example_conditions(self.model, **schedule)]
         else:
-            given = condition_rows(self.model, conditioning, **schedule, seed=0)
+            conditions = condition_rows(self.model, conditioning, **schedule, seed=0)
         sample = torch.randn(1, *denoiser.sample_shape, generator=torch.Generator().manual_seed(0))
 
         def run(t: Tensor, row: Mapping[str, Any]) -> Tensor:
@@ -174,14 +179,14 @@ class QuantizedPipeline:
                 return denoiser(sample, t, **row)
 
         block = denoiser.module, blueprint.shared, blueprint.projections, self.clock
-        removed = freeze_schedule(*block, run, storage, given, closed=conditioning is not None)
+        removed = freeze_schedule(*block, run, storage, conditions, closed=conditioning is not None)
         self.clock.frozen = True
         self.facts["frozen_parameters"] = removed
         self.drop_generators()
         return removed
 
     def generate(self, samples: int, **options: Any) -> Tensor:
-        """Samples (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Model.generate`.
+        """Draw samples, (N, C, H, W) in [-1, 1]; options as of :meth:`tempoquant.pipelines.Model.generate`.
 
         Layers that see no sample run once for all batches of the same prompts, see :func:`prompt_tables`, and calls are
         replayed from the third on, see :func:`replayed`.
@@ -228,8 +233,8 @@ class QuantizedPipeline:
 def prompt_tables(pipe: Any) -> PromptTables:
     """A ``with`` block in which a plain diffusers pipeline runs its temporal layers once a prompt and step.
 
-    These see the time step, and a class label or pooled prompt, alone, so that further batches of the same prompts look
-    up what they put out: the same bits. :meth:`QuantizedPipeline.generate` does so by itself.
+    These see the time step, and a class label or pooled prompt, alone, so that further batches of the same prompts take
+    their outputs from a table: the same bits. :meth:`QuantizedPipeline.generate` does so by itself.
 
         with tempoquant.prompt_tables(pipe):
             for seed in range(8):

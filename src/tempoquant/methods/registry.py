@@ -18,11 +18,13 @@ class Method:
     """A published method.
 
     Attributes:
-        name: what ``--method`` takes. paper: where it comes from. summary: one line.
+        name: as of ``--method``.
+        paper: its source.
+        summary: one line.
         readings: the readings it knows.
         factory: ``factory(reading, activation_bits) -> recipe entries`` that differ from the defaults.
-        needs: what it takes beside the model. engine: whether the integer engine runs what it makes, for tables: "yes",
-            or what it would take.
+        needs: what it takes beside the model.
+        engine: whether the integer engine runs its models, for tables: "yes", or what it would take.
     """
 
     name: str
@@ -37,10 +39,10 @@ class Method:
         """The factory's recipe entries; InputError naming the method if a user's own factory fails."""
         if not is_foreign(self.factory):
             return self.factory(reading, activations)
-        made = guarded(f"method {self.name!r}", self.factory, reading, activations)
-        if not isinstance(made, dict):
-            raise InputError(f"method {self.name!r} must return a dict of recipe entries, not {type(made).__name__}")
-        return made
+        entries = guarded(f"method {self.name!r}", self.factory, reading, activations)
+        if not isinstance(entries, dict):
+            raise InputError(f"method {self.name!r} must return a dict of recipe entries, not {type(entries).__name__}")
+        return entries
 
 
 METHODS: dict[str, Method] = {}
@@ -92,7 +94,9 @@ def method_recipe(
     """The recipe of a method at given bits.
 
     Args:
-        weights, activations: 2 to 8, 16, or 32 for float.
+        name: of the method.
+        weights: bits, 2 to 8, 16, or 32 for float.
+        activations: likewise.
         reading: the paper's text ("paper") or its released code ("released").
         effort: "fast", "balanced" or "paper".
         changes: further recipe entries, e.g. ``calibration={"samples": 16}``; mappings are merged.
@@ -100,12 +104,12 @@ def method_recipe(
     Raises:
         InputError: an unknown method or reading, or a recipe entry that is not valid.
     """
-    found = find_method(name)
-    if reading not in found.readings:
-        raise InputError(f"{name} has no reading {reading!r}: valid are {', '.join(found.readings)}")
+    published = find_method(name)
+    if reading not in published.readings:
+        raise InputError(f"{name} has no reading {reading!r}: valid are {', '.join(published.readings)}")
     data: dict[str, Any] = {"method": name, "reading": reading, "effort": effort}
     bits = {"weights": {"bits": weights}, "activations": {"bits": activations}}
-    for entries in (bits, found.entries(reading, activations), changes):
+    for entries in (bits, published.entries(reading, activations), changes):
         for key, value in entries.items():
             data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
     return Recipe.parse(data)

@@ -42,9 +42,10 @@ __all__ = [
 
 @contextmanager
 def writing(out: Path | str, kind: Kind, *, overwrite: bool = False) -> Iterator[Output]:
-    """Hold an output folder for the length of a run, and give what publishes it.
+    """Lock an output folder for the length of a block, and yield the :class:`Output` that publishes it.
 
     Args:
+        out: the folder.
         kind: what it is.
         overwrite: replace one of this kind that this package wrote.
 

@@ -45,13 +45,13 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
     """The marker of ``folder``; None where there is none that this package wrote."""
     path = folder / MARKER
     try:
-        found = {} if path.is_symlink() else read_json(path)
+        entries = {} if path.is_symlink() else read_json(path)
     except FormatError:
         return None
-    files = found.get("files")
+    files = entries.get("files")
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
         return None
-    return found if isinstance(found.get("kind"), str) and isinstance(found.get("finished"), bool) else None
+    return entries if isinstance(entries.get("kind"), str) and isinstance(entries.get("finished"), bool) else None
 
 
 def is_unfinished(folder: Path) -> bool:
@@ -104,7 +104,7 @@ def _foreign(root: Path, folder: Path, listed: set[str]) -> Iterator[str]:
             if inner is None:
                 yield from _foreign(root, path, listed)
             elif inner["finished"]:
-                yield from (f"{name}/{found}" for found in foreign_files(path))
+                yield from (f"{name}/{foreign}" for foreign in foreign_files(path))
             # One that is unfinished lists nothing yet: it stood in a folder of ours, under a name of ours.
             elif not path.name.startswith(STAGING):
                 yield name

@@ -19,6 +19,11 @@ class Part(BaseModel):
 
 
 def check_bits(bits: int | None) -> int | None:
+    """``bits`` itself, if it is a supported width or None.
+
+    Raises:
+        ValueError: it is not supported.
+    """
     if bits is not None and bits not in WIDTHS:
         raise ValueError(f"bits = {bits} is not supported: valid are 2 to 8, 16, and 32 for float")
     return bits

@@ -1,11 +1,11 @@
-"""Whether a recipe is one for what it is asked for, before any work."""
+"""Checks that a recipe suits the command that runs it, before any work."""
 
 from tempoquant.errors import InputError
 from tempoquant.recipe.recipe import Recipe
 
 
 def check_training(recipe: Recipe, *, trains: bool) -> None:
-    """Refuse a recipe of training where none is wanted, and one of post-training quantization where it is.
+    """Refuse a recipe of training in post-training quantization, and the other way round.
 
     Args:
         recipe: to run.

@@ -1,4 +1,4 @@
-"""What pydantic refuses, in one line that names the entry, its value and what would be valid."""
+"""Validation errors of pydantic in one line that names the entry, its value and what is valid."""
 
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -9,19 +9,21 @@ from tempoquant.errors import InputError, unknown
 
 
 def refused(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
-    """The first wrong entry.
+    """The error to raise for a ValidationError, with its first entry that is not valid.
 
     Args:
-        model: what was validated. where: names the data in the message: ``recipe``, a file's name.
+        error: of pydantic.
+        model: that was validated.
+        where: names the data in the message: ``recipe``, a file's name.
     """
     # A misspelt entry says more than that the right one is missing.
     first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     path = ".".join(str(part) for part in first["loc"])
     value = "" if first["type"] == "missing" or not path else f" = {_short(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")
-    known = _entries(model, first["loc"]) if first["type"] == "extra_forbidden" else []
-    if known:
-        message = str(unknown("entry", str(first["loc"][-1]), known))
+    valid = _entries(model, first["loc"]) if first["type"] == "extra_forbidden" else []
+    if valid:
+        message = str(unknown("entry", str(first["loc"][-1]), valid))
     return InputError(f"{where}: {path}{value}{': ' if path else ''}{message}")
 
 
@@ -41,8 +43,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     """The one model inside ``Model | None``, ``tuple[Model, ...]`` and the like."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    found = [model for part in get_args(annotation) if (model := _model_in(part)) is not None]
-    return found[0] if len(found) == 1 else None
+    inner = [model for part in get_args(annotation) if (model := _model_in(part)) is not None]
+    return inner[0] if len(inner) == 1 else None
 
 
 def _short(value: Any) -> str:
