@@ -156,7 +156,7 @@ class QuantizedPipeline:
         Args:
             storage: "float16" or "int8".
             conditioning: all that will be drawn from, as :meth:`generate` takes it, an entry each (``{"class_labels":
-                [1, 7, 207]}``, ``{"prompt": [...]}``). What guidance draws from beside it is found; a
+                [1, 7, 207]}``, ``{"prompt": [...]}``). The unconditional entry of guidance is added; a
                 ``guidance_scale`` of 1 does without.
 
         Returns:

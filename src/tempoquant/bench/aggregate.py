@@ -92,11 +92,11 @@ def metrics(records: Sequence[Record]) -> list[Metric]:
 def rows(experiment: Experiment, records: Sequence[Record]) -> list[list[Row]]:
     """Groups of rows with equal bits, from wide to narrow; rows from best to worst, those of others' numbers last."""
     columns = metrics(records)
-    found: dict[tuple[str, str], list[Record]] = {}
+    by_row: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        found.setdefault((record["bits"], record["label"]), []).append(record)
-    ours = [_row(same, columns) for same in found.values()]
-    methods = {(row.label, row.bits): found[row.bits, row.label][0]["method"] for row in ours}
+        by_row.setdefault((record["bits"], record["label"]), []).append(record)
+    ours = [_row(same, columns) for same in by_row.values()]
+    methods = {(row.label, row.bits): by_row[row.bits, row.label][0]["method"] for row in ours}
     theirs = _publish(experiment.targets, ours, methods)
     groups: dict[str, list[Row]] = {}
     for row in [*ours, *theirs]:

@@ -33,12 +33,18 @@ class Board(Progress, Protocol):
 class SilentBoard:
     """Shows nothing."""
 
-    def planned(self, runs: int, skipped: int) -> None: ...
-    def began(self, name: str) -> None: ...
-    def ended(self, name: str, outcome: str) -> None: ...
+    def planned(self, runs: int, skipped: int) -> None:
+        """See :class:`Board`."""
+
+    def began(self, name: str) -> None:
+        """See :class:`Board`."""
+
+    def ended(self, name: str, outcome: str) -> None:
+        """See :class:`Board`."""
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
+        """See :class:`tempoquant.progress.Progress`."""
         yield lambda parts: None
 
 
@@ -62,18 +68,22 @@ class RichBoard:
         self.live.stop()
 
     def planned(self, runs: int, skipped: int) -> None:
+        """Start the count of runs, and the estimate of the time left."""
         self.total, self.skipped, self.start = runs, skipped, self.clock()
 
     def began(self, name: str) -> None:
+        """Show a run as running."""
         self.running[name] = self.clock()
 
     def ended(self, name: str, outcome: str) -> None:
+        """Print a run's outcome and duration."""
         seconds = self.clock() - self.running.pop(name)
         self.done += 1
         self.console.print(f"{self.done}/{self.total} {name}: {outcome} ({_span(seconds)})", highlight=False)
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
+        """See :class:`tempoquant.progress.Progress`."""
         task = self.bar.add_task(name, total=total)
         yield lambda parts: self.bar.advance(task, parts)
         self.bar.remove_task(task)

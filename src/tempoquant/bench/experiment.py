@@ -26,10 +26,10 @@ def parse_bits(text: str) -> tuple[int, int]:
     Raises:
         InputError: it is no such name, or a width is not supported.
     """
-    found = BITS.fullmatch(text)
-    if not found or any(int(width) not in WIDTHS for width in found.groups()):
+    match = BITS.fullmatch(text)
+    if not match or any(int(width) not in WIDTHS for width in match.groups()):
         raise InputError(f"bits {text!r}: W4A8 and the like are valid, with 2 to 8, 16, or 32 for float")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def _known_bits(text: str) -> str:
@@ -91,10 +91,12 @@ class Distribution(Part):
     """Metrics of many of the quantized model's samples.
 
     Attributes:
-        features: name of the extractor; of no use to ``clip`` alone. weights: a local file of its weights.
+        features: name of the extractor; of no use to ``clip`` alone.
+        samples: how many are drawn.
         metrics: of fd (FID), sfd (sFID), is, kid, pr (precision and recall), clip.
         reference: a folder or ``.npz`` of real images, or of their statistics; if not given, those metrics that
             compare do so with the full-precision model's own samples.
+        weights: a local file of the extractor's weights.
         clip: CLIP model, a local folder or hub id.
     """
 
@@ -141,8 +143,10 @@ class RunSpec(Part):
     """One method at some bits.
 
     Attributes:
-        method, bits: what is run.
-        reading, effort: of its recipe; unset: the experiment's ``recipe``'s, else "paper" and "fast".
+        method: that is run.
+        bits: that it is run at, one run each.
+        reading: of its recipe; unset: that of the experiment's ``recipe``, else "paper".
+        effort: likewise, else "fast".
         label: its name in tables.
         recipe: entries that differ from the method's.
     """
@@ -174,7 +178,8 @@ class Experiment(Part):
     """Everything that decides a comparison.
 
     Attributes:
-        name: of its file. source: where its settings and targets come from.
+        name: of its file.
+        source: where its settings and targets come from.
         data: images that methods which train do so on, as `tempoquant train --data` takes them; unset: distillation.
         recipe: entries of every run's recipe, but where the run says another.
         sort: the metric that rows are ordered by, a column of the tables.

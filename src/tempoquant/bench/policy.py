@@ -53,27 +53,27 @@ def _attention(recipe: Recipe) -> tuple[str, str]:
 
 def _additions(recipe: Recipe) -> list[tuple[str, str]]:
     """What else decides the precision, each in few words and in full."""
-    found = []
+    additions = []
     if recipe.weights.split_shortcuts:
-        found.append(("split shortcuts", "a grid for each part of a shortcut's input"))
-    found += [
+        additions.append(("split shortcuts", "a grid for each part of a shortcut's input"))
+    additions += [
         (f"rotated {rule.group}", f"channels of {rule.match} rotated in groups of {rule.group}")
         for rule in recipe.transforms
     ]
     if recipe.activations.symmetric:
-        found.append(("symmetric", "zero points in the middle"))
+        additions.append(("symmetric", "zero points in the middle"))
     if recipe.activations.granularity == "per-token":
-        found.append(("A per token", "one activation scale a token in Linear layers"))
+        additions.append(("A per token", "one activation scale a token in Linear layers"))
     if recipe.activations.dynamic:
-        found.append(("A dynamic", "activation scales computed from the input"))
+        additions.append(("A dynamic", "activation scales computed from the input"))
     if recipe.temporal.cache is not None:
         chosen = CACHED[recipe.temporal.cache_choice]
         stored = recipe.temporal.cache
-        found.append((f"temporal {stored}", f"temporal features looked up in {stored}, {chosen}"))
+        additions.append((f"temporal {stored}", f"temporal features looked up in {stored}, {chosen}"))
     if recipe.correction is not None and recipe.correction.step_bits:
         widths = "/".join(str(bits) for bits in recipe.correction.step_bits)
-        found.append((f"A{widths} by step", f"activations take {widths} bits by step"))
-    return found
+        additions.append((f"A{widths} by step", f"activations take {widths} bits by step"))
+    return additions
 
 
 def integer_engine(recipe: Recipe) -> str:

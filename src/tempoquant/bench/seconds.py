@@ -37,9 +37,9 @@ def timing(folder: Path, stage: str) -> Iterator[None]:
     begun, watch = folder.exists(), Stopwatch()
     with watch.stage(stage):
         yield
-    for kind, found in _kinds(watch).items():
+    for kind, by_stage in _kinds(watch).items():
         if noted(folder, kind) is None:
-            note(folder, {stage: None if begun else found[stage]}, kind)
+            note(folder, {stage: None if begun else by_stage[stage]}, kind)
 
 
 def run_seconds(watch: Stopwatch, recording: Path, units: Path, units_begun: bool) -> dict[str, Seconds]:

@@ -28,7 +28,8 @@ class Blueprint:
     Attributes:
         recipe: that it was quantized by.
         time_argument: where the module's forward takes the time step.
-        shared, projections: layers of the temporal information block: h, and every g_i.
+        shared: layers of the temporal information block that others follow: h.
+        projections: its last layers: every g_i.
         attention: the attention products that can be quantized.
         transforms: of layers, in order.
     """

@@ -23,9 +23,9 @@ def map_kind(value: Any, kind: type, f: Callable[[Any], Any]) -> Any:
 
 def find_kind(value: Any, kind: type) -> list[Any]:
     """Everything of type ``kind`` inside ``value``, in order."""
-    found: list[Any] = []
-    map_kind(value, kind, found.append)
-    return found
+    matches: list[Any] = []
+    map_kind(value, kind, matches.append)
+    return matches
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -43,7 +43,8 @@ class Op:
     """One traced call.
 
     Attributes:
-        args, kwargs: of the call, tensors as :class:`Ref`.
+        args: of the call, tensors as :class:`Ref`.
+        kwargs: likewise.
         func: None for a layer, which has a name instead.
         outputs: numbers of the tensors it returned, then of those it changed.
         changed: their numbers before.

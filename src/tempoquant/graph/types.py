@@ -125,7 +125,8 @@ class DenoiserGraph:
         unused: layers that never ran.
         unsupported: layers of other kinds with weights, and their class.
         lookups: layers that execute and are given indices (Embedding), by name, with their row length.
-        shared, projections: the temporal information block: h, and every g_i.
+        shared: layers of the temporal information block that others follow: h.
+        projections: its last layers: every g_i.
         shared_inputs: groups of temporal layers whose inputs are bit-identical.
         units: reconstruction units in execution order.
         splits: channel where a concatenated input's skip part begins.

@@ -49,14 +49,21 @@ class Training(Part):
     """Quantization-aware training; what it trains on is not part of the recipe.
 
     Attributes:
-        scheme: the quantizers. steps, batch, accumulate: of the optimizer, samples a step, in so many parts.
-        lr: of weights and of interval networks. step_lr: of step sizes and offsets, a share of ``lr``.
-        weight_decay: of weights and interval networks. warm_up: steps until ``lr`` is reached.
+        scheme: the quantizers.
+        steps: of the optimizer.
+        batch: samples a step.
+        accumulate: parts that a batch is computed in.
+        lr: of weights and of interval networks.
+        step_lr: of step sizes and offsets, a share of ``lr``.
+        weight_decay: of weights and interval networks.
+        warm_up: steps until ``lr`` is reached.
         schedule: of ``lr`` from there: along a half cosine to 0, or none.
         ema: decay of the average of all that is trained, which is what is kept.
-        loss: "l2" or "l1" of the prediction. autocast: the type that layers compute in, float32 if unset.
+        loss: "l2" or "l1" of the prediction.
+        autocast: the type that layers compute in, float32 if unset.
         lora: rank of what is added to frozen weights before they are rounded; unset: the weights themselves train.
-        encoding, initialization: of interval networks.
+        encoding: of the time step, for interval networks.
+        initialization: of interval networks.
         sees: what intervals are made from: the time step ("time"), or, for comparison, the input's own "range", or a
             network of its "statistics", or of "statistics+time".
     """
@@ -89,8 +96,9 @@ class Tuning(Part):
     """Global tuning of everything that is not integers against full precision's predicted noise, at the end.
 
     Attributes:
-        iterations: of Adam. batch: recorded inputs an iteration sees. lr: the step size at the start, as a share of
-            each tensor's mean magnitude; it falls to 0 along a cosine.
+        iterations: of Adam.
+        batch: recorded inputs an iteration sees.
+        lr: the step size at the start, as a share of each tensor's mean magnitude; it falls to 0 along a cosine.
     """
 
     iterations: Count = 100
