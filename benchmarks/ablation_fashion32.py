@@ -17,9 +17,9 @@ import tempoquant
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.evaluation import Reference, compare, reference
 from tempoquant.graph import read_denoiser
-from tempoquant.job import probe_of
 from tempoquant.pipelines import resolve
 from tempoquant.progress import RichProgress
+from tempoquant.stages import probe_of
 
 MODEL, STEPS = "fashion32", 20
 ROWS: dict[str, tuple[str, dict[str, str]]] = {

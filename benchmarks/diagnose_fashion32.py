@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tempoquant.diagnosis.fragment import keep_higher
 
 import tempoquant
 from tempoquant import Diagnosis, QuantizedPipeline, Recipe, diagnose
 from tempoquant.checkpoint.evidence import machine
-from tempoquant.diagnosis import with_overrides
 from tempoquant.evaluation import Reference, compare, reference
 from tempoquant.pipelines import resolve
 from tempoquant.progress import RichProgress
-from tempoquant.randomness import generator
+from tempoquant.randomness import rng
+from tempoquant.recipe.fragment import keep_higher, with_overrides
 
 MODEL, STEPS, JUDGED_SEED = "fashion32", 20, 2
 
@@ -117,7 +116,7 @@ def variants(recipe: Recipe, args: argparse.Namespace) -> list[tuple[str, Recipe
     d = Diagnosis.load(folder_of(recipe, args.work) / "diagnosis")
     made = [("nothing", recipe), ("the diagnosis's layers", with_overrides(recipe, d.policy))]
     for draw in range(args.random):
-        picks = torch.randperm(len(d.layers), generator=generator("random layers", draw))[: len(d.policy)]
+        picks = torch.randperm(len(d.layers), generator=rng("random layers", draw))[: len(d.policy)]
         widths = {d.layers[i]: (recipe.weights.bits, recipe.activations.bits) for i in picks.tolist()}
         made.append((f"random layers {draw}", with_overrides(recipe, keep_higher(widths))))
     return made

@@ -19,9 +19,9 @@ import tempoquant
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.evaluation import Reference, compare, reference
 from tempoquant.graph import read_denoiser
-from tempoquant.job import probe_of
 from tempoquant.pipelines import resolve
 from tempoquant.reconstruction.effort import EFFORTS
+from tempoquant.stages import probe_of
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -22,9 +22,9 @@ from tempoquant.bench.experiment import parse_bits
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.evaluation import Reference, compare, feature_extractor, frechet_distance, reference, save_grid
 from tempoquant.graph import read_denoiser
-from tempoquant.job import probe_of
 from tempoquant.pipelines import Model, resolve, to_images
 from tempoquant.progress import RichProgress
+from tempoquant.stages import probe_of
 from tempoquant.training import Rhythm
 from tempoquant.workplace import partial_of
 

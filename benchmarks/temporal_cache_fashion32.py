@@ -16,8 +16,8 @@ import tempoquant
 from tempoquant.checkpoint.evidence import machine
 from tempoquant.evaluation import Reference, compare, reference
 from tempoquant.graph import read_denoiser
-from tempoquant.job import probe_of
 from tempoquant.pipelines import resolve
+from tempoquant.stages import probe_of
 
 MODEL, STEPS, IMAGES = "fashion32", 20, 16
 VARIANTS = (
