@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tempoquant.bench.bench import _made
+from tempoquant.bench.bench import _prepared
 from tempoquant.bench.records import Records, is_records
 from tempoquant.errors import FormatError, InputError
 
@@ -50,11 +50,11 @@ def test_somebody_elses_results_are_not_taken_for_a_benchs(tmp_path, content):
     path.write_text(content)
     assert not is_records(path)
     with pytest.raises(InputError, match="is no bench's folder"):
-        _made(tmp_path)
+        _prepared(tmp_path)
     assert path.read_text() == content
 
 
 @pytest.mark.parametrize("content", ["", '{"id": "a"}\n', '{"id": "a"}\n{"id": "b", "torn', '{"id": "torn'])
 def test_a_benchs_own_results_are_continued(tmp_path, content):
     (tmp_path / "results.jsonl").write_text(content)
-    assert is_records(tmp_path / "results.jsonl") and _made(tmp_path) == tmp_path
+    assert is_records(tmp_path / "results.jsonl") and _prepared(tmp_path) == tmp_path
