@@ -52,6 +52,21 @@ def tensor_arguments(named: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in flattened(named).items() if isinstance(value, Tensor)}
 
 
+def samples_of(conditioning: Mapping[str, Any] | None, rows: slice) -> dict[str, Any]:
+    """The conditioning of some samples: entries that are lists, tuples or tensors have one row a sample.
+
+    Args:
+        conditioning: keyword arguments, as a model's ``generate`` takes them; what is no list or tensor serves all.
+        rows: of the samples.
+    """
+    return {name: value[rows] if has_rows(value) else value for name, value in (conditioning or {}).items()}
+
+
+def has_rows(value: Any) -> bool:
+    """Whether a conditioning argument has one entry a sample, as lists, tuples and tensors do."""
+    return isinstance(value, (list, tuple, Tensor))
+
+
 def equal(a: Any, b: Any) -> bool:
     """Whether two values of one structure are equal: tensors in dtype, device, shape and every element."""
     left, right = tree_flatten(a)[0], tree_flatten(b)[0]

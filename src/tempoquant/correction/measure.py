@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tempoquant.arguments import samples_of
 from tempoquant.correction.sums import PairSums
 from tempoquant.errors import InputError
 from tempoquant.intervals import Clock
@@ -39,7 +40,7 @@ class Trajectories:
         """The arguments of ``Model.run_trajectories`` for one batch after the other."""
         for start in range(0, len(self.indices), self.batch_size):
             part = slice(start, min(start + self.batch_size, len(self.indices)))
-            conditioning = {name: _part(value, part) for name, value in (self.conditioning or {}).items()}
+            conditioning = samples_of(self.conditioning, part)
             indices = list(self.indices[part])
             yield {"samples": indices, "conditioning": conditioning or None, "batch_size": len(indices), **self.run}
 
@@ -114,8 +115,3 @@ def _comparing(predictions: Iterator[Tensor], sums: PairSums, clock: Clock) -> S
         return step(model_output=full, timestep=timestep, sample=sample, **options)
 
     return compare
-
-
-def _part(value: Any, part: slice) -> Any:
-    """The rows of a conditioning argument; what is no list or tensor serves all samples."""
-    return value[part] if isinstance(value, (list, tuple, Tensor)) else value

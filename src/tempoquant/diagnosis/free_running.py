@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tempoquant.arguments import samples_of
 from tempoquant.diagnosis.pair import Pair
 from tempoquant.graph import map_kind
 from tempoquant.intervals import Clock
@@ -105,7 +106,7 @@ class TrajectoryRunner:
     def images(self, model: Model, samples: int) -> Tensor:
         """The images of the first trajectories, (samples, C, H, W) float32."""
         conditioning = self.options.get("conditioning")
-        first = None if conditioning is None else {n: _first(v, samples) for n, v in conditioning.items()}
+        first = None if conditioning is None else samples_of(conditioning, slice(samples))
         return model.generate(samples, **{**self.options, "conditioning": first})
 
     def recorded_samples(self, k: int, indices: Tensor) -> Tensor:
@@ -195,8 +196,3 @@ def _costs(
     total = sum(errors.values()) or 1.0
     ranked = sorted(errors, key=lambda name: -errors[name])
     return tuple(Cost(name, errors[name], errors[name] / total) for name in ranked)
-
-
-def _first(value: Any, count: int) -> Any:
-    """The first ``count`` entries of a conditioning argument; what is no list or tensor serves all samples."""
-    return value[:count] if isinstance(value, (list, tuple, Tensor)) else value

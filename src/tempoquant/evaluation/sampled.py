@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tempoquant.arguments import samples_of
 from tempoquant.evaluation.plan import Plan
 from tempoquant.evaluation.statistics import Statistics
 from tempoquant.pipelines import Model, check_image, to_images
@@ -84,12 +85,7 @@ def _sample(
     with progress.stage(stage, samples) as advance:
         for start in range(0, samples, batch_size):
             rows = range(start, min(start + batch_size, samples))
-            batch = {name: _part(value, rows) for name, value in (conditioning or {}).items()} or None
+            batch = samples_of(conditioning, slice(rows.start, rows.stop)) or None
             indices = [FIRST_INDEX + row for row in rows]
             yield to_images(model.generate(indices, conditioning=batch, batch_size=batch_size, **options))
             advance(len(rows))
-
-
-def _part(value: Any, rows: range) -> Any:
-    """These rows of a conditioning argument; what is no list or tensor serves all samples."""
-    return value[rows.start : rows.stop] if isinstance(value, (list, tuple, Tensor)) else value

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.arguments import samples_of
 from tempoquant.errors import InputError
 from tempoquant.evaluation.paired import (
     cosine,
@@ -97,7 +98,7 @@ def reference(
     if has_psnr(images.shape[1:]):
         warn_of_range(model.name, images)
     calls: list[DenoiserCall] = []
-    first = {name: _first(value, noise_samples) for name, value in (conditioning or {}).items()} or None
+    first = samples_of(conditioning, slice(noise_samples)) or None
     one_batch = {**run, "batch_size": noise_samples}
     model.run_trajectories(noise_samples, lambda call: calls.append(_to_cpu(call)), conditioning=first, **one_batch)
     predictions, features = _run_calls(model.denoiser, calls, projections, progress)
@@ -172,11 +173,6 @@ def evaluate_pair(
 
 def _as_model(model: Model | Denoiser) -> Model:
     return BareModel(model) if isinstance(model, Denoiser) else model
-
-
-def _first(value: Any, count: int) -> Any:
-    """The first ``count`` entries of a conditioning argument; what is no list or tensor serves all samples."""
-    return value[:count] if isinstance(value, (list, tuple, Tensor)) else value
 
 
 def _to_cpu(call: DenoiserCall) -> DenoiserCall:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tempoquant.arguments import equal, perturbed
+from tempoquant.arguments import equal, has_rows, perturbed
 from tempoquant.errors import InputError, first_line
 from tempoquant.modes import evaluating
 from tempoquant.pipelines.call import DenoiserCall
@@ -104,7 +104,7 @@ def condition_rows(model: "Model", conditioning: Mapping[str, Any], **run: Any) 
     Raises:
         InputError: a condition of the denoiser is no tensor with a row a sample.
     """
-    many = {name: value for name, value in conditioning.items() if isinstance(value, (list, tuple, Tensor))}
+    many = {name: value for name, value in conditioning.items() if has_rows(value)}
     count = min((len(value) for value in many.values()), default=1)
     model.check_conditioning(conditioning, count)
     rows = []
@@ -118,7 +118,7 @@ def condition_rows(model: "Model", conditioning: Mapping[str, Any], **run: Any) 
 
 def _first_call(model: "Model", conditioning: Mapping[str, Any], run: Mapping[str, Any]) -> DenoiserCall:
     """The denoiser's first call for two samples of unlike conditions."""
-    many = {name: value for name, value in conditioning.items() if isinstance(value, (list, tuple, Tensor))}
+    many = {name: value for name, value in conditioning.items() if has_rows(value)}
     count = min((len(value) for value in many.values()), default=1)
 
     def unlike(index: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempoquant.arguments import has_rows, samples_of
 from tempoquant.errors import InputError
 from tempoquant.pipelines.call import DenoiserCall, OnCall
 from tempoquant.pipelines.conditioning import check_classes
@@ -85,7 +86,7 @@ class DiffusersModel:
             return DiffusersModel(self.pipe, self.name, (family, self.component), shape)
         if not conditioning:
             return self
-        first = {n: v[:1] if isinstance(v, (list, tuple, Tensor)) else v for n, v in conditioning.items()}
+        first = samples_of(conditioning, slice(1))
         call = self.first_call(first, self.pipe.scheduler, OBSERVED_STEPS)
         return DiffusersModel(self.pipe, self.name, (self.family, self.component), tuple(call.sample.shape[1:]))
 
@@ -259,7 +260,7 @@ def _condition(pipe: Any) -> str | None:
 
 def _per_sample(conditioning: Mapping[str, Any], count: int) -> set[str]:
     """Names of the arguments with one entry a sample, which lists and tensors have; checks their lengths."""
-    many = {name for name, value in conditioning.items() if isinstance(value, (list, tuple, Tensor))}
+    many = {name for name, value in conditioning.items() if has_rows(value)}
     for name in sorted(many):
         if len(conditioning[name]) != count:
             raise InputError(

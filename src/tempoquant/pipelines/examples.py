@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
+from tempoquant.arguments import samples_of
 from tempoquant.errors import InputError
 from tempoquant.pipelines.conditioning import row_of
 from tempoquant.pipelines.diffusers_model import DiffusersModel
@@ -34,7 +33,7 @@ def example_conditions(
         if model.plain:
             return {}
         drawn_from = _invented(model) if conditioning is None else conditioning
-        first = {name: v[:1] if isinstance(v, (list, tuple, Tensor)) else v for name, v in drawn_from.items()}
+        first = samples_of(drawn_from, slice(1))
         call = model.first_call(first, build_scheduler(model.denoiser.scheduler, sampler), steps)
         return row_of(call.conditioning, 0, len(call.sample))
     if conditioning is not None:

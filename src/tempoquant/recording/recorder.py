@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempoquant.arguments import flattened
+from tempoquant.arguments import flattened, has_rows
 from tempoquant.errors import InputError, NumericsError, unknown
 from tempoquant.files import TEMPORARY
 from tempoquant.outputs import followed, locked
@@ -127,7 +127,7 @@ def _request(
 
 def _rows_of(value: Any, indices: range, samples: int) -> Any:
     """The part of a conditioning argument that belongs to a batch; what is no list or tensor serves all samples."""
-    if not isinstance(value, (list, tuple, Tensor)):
+    if not has_rows(value):
         return value
     if len(value) != samples:
         raise InputError(f"conditioning has {len(value)} rows for {samples} samples: one a sample is needed")

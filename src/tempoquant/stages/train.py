@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from tempoquant.arguments import samples_of
 from tempoquant.evaluation import save_grid
 from tempoquant.pipelines import is_image, to_images
 from tempoquant.stages.stage import Stage
@@ -71,7 +72,7 @@ def drawing(state: JobState) -> Callable[[nn.Module, int], None]:
     """What draws the first samples of a network at a step of its training, as a picture in the training's folder."""
     calibration, folder = state.recipe.calibration, state.folders.of(Train.keeps)
     count = min(DRAWN, calibration.samples)
-    conditioning = {name: _first(value, count) for name, value in (state.conditioning or {}).items()}
+    conditioning = samples_of(state.conditioning, slice(count))
     run: dict[str, Any] = {
         "steps": calibration.steps,
         "sampler": calibration.sampler,
@@ -85,8 +86,3 @@ def drawing(state: JobState) -> Callable[[nn.Module, int], None]:
             save_grid(to_images(samples), folder / f"samples-{step}.png")
 
     return draw
-
-
-def _first(value: Any, count: int) -> Any:
-    """The first entries of a conditioning argument; one that is no list or tensor serves all samples."""
-    return value[:count] if isinstance(value, list | tuple | Tensor) else value
