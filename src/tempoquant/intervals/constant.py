@@ -23,8 +23,30 @@ class OutputScaleForm(Form):
     scale_out: bool = False
 
 
+class StoredScales(IntervalProvider):
+    """A provider that stores scales and zero points, and output scales of the same shape where a quantizer has these.
+
+    Attributes:
+        scale: float32.
+        zero_point: integer-valued float32.
+        output_scale: float32, of quantizers with output scales of their own (DuQ, QIL).
+    """
+
+    form = OutputScaleForm
+    scale: Tensor
+    zero_point: Tensor
+    output_scale: Tensor | None
+
+    def to_entry(self) -> dict[str, Any]:
+        return super().to_entry() | ({} if self.output_scale is None else {"scale_out": True})
+
+    def tensors(self) -> dict[str, Tensor]:
+        out = {} if self.output_scale is None else {"scale_out": self.output_scale}
+        return {"scale": self.scale, "zero": self.zero_point, **out}
+
+
 @register_provider("constant")
-class ConstantInterval(IntervalProvider):
+class ConstantInterval(StoredScales):
     """One scale for every time step.
 
     Args:
@@ -32,11 +54,6 @@ class ConstantInterval(IntervalProvider):
         bits: width.
         output_scale: () of quantizers that have one of their own.
     """
-
-    form = OutputScaleForm
-    scale: Tensor
-    zero_point: Tensor
-    output_scale: Tensor | None
 
     def __init__(self, qparams: QParams, bits: int, output_scale: Tensor | None = None):
         super().__init__(bits, qparams.q_min, qparams.q_max)
@@ -60,13 +77,6 @@ class ConstantInterval(IntervalProvider):
     @classmethod
     def from_observed(cls, observed: ObservedActivation) -> "ConstantInterval":
         return cls(observed.qparams([0] * len(observed.clock), 1), observed.spec.bits)
-
-    def to_entry(self) -> dict[str, Any]:
-        return super().to_entry() | ({} if self.output_scale is None else {"scale_out": True})
-
-    def tensors(self) -> dict[str, Tensor]:
-        out = {} if self.output_scale is None else {"scale_out": self.output_scale}
-        return {"scale": self.scale, "zero": self.zero_point, **out}
 
     @classmethod
     def from_entry(cls, form: OutputScaleForm, read: ReadTensor, clock: Clock) -> "ConstantInterval":

@@ -1,14 +1,11 @@
 """One scale a row of the recorded time steps (finite set calibration: TFMQ-DM, CVPR 2024, section 4.3)."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from tempoquant.errors import TempoquantError
 from tempoquant.intervals.clock import Clock
-from tempoquant.intervals.constant import OutputScaleForm
+from tempoquant.intervals.constant import OutputScaleForm, StoredScales
 from tempoquant.intervals.provider import (
-    IntervalProvider,
     ObservedActivation,
     ReadTensor,
     ScalarQParams,
@@ -20,7 +17,7 @@ from tempoquant.numerics import PerStep, PerTensor, QParams, QuantSpec
 
 
 @register_provider("table")
-class TableInterval(IntervalProvider):
+class TableInterval(StoredScales):
     """One scale a row.
 
     Layers of the same input share one instance: the table is stored once.
@@ -36,12 +33,8 @@ class TableInterval(IntervalProvider):
         number: which of their outputs it is.
     """
 
-    form = OutputScaleForm
     by_row = True
     keeps_networks = True
-    scale: Tensor
-    zero_point: Tensor
-    output_scale: Tensor | None
     networks: nn.Module | None
 
     def __init__(self, qparams: QParams, bits: int, clock: Clock, output_scale: Tensor | None = None):
@@ -75,13 +68,6 @@ class TableInterval(IntervalProvider):
     def from_observed(cls, observed: ObservedActivation) -> "TableInterval":
         rows = len(observed.clock)
         return cls(observed.qparams(range(rows), rows), observed.spec.bits, observed.clock)
-
-    def to_entry(self) -> dict[str, Any]:
-        return super().to_entry() | ({} if self.output_scale is None else {"scale_out": True})
-
-    def tensors(self) -> dict[str, Tensor]:
-        out = {} if self.output_scale is None else {"scale_out": self.output_scale}
-        return {"scale": self.scale, "zero": self.zero_point, **out}
 
     @classmethod
     def from_entry(cls, form: OutputScaleForm, read: ReadTensor, clock: Clock) -> "TableInterval":
