@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import nn
 
 from tempoquant.errors import FormatError
+from tempoquant.extension import Names
 from tempoquant.layers import places_of
 
 
@@ -71,15 +72,15 @@ class LayerTransform(NamedTuple):
         return cls(entry["layer"], kind(**values))
 
 
-TRANSFORMS: dict[str, type[Transform]] = {}
+TRANSFORMS: Names[type[Transform]] = Names("transform")
 
 
 def register(kind: str) -> Callable[[type[Transform]], type[Transform]]:
-    """Decorator: let ``kind`` name a subclass of :class:`Transform`."""
+    """Decorator: let ``kind`` name a subclass of :class:`Transform`; InputError if the name is taken."""
 
     def add(transform: type[Transform]) -> type[Transform]:
+        TRANSFORMS.add(kind, transform)
         transform.kind = kind
-        TRANSFORMS[kind] = transform
         return transform
 
     return add
@@ -91,6 +92,7 @@ def install_transforms(module: nn.Module, transforms: Iterable[LayerTransform]) 
     Raises:
         FormatError: ``module`` has no such layer, or it cannot be replaced so.
     """
+    places = places_of(module)
     for name, transform in transforms:
         try:
             layer = module.get_submodule(name)
@@ -99,5 +101,6 @@ def install_transforms(module: nn.Module, transforms: Iterable[LayerTransform]) 
         if not transform.suits(layer):
             raise FormatError(f"the denoiser has no layer called {name!r} {transform}")
         replacement = transform.replacement(layer)
-        for parent, child in places_of(module)[id(layer)]:
+        for parent, child in places.pop(id(layer)):
             setattr(parent, child, replacement)
+        places |= places_of(replacement)
