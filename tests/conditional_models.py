@@ -22,8 +22,8 @@ def scheduler() -> DDIMScheduler:
     return DDIMScheduler(num_train_timesteps=100, clip_sample=False)
 
 
-def tiny_vae() -> AutoencoderKL:
-    return AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=16).eval()
+def tiny_vae(size: int = 16) -> AutoencoderKL:
+    return AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=size).eval()
 
 
 def labelled_denoiser() -> Denoiser:
@@ -58,8 +58,8 @@ def dit_pipeline() -> DiTPipeline:
     return DiTPipeline(transformer=transformer.eval(), vae=tiny_vae(), scheduler=scheduler())
 
 
-def text_pipeline(folder: Path) -> StableDiffusionPipeline:
-    """Its tokenizer's two files are written into ``folder``, and know the letters a to h."""
+def text_pipeline(folder: Path, size: int = 16) -> StableDiffusionPipeline:
+    """Draws images of ``size`` pixels; its tokenizer's two files, of the letters a to h, are written to ``folder``."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(0)
@@ -78,7 +78,7 @@ def text_pipeline(folder: Path) -> StableDiffusionPipeline:
         eos_token_id=17,
     )
     unet = UNet2DConditionModel(
-        sample_size=16,
+        sample_size=size,
         in_channels=4,
         out_channels=4,
         layers_per_block=1,
@@ -90,7 +90,7 @@ def text_pipeline(folder: Path) -> StableDiffusionPipeline:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )
     return StableDiffusionPipeline(
-        vae=tiny_vae(),
+        vae=tiny_vae(size),
         text_encoder=CLIPTextModel(config).eval(),
         tokenizer=tokenizer,
         unet=unet.eval(),

@@ -1,22 +1,20 @@
 """Tiny denoisers and pipelines with random weights; nothing is downloaded."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMPipeline,
     DDIMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
     StableDiffusionPipeline,
-    UNet2DConditionModel,
     UNet2DModel,
 )
 from torch import Tensor, nn
 
+from conditional_models import text_pipeline, tiny_vae
 from tempoquant.sampling.denoiser import Denoiser
 
 torch.set_num_threads(1)
@@ -60,10 +58,6 @@ def ddim_pipe() -> DDIMPipeline:
     return DDIMPipeline(unet=unet.eval(), scheduler=scheduler())
 
 
-def tiny_vae() -> AutoencoderKL:
-    return AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=8).eval()
-
-
 @pytest.fixture
 def dit_pipe() -> DiTPipeline:
     torch.manual_seed(0)
@@ -78,48 +72,9 @@ def dit_pipe() -> DiTPipeline:
         num_embeds_ada_norm=1000,
         norm_num_groups=4,
     )
-    return DiTPipeline(transformer=transformer.eval(), vae=tiny_vae(), scheduler=scheduler())
+    return DiTPipeline(transformer=transformer.eval(), vae=tiny_vae(8), scheduler=scheduler())
 
 
 @pytest.fixture
 def text_pipe(tmp_path: Path) -> StableDiffusionPipeline:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    torch.manual_seed(0)
-    letters = [*"abcdefgh", *(f"{c}</w>" for c in "abcdefgh"), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: i for i, token in enumerate(letters)}
-    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"), model_max_length=8)
-    config = CLIPTextConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=8,
-        bos_token_id=vocabulary["<|startoftext|>"],
-        eos_token_id=vocabulary["<|endoftext|>"],
-    )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        cross_attention_dim=8,
-        attention_head_dim=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    return StableDiffusionPipeline(
-        vae=tiny_vae(),
-        text_encoder=CLIPTextModel(config).eval(),
-        tokenizer=tokenizer,
-        unet=unet.eval(),
-        scheduler=scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    return text_pipeline(tmp_path, size=8)

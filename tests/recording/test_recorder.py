@@ -4,32 +4,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
-from torch import Tensor, nn
 
 from tempoquant.errors import FormatError, InputError, NumericsError
 from tempoquant.pipelines import DiffusersModel
 from tempoquant.recording.recorder import record
 from tempoquant.recording.store import Store
-from tempoquant.sampling.denoiser import Denoiser
 from tempoquant.sampling.noise import noise
 from tempoquant.sampling.sampling import sample
 
 torch.set_num_threads(1)
-
-
-class Toy(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, sample: Tensor, timestep: Tensor, shift: Tensor | None = None) -> Tensor:
-        out = self.gain * sample + timestep.reshape(-1, 1, 1, 1) / 1000
-        return out if shift is None else out + shift.reshape(-1, 1, 1, 1)
-
-
-@pytest.fixture
-def toy() -> Denoiser:
-    return Denoiser(Toy(), DDIMScheduler(num_train_timesteps=100, clip_sample=False), (1, 4, 4), name="toy")
 
 
 RUN = {"samples": 5, "steps": 4, "seed": 2, "batch_size": 2}
