@@ -56,7 +56,7 @@ def run(tmp_path, monkeypatch, capfd):
     (tmp_path / "mine.py").write_text(USER_FILE)
 
     def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tempoquant", "quantize", *args, *FEW, "-o", "out"])
+        monkeypatch.setattr(sys, "argv", ["tempoquant", "quantize", *FEW, "-o", "out", *args])
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capfd.readouterr()
@@ -116,5 +116,7 @@ def test_activation_scales_of_tokens_and_inputs_by_option(run):
         activations = config["recipe"]["activations"]
         assert activations.get("dynamic", False) == ("--dynamic" in words)
         assert activations.get("granularity", "per-tensor") == ("per-token" if "per-token" in words else "per-tensor")
+    code, _, err = run("mine.py:mixed", "--method", "tdq-ptq", "--granularity", "per-token", "--overwrite")
+    assert code == 2 and "granularity = 'per-token' has no step sizes that learn: leave out learn" in err
     code, _, err = run("mine.py:mixed", "--granularity", "per-row", "--overwrite")
     assert code == 2 and "activations.granularity = 'per-row'" in err

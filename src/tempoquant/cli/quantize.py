@@ -172,15 +172,18 @@ IN_A_FILE = ("reading", "effort", "eta", "correction", "step_bits", "group_size"
 
 
 def _with_scales(recipe: Recipe, options: dict[str, Any]) -> Recipe:
-    """``recipe`` with the scales that the command's options ask for, instead of the method's own kind of them."""
+    """``recipe`` with the scales that the command's options ask for, instead of the method's calibrated ones.
+
+    Raises:
+        InputError: the method's scales learn, which these cannot.
+    """
     if options["group_size"] is not None:
         recipe = recipe.with_entries("weights", group_size=options["group_size"])
     granularity, dynamic = options["granularity"], options["dynamic"]
     if granularity == "per-tensor" and not dynamic:
         return recipe
     schedule = {"steps": "constant"} if dynamic else {}
-    minmax = {"range": "minmax", "learn": False}
-    return recipe.with_entries("activations", granularity=granularity, dynamic=dynamic, **minmax, **schedule)
+    return recipe.with_entries("activations", granularity=granularity, dynamic=dynamic, range="minmax", **schedule)
 
 
 def _method_recipe(options: dict[str, Any]) -> Recipe:

@@ -19,7 +19,9 @@ def refused(error: ValidationError, model: type[BaseModel], where: str) -> Input
     # A misspelt entry says more than that the right one is missing.
     first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     path = ".".join(str(part) for part in first["loc"])
-    value = "" if first["type"] == "missing" or not path else f" = {_short(first['input'])}"
+    # Entries that do not go together are named by the message: their part's whole content would hide it.
+    whole = first["type"] == "value_error" and isinstance(first["input"], dict)
+    value = "" if first["type"] == "missing" or whole or not path else f" = {_short(first['input'])}"
     message = first["msg"].removeprefix("Value error, ")
     valid = _entries(model, first["loc"]) if first["type"] == "extra_forbidden" else []
     if valid:
